@@ -1,0 +1,39 @@
+"""Loads the native module and registers its targets with XLA, once."""
+
+from __future__ import annotations
+
+import functools
+from types import ModuleType
+
+import jax
+
+from jax_persistent import compat
+
+MEND = (
+    "Reinstall it beside the jaxlib you run: pip install --force-reinstall --no-deps "
+    "jax-persistent (from a checkout: pip install -e .). backend='reference' runs without it"
+)
+
+
+@functools.cache
+def native_module() -> ModuleType:
+    """The native module, its targets registered.
+
+    Raises:
+      ImportError: it is missing, broken, or built against another version of XLA's FFI; says which,
+        and how to mend it.
+    """
+    try:
+        from jax_persistent import _native
+    except ImportError as error:
+        raise ImportError(f"jax_persistent's native module can't be loaded: {error}. {MEND}") from error
+    built, runs = tuple(_native.ffi_version()), compat.runtime_ffi_version()
+    if runs is not None and (built[0] != runs[0] or built[1] > runs[1]):
+        raise ImportError(
+            "jax_persistent's native module was built against XLA FFI "
+            f"{built[0]}.{built[1]}, but jaxlib {jax.lib.__version__} has {runs[0]}.{runs[1]}. {MEND}"
+        )
+    for platform, targets in _native.targets().items():
+        for name, handler in targets.items():
+            jax.ffi.register_ffi_target(name, handler, platform=platform)
+    return _native

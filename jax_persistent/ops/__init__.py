@@ -1,0 +1,1 @@
+"""Pure functions on arrays: the public operations, their reference, their derivatives."""

@@ -1,0 +1,174 @@
+"""The specification: every recurrence as a plain `jax.lax.scan`.
+
+`forward` says what a recurrence computes. `tangent` is its linearisation and `backward` the
+transpose of that, both from what `forward` saved: they run where no kernel exists, and they are
+what the kernels are tested against.
+
+One problem at a time; `time_major` sequences are [T, B, F], others [B, T, F]. Sums run in
+float32 for narrower types, and so do the cell's private states; h is rounded to the operands'
+type at every step, because that is the value the next step multiplies.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jax_persistent.ops.spec import Backward, Gradients, Problem, Result, Spec, Tangent
+
+
+def forward(spec: Spec, problem: Problem) -> Result:
+    """Runs the recurrence over the whole sequence.
+
+    Steps at or past a row's length leave its states alone and put zeros in `outputs` and `saved`.
+    With `spec.reverse` time runs from T-1 down to 0, so that each row starts at its own end.
+    """
+    cell, dtype = spec.cell, problem.gates_x.dtype
+    wide = accumulation_dtype(dtype)
+
+    def step(states, inputs):
+        t, x = inputs
+        product = _dot(states[0].astype(dtype), problem.recurrent_kernel)
+        if problem.recurrent_bias is not None:
+            product += problem.recurrent_bias.astype(wide)[None, :]
+        (h, *rest), saved = cell.step(x.astype(wide), product, states)
+        new = (h.astype(dtype).astype(wide), *rest)
+        valid = (t < problem.lengths)[:, None]
+        kept = tuple(jnp.where(valid, n, o) for n, o in zip(new, states, strict=True))
+        ys = (_zero_unless(valid, new[0]).astype(dtype), _zero_unless(valid, saved).astype(dtype))
+        return kept, ys
+
+    initial = tuple(s.astype(wide) for s in problem.initial)
+    final, (outputs, saved) = _scan(spec, step, initial, problem.gates_x)
+    return Result(
+        outputs, tuple(s.astype(dtype) for s in final), saved if spec.cell.saved else None
+    )
+
+
+def tangent(spec: Spec, operands: Tangent) -> Result:
+    """The tangents of `forward`'s results; linear in the fields of `operands` named d_*."""
+    cell, dtype = spec.cell, operands.outputs.dtype
+    wide = accumulation_dtype(dtype)
+    previous, saved = _previous_states(spec, operands), _saved(operands.outputs, operands.saved)
+
+    def step(d_states, inputs):
+        t, dx, previous, saved, h = inputs
+        d_product = _dot(d_states[0].astype(dtype), operands.recurrent_kernel)
+        d_product += _dot(previous[0], operands.d_recurrent_kernel)
+        if operands.d_recurrent_bias is not None:
+            d_product += operands.d_recurrent_bias.astype(wide)[None, :]
+        args = (_widen(saved), _widen(previous), _widen(h), _widen(dx), d_product)
+        d_new, d_saved = cell.step_tangent(*args, d_states)
+        valid = (t < operands.lengths)[:, None]
+        kept = tuple(jnp.where(valid, n, o) for n, o in zip(d_new, d_states, strict=True))
+        ys = (
+            _zero_unless(valid, d_new[0]).astype(dtype),
+            _zero_unless(valid, d_saved).astype(dtype),
+        )
+        return kept, ys
+
+    inputs = (operands.d_gates_x, previous, saved, operands.outputs)
+    d_initial = tuple(map(_widen, operands.d_initial))
+    d_final, (d_outputs, d_saved) = _scan(spec, step, d_initial, inputs)
+    return Result(
+        d_outputs, tuple(s.astype(dtype) for s in d_final), d_saved if spec.cell.saved else None
+    )
+
+
+def backward(spec: Spec, operands: Backward) -> Gradients:
+    """The transpose of `tangent` in the projected inputs and the initial states.
+
+    The gradient of the recurrent kernel is not here: it is one matrix product over all steps.
+    """
+    cell, dtype = spec.cell, operands.outputs.dtype
+    previous, saved = _previous_states(spec, operands), _saved(operands.outputs, operands.saved)
+
+    def step(d_states, inputs):
+        t, d_output, previous, saved, h = inputs
+        linear = partial(cell.step_tangent, _widen(saved), _widen(previous), _widen(h))
+        anywhere = jnp.concatenate([d_states[0]] * cell.gates, axis=-1)  # the map is linear
+        _, transpose = jax.vjp(lambda *d: linear(*d)[0], anywhere, anywhere, d_states)
+        dx, d_product, d_direct = transpose((d_states[0] + _widen(d_output), *d_states[1:]))
+        valid = (t < operands.lengths)[:, None]
+        dx, d_product = (_zero_unless(valid, d).astype(dtype) for d in (dx, d_product))
+        d_h = d_direct[0] + _dot(d_product, operands.recurrent_kernel.T)
+        d_previous = (d_h, *d_direct[1:])
+        kept = tuple(jnp.where(valid, n, o) for n, o in zip(d_previous, d_states, strict=True))
+        return kept, (dx, d_product)
+
+    inputs = (operands.d_outputs, previous, saved, operands.outputs)
+    d_final = tuple(map(_widen, operands.d_final))
+    d_initial, (d_gates_x, d_product) = _scan(spec, step, d_final, inputs, backwards=True)
+    return Gradients(
+        d_gates_x,
+        d_product if cell.separate_recurrent_gradient else None,
+        tuple(s.astype(dtype) for s in d_initial),
+    )
+
+
+def previous_sequence(spec: Spec, lengths: Array, initial: Array, sequence: Array) -> Array:
+    """The value each step started from: `sequence` one step earlier, `initial` at a row's first."""
+    axis = spec.time_axis
+    t = jnp.arange(sequence.shape[axis], dtype=lengths.dtype)
+    first = lengths - 1 if spec.reverse else jnp.zeros_like(lengths)  # [B]
+    start = jnp.expand_dims(initial, axis).astype(sequence.dtype)
+    if spec.reverse:
+        shifted = lax.slice_in_dim(sequence, 1, None, axis=axis)
+        shifted = lax.concatenate([shifted, start], axis)
+    else:
+        shifted = lax.slice_in_dim(sequence, 0, -1, axis=axis)
+        shifted = lax.concatenate([start, shifted], axis)
+    is_first = (
+        t[:, None] == first[None, :] if spec.time_major else t[None, :] == first[:, None]
+    )
+    return jnp.where(is_first[..., None], start, shifted)
+
+
+def accumulation_dtype(dtype: jnp.dtype) -> jnp.dtype:
+    """float32 for float16 and bfloat16, otherwise the type itself."""
+    dtype = jnp.dtype(dtype)
+    return dtype if dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
+
+
+def _previous_states(spec: Spec, operands: Tangent | Backward) -> tuple[Array, ...]:
+    """Sequences of every state before each step; the private states are the last of `saved`."""
+    sequences = [operands.outputs]
+    if len(operands.initial) > 1:
+        assert operands.saved is not None
+        private = jnp.split(operands.saved, spec.cell.saved, axis=-1)
+        sequences += private[-(len(operands.initial) - 1) :]
+    return tuple(
+        previous_sequence(spec, operands.lengths, start, sequence)
+        for start, sequence in zip(operands.initial, sequences, strict=True)
+    )
+
+
+def _saved(outputs: Array, saved: Array | None) -> Array:
+    return outputs[..., :0] if saved is None else saved
+
+
+def _scan(spec: Spec, step, carry, sequences, *, backwards: bool = False):
+    """Scans `step` over (t, slices of `sequences`), in the recurrence's direction or against it."""
+    if not spec.time_major:
+        sequences = jax.tree.map(lambda s: jnp.swapaxes(s, 0, 1), sequences)
+    flat = sequences if isinstance(sequences, tuple) else (sequences,)
+    steps = jnp.arange(flat[0].shape[0], dtype=jnp.int32)
+    carry, ys = lax.scan(step, carry, (steps, *flat), reverse=spec.reverse != backwards)
+    if not spec.time_major:
+        ys = jax.tree.map(lambda s: jnp.swapaxes(s, 0, 1), ys)
+    return carry, ys
+
+
+def _dot(a: Array, b: Array) -> Array:
+    return lax.dot(a, b, preferred_element_type=accumulation_dtype(a.dtype))
+
+
+def _widen(tree):
+    return jax.tree.map(lambda a: a.astype(accumulation_dtype(a.dtype)), tree)
+
+
+def _zero_unless(valid: Array, value: Array) -> Array:
+    return jnp.where(valid, value, jnp.zeros_like(value))

@@ -1,0 +1,249 @@
+"""What a recurrence is (static, hashable) and what it is given (arrays): types and validation.
+
+Every check of a caller's arguments is here; what passes is valid for every backend.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jax_persistent.ops.cells import CELLS, Cell
+
+BACKENDS = (None, "native", "reference")
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+
+
+@dataclass(frozen=True)
+class Spec:
+    """The static half of a recurrence: hashable, so it can be a jit key and a primitive's parameter."""
+
+    cell: Cell
+    reverse: bool = False
+    time_major: bool = False
+    backend: str | None = None
+
+    @property
+    def time_axis(self) -> int:
+        """Position of T in one problem's sequences."""
+        return 0 if self.time_major else 1
+
+
+class Problem(NamedTuple):
+    """Operands of one recurrence; sequences are [T, B, F] when time-major, else [B, T, F]."""
+
+    gates_x: Array  # [T, B, G*H] projected inputs, bias included
+    recurrent_kernel: Array  # [H, G*H]
+    recurrent_bias: Array | None  # [G*H], only where it can't be part of gates_x
+    lengths: Array  # [B] int32, within 0..T
+    initial: tuple[Array, ...]  # one [B, H] a state
+
+
+class Result(NamedTuple):
+    outputs: Array  # [T, B, H]
+    final: tuple[Array, ...]  # one [B, H] a state
+    saved: Array | None  # [T, B, S*H], what the backward pass reads
+
+
+class Tangent(NamedTuple):
+    """Operands of the linearised recurrence; linear in the fields named d_*."""
+
+    recurrent_kernel: Array
+    lengths: Array
+    initial: tuple[Array, ...]
+    outputs: Array
+    saved: Array | None
+    d_gates_x: Array
+    d_recurrent_kernel: Array
+    d_recurrent_bias: Array | None
+    d_initial: tuple[Array, ...]
+
+
+class Backward(NamedTuple):
+    """Operands of the backward pass; linear in the fields named d_*."""
+
+    recurrent_kernel: Array
+    lengths: Array
+    initial: tuple[Array, ...]
+    outputs: Array
+    saved: Array | None
+    d_outputs: Array
+    d_final: tuple[Array, ...]
+
+
+class Gradients(NamedTuple):
+    d_gates_x: Array  # [T, B, G*H]
+    d_product: Array | None  # [T, B, G*H] of the recurrent product, where it differs from d_gates_x
+    d_initial: tuple[Array, ...]
+
+
+def elman_cell(activation: str) -> Cell:
+    """The Elman cell with this activation; ValueError for one there is no cell for."""
+    name = f"elman_{activation}"
+    if name not in CELLS:
+        known = ", ".join(repr(n.removeprefix("elman_")) for n in CELLS if n.startswith("elman_"))
+        raise ValueError(f"activation: expected one of {known}; got {activation!r}")
+    return CELLS[name]
+
+
+def check_flags(reverse: Any, time_major: Any, backend: Any) -> None:
+    if backend not in BACKENDS:
+        raise ValueError(
+            f"backend: expected None (choose), 'native' or 'reference'; got {backend!r}"
+        )
+    for name, value in (("reverse", reverse), ("time_major", time_major)):
+        if not isinstance(value, (bool, np.bool_)):
+            raise ValueError(f"{name}: expected a Python bool; got {value!r}")
+
+
+def check_operands(
+    cell: Cell,
+    x: Any,
+    input_kernel: Any,
+    recurrent_kernel: Any,
+    bias: Any,
+    recurrent_bias: Any,
+    time_major: bool,
+) -> dict[str, Array | None]:
+    """Checks the arrays that every call has against each other.
+
+    Returns them as jax arrays by argument name. Raises ValueError naming the argument, what was
+    expected and what was given.
+    """
+    arrays = {
+        name: None if value is None else _as_array(name, value)
+        for name, value in (
+            ("x", x),
+            ("input_kernel", input_kernel),
+            ("recurrent_kernel", recurrent_kernel),
+            ("bias", bias),
+            ("recurrent_bias", recurrent_bias),
+        )
+    }
+    x, recurrent_kernel = arrays["x"], arrays["recurrent_kernel"]
+    for name in ("x", "input_kernel", "recurrent_kernel"):
+        if arrays[name] is None:
+            raise ValueError(f"{name}: expected an array; got None")
+    layout = "[T, B, I]" if time_major else "[B, T, I]"
+    if x.ndim != 3:
+        raise ValueError(
+            f"x: expected rank 3, {layout} (time_major={bool(time_major)}); got shape {x.shape}. "
+            "Add a batch axis of 1 to a single sequence, or use jax.vmap over further axes"
+        )
+    for letter, size in zip(layout.replace("[", "").replace("]", "").split(", "), x.shape, strict=True):
+        if size == 0:
+            raise ValueError(f"x: expected {layout} with every size at least 1; got {letter} = 0 in {x.shape}")
+    if recurrent_kernel.ndim != 2:
+        raise ValueError(
+            f"recurrent_kernel: expected rank 2, [H, {cell.gates}*H]; got shape {recurrent_kernel.shape}"
+        )
+    hidden, columns = recurrent_kernel.shape
+    if hidden == 0:
+        raise ValueError(
+            f"recurrent_kernel: expected [H, {cell.gates}*H] with H at least 1; got {recurrent_kernel.shape}"
+        )
+    if columns != cell.gates * hidden:
+        raise ValueError(
+            f"recurrent_kernel: expected [H, {cell.gates}*H] = {(hidden, cell.gates * hidden)} for "
+            f"{_described(cell)}; got shape {recurrent_kernel.shape}"
+        )
+    expected = {
+        "input_kernel": ((x.shape[2], columns), f"[I, {cell.gates}*H]"),
+        "bias": ((columns,), f"[{cell.gates}*H]"),
+        "recurrent_bias": ((columns,), f"[{cell.gates}*H]"),
+    }
+    for name, (shape, letters) in expected.items():
+        array = arrays[name]
+        if array is not None and array.shape != shape:
+            raise ValueError(
+                f"{name}: expected {letters} = {shape} (I = {x.shape[2]} from x, H = {hidden} from "
+                f"recurrent_kernel); got shape {array.shape}"
+            )
+    if x.dtype.name not in DTYPES:
+        raise ValueError(f"x: expected dtype {', '.join(DTYPES)}; got {x.dtype.name}")
+    for name, array in arrays.items():
+        if array is not None:
+            check_dtype(name, array, x)
+    return arrays
+
+
+def check_initial_state(cell: Cell, initial_state: Any, x: Array, batch: int, hidden: int) -> tuple[Array, ...]:
+    """The initial states as a tuple, zeros where none were given."""
+    if initial_state is None:
+        return tuple(jnp.zeros((batch, hidden), x.dtype) for _ in cell.states)
+    names = tuple(f"{state}0" for state in cell.states)
+    if len(names) == 1:
+        given: tuple[Any, ...] = (initial_state,)
+        if isinstance(initial_state, (tuple, list)):
+            raise ValueError(
+                f"initial_state: expected one array {names[0]} [B, H] for {_described(cell)}; "
+                f"got a {type(initial_state).__name__} of {len(initial_state)}"
+            )
+    else:
+        if not isinstance(initial_state, (tuple, list)) or len(initial_state) != len(names):
+            got = (
+                f"a {type(initial_state).__name__} of {len(initial_state)}"
+                if isinstance(initial_state, (tuple, list))
+                else f"{type(initial_state).__name__}"
+            )
+            raise ValueError(
+                f"initial_state: expected a tuple ({', '.join(names)}) of [B, H] arrays for "
+                f"{_described(cell)}; got {got}"
+            )
+        given = tuple(initial_state)
+    states = []
+    for name, value in zip(names, given, strict=True):
+        state = _as_array(f"initial_state {name}", value)
+        if state.shape != (batch, hidden):
+            raise ValueError(
+                f"initial_state {name}: expected [B, H] = {(batch, hidden)}; got shape {state.shape}"
+            )
+        check_dtype(f"initial_state {name}", state, x)
+        states.append(state)
+    return tuple(states)
+
+
+def check_lengths(lengths: Any, batch: int, steps: int) -> Array:
+    """Lengths as int32 [B]. Concrete values outside 0..T raise; traced ones are clamped into it."""
+    if lengths is None:
+        return jnp.full((batch,), steps, jnp.int32)
+    array = _as_array("lengths", lengths)
+    if array.shape != (batch,):
+        raise ValueError(f"lengths: expected [B] = {(batch,)}; got shape {array.shape}")
+    if not jnp.issubdtype(array.dtype, jnp.integer):
+        raise ValueError(f"lengths: expected an integer dtype (int32); got {array.dtype.name}")
+    if not isinstance(array, jax.core.Tracer):
+        values = np.asarray(array)
+        wrong = np.flatnonzero((values < 0) | (values > steps))
+        if wrong.size:
+            row = int(wrong[0])
+            raise ValueError(
+                f"lengths: expected values in 0..T = 0..{steps}; got lengths[{row}] = {values[row]}"
+                + (f" and {wrong.size - 1} more outside" if wrong.size > 1 else "")
+            )
+    limit = min(steps, jnp.iinfo(array.dtype).max)
+    return jnp.clip(array, 0, limit).astype(jnp.int32)
+
+
+def check_dtype(name: str, array: Array, x: Array) -> None:
+    if array.dtype != x.dtype:
+        raise ValueError(
+            f"{name}: expected {x.dtype.name}, the dtype of x; got {array.dtype.name}. "
+            f"Cast it with .astype({x.dtype.name!r}), or cast x"
+        )
+
+
+def _described(cell: Cell) -> str:
+    return f"cell {cell.name!r} ({cell.gates} gates)"
+
+
+def _as_array(name: str, value: Any) -> Array:
+    try:
+        return jnp.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: expected an array; got {type(value).__name__}") from error
