@@ -1,0 +1,1 @@
+"""Real programs on real data; run one with `python -m examples.<name>`."""

@@ -1,0 +1,1 @@
+"""What the examples share: data fetched once, checked and cached."""

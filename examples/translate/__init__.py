@@ -1,0 +1,1 @@
+"""English to Chinese: attention over persistent LSTMs."""
