@@ -1,0 +1,253 @@
+"""What both flax layers share: which cells have a kernel, and a call of it in flax's conventions.
+
+A layer describes its cell as `CellWeights`, or as None where only flax's own code knows what to do;
+`plan_call` says whether this call fits the op, and `run_cell` makes it. Whatever is unusual answers
+None, and the layer takes flax's own path, which is right for everything.
+
+Legend: T time steps, I input features, H hidden units, G gates; rows are all batch axes folded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.linen.recurrent import flip_sequences
+from jax import Array
+
+from jax_persistent.ops import api
+from jax_persistent.ops.spec import DTYPES, check_lengths
+
+_OPS: dict[str, tuple[Callable[..., Any], int]] = {
+    "lstm": (api.lstm, 4),
+    "gru": (api.gru, 3),
+    "elman": (api.elman, 1),
+}
+_SIGMOIDS = (jax.nn.sigmoid, jax.lax.logistic)
+_TANHS = (jnp.tanh, jax.nn.tanh, jax.lax.tanh)
+
+
+@dataclass(frozen=True)
+class CellWeights:
+    """One cell's parameters in an op's layout, not yet cast to the dtype of the computation."""
+
+    op: str  # a key of _OPS
+    input_kernel: Array  # [I, G*H]
+    recurrent_kernel: Array  # [H, G*H]
+    bias: Array | None  # [G*H]
+    input_dtype: Any  # of the input product; None: inferred from its operands, as flax does
+    recurrent_dtype: Any  # of the recurrent product; likewise
+    recurrent_bias: Array | None = None  # [G*H], GRU only
+    activation: str | None = None  # Elman only
+
+    @property
+    def arrays(self) -> list[Array]:
+        every = (self.input_kernel, self.recurrent_kernel, self.bias, self.recurrent_bias)
+        return [array for array in every if array is not None]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How one call reads and returns its sequences, in the words of flax's RNN."""
+
+    time_major: bool
+    reverse: bool
+    keep_order: bool
+    return_carry: bool
+    mask_outputs: bool
+
+    def batch_shape(self, inputs: Array) -> tuple[int, ...]:
+        """The axes of `inputs` that are neither time nor features."""
+        return inputs.shape[1:-1] if self.time_major else inputs.shape[:-2]
+
+    def step_shape(self, inputs: Array) -> tuple[int, ...]:
+        """The shape of one step of `inputs`."""
+        return (*self.batch_shape(inputs), inputs.shape[-1])
+
+
+@dataclass(frozen=True)
+class Dtypes:
+    """Of one call: the products, and the state with the outputs.
+
+    flax keeps the state in the dtype of the initial carry, usually that of the parameters, and
+    casts it to the cell's `dtype` for each product. Where the two differ the whole recurrence runs
+    in `compute` here, and what it returns is cast to `state`.
+    """
+
+    compute: Any
+    state: Any
+
+
+def gated_by_sigmoid_and_tanh(cell: Any) -> bool:
+    """Whether an LSTM or a GRU cell has the functions that its op has."""
+    return (
+        any(cell.gate_fn is f for f in _SIGMOIDS) and activation_name(cell.activation_fn) == "tanh"
+    )
+
+
+def activation_name(function: Any) -> str | None:
+    """The Elman op's name for a function, None for one it doesn't have."""
+    if any(function is f for f in _TANHS):
+        return "tanh"
+    return "relu" if function is jax.nn.relu else None
+
+
+def is_sequence(inputs: Any) -> bool:
+    """Whether `inputs` is one real array [*batch, T, I] with no empty axis: what an op takes."""
+    return (
+        isinstance(inputs, (jax.Array, np.ndarray))
+        and inputs.ndim >= 2
+        and inputs.size > 0
+        and jnp.issubdtype(inputs.dtype, jnp.number)
+    )
+
+
+def plan_call(
+    weights: CellWeights, inputs: Array, carry: Any, seq_lengths: Any, layout: Layout
+) -> Dtypes | None:
+    """The dtypes of this call of an op, or None if it isn't one that the op can answer for flax."""
+    batch = layout.batch_shape(inputs)
+    if seq_lengths is not None and not (
+        jnp.shape(seq_lengths) == batch
+        and jnp.issubdtype(jnp.result_type(seq_lengths), jnp.integer)
+    ):
+        return None
+    features, hidden = inputs.shape[-1], weights.recurrent_kernel.shape[0]
+    columns = _OPS[weights.op][1] * hidden
+    shapes = [(features, columns), (hidden, columns), (columns,), (columns,)]
+    if any(a.shape != s for a, s in zip(weights.arrays, shapes, strict=False)):
+        return None
+    structure = jax.tree.structure((0, 0) if weights.op == "lstm" else 0)
+    if jax.tree.structure(carry) != structure:
+        return None
+    states = jax.tree.leaves(carry)
+    if any(jnp.shape(state) != (*batch, hidden) for state in states):
+        return None
+    return _dtypes(weights, inputs, states)
+
+
+def _dtypes(weights: CellWeights, inputs: Array, states: list[Any]) -> Dtypes | None:
+    """The dtypes that flax would arrive at, or None if it wouldn't or no op has them."""
+    with jax.numpy_dtype_promotion("standard"):
+        biases = weights.arrays[2:]
+        of_inputs, of_state = weights.input_dtype, weights.recurrent_dtype
+        if of_inputs is None:
+            of_inputs = jnp.result_type(inputs, weights.input_kernel, *biases)
+        if of_state is None:
+            of_state = jnp.result_type(states[-1], weights.recurrent_kernel, *biases)
+        compute = jnp.result_type(of_inputs, of_state)
+        after_a_step = {jnp.result_type(compute, state) for state in states}
+    state = max(after_a_step, key=lambda dtype: jnp.dtype(dtype).itemsize)
+    # lax.scan takes a carry whose dtype a step would change only if it is weakly typed.
+    kept = all(jax.typeof(s).weak_type or jnp.result_type(s) == state for s in states)
+    if weights.op == "elman":
+        kept = kept and state == compute
+    known = {jnp.dtype(compute).name, jnp.dtype(state).name} <= set(DTYPES)
+    return Dtypes(compute, state) if kept and known and len(after_a_step) == 1 else None
+
+
+def run_cell(
+    weights: CellWeights,
+    dtypes: Dtypes,
+    inputs: Array,
+    carry: Any,
+    seq_lengths: Any,
+    layout: Layout,
+) -> Any:
+    """What flax's RNN returns for this cell, `outputs` or `(carry, outputs)`, from one op.
+
+    flax goes on past a row's length, feeding the padding to the cell, so the op runs without
+    lengths unless the outputs are masked; the LSTM's c at a row's length takes a second run then
+    (which XLA removes when nothing reads it). The other cells' state is one of their outputs.
+    """
+    batch = layout.batch_shape(inputs)
+    rows, time_axis = math.prod(batch), 0 if layout.time_major else 1
+    steps = inputs.shape[0 if layout.time_major else -2]
+    folded = (steps, rows) if layout.time_major else (rows, steps)
+    x = jnp.asarray(inputs, dtypes.compute).reshape(*folded, inputs.shape[-1])
+    # flax's LSTM carry is (c, h), the op's state is (h, c).
+    states = [jnp.asarray(s, dtypes.compute).reshape(rows, -1) for s in jax.tree.leaves(carry)][
+        ::-1
+    ]
+    op = _bound_op(weights, dtypes.compute, states, layout.time_major)
+    lengths = None
+    if seq_lengths is not None:
+        lengths = check_lengths(jnp.reshape(seq_lengths, (rows,)), rows, steps)
+
+    def flip(sequences: Array) -> Array:
+        return flip_sequences(sequences, lengths, num_batch_dims=1, time_major=layout.time_major)
+
+    if lengths is None or layout.mask_outputs:
+        outputs, final = op(x, lengths=lengths, reverse=layout.reverse)
+        if layout.reverse and not layout.keep_order:
+            outputs = flip(outputs)
+    else:
+        x = flip(x) if layout.reverse else x
+        outputs, _ = op(x)
+        if not layout.return_carry:
+            final = None
+        elif weights.op == "lstm":
+            _, final = op(x, lengths=lengths)
+        else:
+            final = _at_lengths(outputs, states[0], lengths, time_axis)
+        if layout.reverse and layout.keep_order:
+            outputs = flip(outputs)
+
+    hidden = outputs.shape[-1]
+    outputs = outputs.astype(dtypes.state).reshape(*inputs.shape[:-1], hidden)
+    if not layout.return_carry:
+        return outputs
+    finals = [s.astype(dtypes.state).reshape(*batch, hidden) for s in jax.tree.leaves(final)][::-1]
+    return jax.tree.unflatten(jax.tree.structure(carry), finals), outputs
+
+
+def mask_padding(result: Any, seq_lengths: Any, layout: Layout) -> Any:
+    """What flax's own path returned, with the outputs zero past each row's length if asked to be."""
+    if not layout.mask_outputs:
+        return result
+    carry, outputs = result if layout.return_carry else (None, result)
+    lengths = jnp.asarray(seq_lengths)
+    time_axis = 0 if layout.time_major else lengths.ndim
+    ends = jnp.expand_dims(lengths, time_axis)
+
+    def mask(sequence: Array) -> Array:
+        further = tuple(range(ends.ndim, sequence.ndim))
+        times = jax.lax.broadcasted_iota(ends.dtype, (*sequence.shape[: ends.ndim],), time_axis)
+        return jnp.where(jnp.expand_dims(times < ends, further), sequence, 0)
+
+    outputs = jax.tree.map(mask, outputs)
+    return (carry, outputs) if layout.return_carry else outputs
+
+
+def _bound_op(
+    weights: CellWeights, dtype: Any, states: list[Array], time_major: bool
+) -> Callable[..., Any]:
+    """The op as a function of (x, lengths, reverse), everything else filled in and cast."""
+    function, _ = _OPS[weights.op]
+    arguments: dict[str, Any] = {
+        "input_kernel": weights.input_kernel.astype(dtype),
+        "recurrent_kernel": weights.recurrent_kernel.astype(dtype),
+        "bias": None if weights.bias is None else weights.bias.astype(dtype),
+        "initial_state": tuple(states) if weights.op == "lstm" else states[0],
+    }
+    if weights.recurrent_bias is not None:
+        arguments["recurrent_bias"] = weights.recurrent_bias.astype(dtype)
+    if weights.activation is not None:
+        arguments["activation"] = weights.activation
+
+    def op(x: Array, lengths: Array | None = None, reverse: bool = False) -> Any:
+        return function(x, **arguments, lengths=lengths, reverse=reverse, time_major=time_major)
+
+    return op
+
+
+def _at_lengths(outputs: Array, initial: Array, lengths: Array, time_axis: int) -> Array:
+    """The output at each row's last step, or its initial state where its length is 0: [rows, H]."""
+    last = jnp.expand_dims(jnp.maximum(lengths - 1, 0), (time_axis, 2))
+    taken = jnp.take_along_axis(outputs, last, axis=time_axis).squeeze(time_axis)
+    return jnp.where(lengths[:, None] > 0, taken, initial)

@@ -1,0 +1,215 @@
+"""flax.linen's recurrent layers over persistent kernels: change the import, keep everything else."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from flax.core import meta
+from flax.core.scope import in_filter
+from flax.linen import module as linen_module
+from jax import Array, random
+
+from jax_persistent import flax_cells
+from jax_persistent.flax_cells import CellWeights, Layout
+
+# flax's method without the wrapper that flax puts around a Module's methods: ours has that wrapper
+# already, and a call within a call would be captured, intercepted and tabulated twice.
+_flax_rnn = inspect.unwrap(nn.RNN.__call__)
+
+
+class RNN(nn.RNN):
+    """flax.linen.RNN with the whole sequence in one kernel call.
+
+    Every argument of `flax.linen.RNN` and of its call means what it means there, and the parameters
+    have flax's names, shapes and initial values, so checkpoints move both ways.
+
+        >>> rnn = RNN(nn.OptimizedLSTMCell(64))
+        >>> variables = rnn.init(jax.random.key(0), x)  # x [*batch, T, I], [T, *batch, I] time-major
+        >>> y = rnn.apply(variables, x)                 # [*batch, T, H]
+
+    `OptimizedLSTMCell`, `LSTMCell`, `GRUCell` and `SimpleCell` run on the kernel: those classes
+    themselves with sigmoid gates and tanh (`SimpleCell`: tanh or relu, no residual), in float32,
+    bfloat16, float16 or float64. Subclasses, other cells, other functions, scanned or carried
+    variables and intercepted methods run through flax's own code, with flax's results.
+
+    With `seq_lengths` [*batch] the outputs past a row's length are flax's too: the cell goes on over
+    the padding. An LSTM that returns its carry as well runs twice for that. `mask_outputs=True`
+    makes those outputs zero and always takes one run.
+
+    Three things differ from flax, all for the better: a row of length 0 keeps its initial carry
+    (flax returns the one after the last step), `seq_lengths` may be given with several batch axes,
+    and lengths outside 0..T raise a ValueError (traced ones are clamped). With a `dtype` narrower
+    than the carry's, flax rounds only what enters a product; here an initial and a final carry are
+    rounded to `dtype` too.
+
+    Attributes:
+      mask_outputs: return zeros past each row's length. flax has no such argument.
+    """
+
+    mask_outputs: bool = False
+
+    def __call__(
+        self,
+        inputs: Array,
+        *,
+        initial_carry: Any = None,
+        init_key: Array | None = None,
+        seq_lengths: Array | None = None,
+        return_carry: bool | None = None,
+        time_major: bool | None = None,
+        reverse: bool | None = None,
+        keep_order: bool | None = None,
+    ) -> Any:
+        """Applies the layer; arguments and results are those of `flax.linen.RNN.__call__`.
+
+        Args:
+          inputs: [*batch, T, I], or [T, *batch, I] time-major.
+          initial_carry: the cell's own, for example (c, h), each [*batch, H], for an LSTM.
+          init_key: for a `carry_init` that draws; `jax.random.key(0)` if not given.
+          seq_lengths: [*batch] integers in 0..T.
+          return_carry, time_major, reverse, keep_order: override the attributes.
+
+        Returns:
+          outputs [*batch, T, H] (time-major as the inputs are), or (carry, outputs).
+        """
+        layout = Layout(
+            time_major=self.time_major if time_major is None else time_major,
+            reverse=self.reverse if reverse is None else reverse,
+            keep_order=self.keep_order if keep_order is None else keep_order,
+            return_carry=self.return_carry if return_carry is None else return_carry,
+            mask_outputs=self.mask_outputs and seq_lengths is not None,
+        )
+        through_flax = partial(
+            _flax_rnn,
+            self,
+            initial_carry=initial_carry,
+            init_key=init_key,
+            time_major=layout.time_major,
+        )
+        weights = _weights(self, inputs, layout, through_flax)
+        if weights is not None:
+            carry = initial_carry
+            if carry is None:
+                key = random.key(0) if init_key is None else init_key
+                carry = self.cell.initialize_carry(key, layout.step_shape(inputs))
+            dtypes = flax_cells.plan_call(weights, inputs, carry, seq_lengths, layout)
+            if dtypes is not None:
+                return flax_cells.run_cell(weights, dtypes, inputs, carry, seq_lengths, layout)
+        result = through_flax(
+            inputs,
+            seq_lengths=seq_lengths,
+            return_carry=layout.return_carry,
+            reverse=layout.reverse,
+            keep_order=layout.keep_order,
+        )
+        return flax_cells.mask_padding(result, seq_lengths, layout)
+
+
+class Bidirectional(nn.Bidirectional):
+    """flax.linen.Bidirectional, for two `RNN` layers of this module.
+
+    Arguments, parameters and results are those of flax's. What is said of `RNN` about lengths holds
+    for each direction; under `jax.jit` a carry that nobody reads costs nothing.
+    """
+
+
+def _weights(
+    rnn: RNN, inputs: Any, layout: Layout, through_flax: Callable[..., Any]
+) -> CellWeights | None:
+    """The weights of the layer's cell, or None if flax has to run it.
+
+    Where the parameters are yet to be created, flax's own path creates them, running one step.
+    """
+    gather = _GATHERERS.get(type(rnn.cell))
+    if (
+        gather is None
+        or not flax_cells.is_sequence(inputs)
+        or len(linen_module._global_interceptor_stack)  # they expect to see the cell's methods
+        or rnn.variable_axes
+        or rnn.variable_carry
+        or not in_filter(rnn.variable_broadcast, "params")
+    ):
+        return None
+    weights = gather(rnn.cell)
+    if weights is None and rnn.cell.is_mutable_collection("params"):
+        through_flax(inputs[:1] if layout.time_major else inputs[..., :1, :])
+        weights = gather(rnn.cell)
+    return weights
+
+
+def _lstm(cell: Any) -> CellWeights | None:
+    if not flax_cells.gated_by_sigmoid_and_tanh(cell):
+        return None
+    return _stacked(
+        cell,
+        "lstm",
+        input_kernel=["ii", "if", "ig", "io"],
+        recurrent_kernel=["hi", "hf", "hg", "ho"],
+        bias=["hi", "hf", "hg", "ho"],
+    )
+
+
+def _gru(cell: Any) -> CellWeights | None:
+    if not flax_cells.gated_by_sigmoid_and_tanh(cell):
+        return None
+    weights = _stacked(
+        cell,
+        "gru",
+        input_kernel=["ir", "iz", "in"],
+        recurrent_kernel=["hr", "hz", "hn"],
+        bias=["ir", "iz", "in"],
+        recurrent_bias=["hn"],
+    )
+    if weights is None or weights.recurrent_bias is None:
+        return None
+    # Only the n gate has one; with the others summed into the input's, theirs are zero.
+    bias = weights.recurrent_bias
+    padded = jnp.pad(bias, (2 * bias.shape[0], 0))
+    return replace(weights, recurrent_bias=padded)
+
+
+def _simple(cell: Any) -> CellWeights | None:
+    activation = flax_cells.activation_name(cell.activation_fn)
+    if activation is None or cell.residual:
+        return None
+    return _stacked(
+        cell, "elman", activation, input_kernel=["i"], recurrent_kernel=["h"], bias=["i"]
+    )
+
+
+_GATHERERS: dict[type, Callable[[Any], CellWeights | None]] = {
+    nn.OptimizedLSTMCell: _lstm,
+    nn.LSTMCell: _lstm,
+    nn.GRUCell: _gru,
+    nn.SimpleCell: _simple,
+}
+
+
+def _stacked(
+    cell: Any, op: str, activation: str | None = None, **layers: list[str]
+) -> CellWeights | None:
+    """Weights from the cell's own parameters, each gate's layer by its name in flax's tree.
+
+    None if one is missing, or isn't an array of the expected rank: flax says then what is wrong.
+    """
+    tree = meta.unbox(cell.variables.get("params", {}))
+    stacked = {}
+    for array, names in layers.items():
+        leaf, rank = ("bias", 1) if array.endswith("bias") else ("kernel", 2)
+        parts = [tree[n].get(leaf) if isinstance(tree.get(n), Mapping) else None for n in names]
+        if any(not isinstance(p, (jax.Array, np.ndarray)) or p.ndim != rank for p in parts):
+            return None
+        if len({(p.shape, p.dtype) for p in parts}) > 1:
+            return None
+        stacked[array] = jnp.concatenate(parts, axis=-1)
+    return CellWeights(
+        op, input_dtype=cell.dtype, recurrent_dtype=cell.dtype, activation=activation, **stacked
+    )

@@ -1,0 +1,239 @@
+"""flax.nnx's recurrent layers over persistent kernels: change the import, keep everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from flax.nnx import filterlib, rnglib
+from flax.nnx.nn import dtypes as nnx_dtypes
+from flax.nnx.transforms import iteration
+from jax import Array, lax
+
+from jax_persistent import flax_cells
+from jax_persistent.flax_cells import CellWeights, Layout
+
+
+class RNN(nnx.RNN):
+    """flax.nnx.RNN with the whole sequence in one kernel call.
+
+    Every argument of `flax.nnx.RNN` and of its call means what it means there, and the state is
+    flax's own, so checkpoints move both ways.
+
+        >>> cell = nnx.OptimizedLSTMCell(32, 64, rngs=nnx.Rngs(0))
+        >>> rnn = RNN(cell)
+        >>> y = rnn(x)  # x [*batch, T, I], or [T, *batch, I] time-major; y [*batch, T, H]
+
+    `OptimizedLSTMCell`, `LSTMCell`, `GRUCell` and `SimpleCell` run on the kernel: those classes
+    themselves with sigmoid gates and tanh (`SimpleCell`: tanh or relu, no residual) over plain
+    `nnx.Linear` layers, in float32, bfloat16, float16 or float64. Subclasses, other cells, other
+    functions, layers with their own `precision`, `dot_general` or `promote_dtype`, scanned state and
+    broadcast rngs run through flax's own code, with flax's results.
+
+    With `seq_lengths` [*batch] the outputs past a row's length are flax's too: the cell goes on over
+    the padding. An LSTM that returns its carry as well runs twice for that. `mask_outputs=True`
+    makes those outputs zero and always takes one run.
+
+    Three things differ from flax, all for the better: a row of length 0 keeps its initial carry
+    (flax returns the one after the last step), `seq_lengths` may be given with several batch axes,
+    and lengths outside 0..T raise a ValueError (traced ones are clamped). With a `dtype` narrower
+    than the carry's, flax rounds only what enters a product; here an initial and a final carry are
+    rounded to `dtype` too.
+
+    Args:
+      mask_outputs: return zeros past each row's length. flax has no such argument.
+    """
+
+    def __init__(
+        self,
+        cell: nnx.RNNCellBase,
+        *,
+        time_major: bool = False,
+        return_carry: bool = False,
+        reverse: bool = False,
+        keep_order: bool = False,
+        unroll: int = 1,
+        state_axes: Mapping[str, int | type[iteration.Carry] | None] | None = None,
+        broadcast_rngs: filterlib.Filter = None,
+        rngs: rnglib.Rngs | rnglib.RngStream | bool = True,
+        mask_outputs: bool = False,
+    ):
+        super().__init__(
+            cell,
+            time_major=time_major,
+            return_carry=return_carry,
+            reverse=reverse,
+            keep_order=keep_order,
+            unroll=unroll,
+            state_axes=state_axes,
+            broadcast_rngs=broadcast_rngs,
+            rngs=rngs,
+        )
+        self.mask_outputs = mask_outputs
+
+    def __call__(
+        self,
+        inputs: Array,
+        *,
+        initial_carry: Any = None,
+        seq_lengths: Array | None = None,
+        return_carry: bool | None = None,
+        time_major: bool | None = None,
+        reverse: bool | None = None,
+        keep_order: bool | None = None,
+        rngs: rnglib.Rngs | rnglib.RngStream | None = None,
+    ) -> Any:
+        """Applies the layer; arguments and results are those of `flax.nnx.RNN.__call__`.
+
+        Args:
+          inputs: [*batch, T, I], or [T, *batch, I] time-major.
+          initial_carry: the cell's own, for example (c, h), each [*batch, H], for an LSTM.
+          seq_lengths: [*batch] integers in 0..T.
+          return_carry, time_major, reverse, keep_order: override the attributes.
+          rngs: for a `carry_init` that draws.
+
+        Returns:
+          outputs [*batch, T, H] (time-major as the inputs are), or (carry, outputs).
+        """
+        layout = Layout(
+            time_major=self.time_major if time_major is None else time_major,
+            reverse=self.reverse if reverse is None else reverse,
+            keep_order=self.keep_order if keep_order is None else keep_order,
+            return_carry=self.return_carry if return_carry is None else return_carry,
+            mask_outputs=self.mask_outputs and seq_lengths is not None,
+        )
+        carry = initial_carry
+        weights = _weights(self, inputs)
+        if weights is not None:
+            if carry is None:
+                stream = self.rngs if rngs is None else rngs
+                stream = stream.carry.fork() if isinstance(stream, rnglib.Rngs) else stream
+                carry = self.cell.initialize_carry(layout.step_shape(inputs), stream)
+            dtypes = flax_cells.plan_call(weights, inputs, carry, seq_lengths, layout)
+            if dtypes is not None:
+                return flax_cells.run_cell(weights, dtypes, inputs, carry, seq_lengths, layout)
+        result = super().__call__(
+            inputs,
+            initial_carry=carry,
+            seq_lengths=seq_lengths,
+            return_carry=layout.return_carry,
+            time_major=layout.time_major,
+            reverse=layout.reverse,
+            keep_order=layout.keep_order,
+            rngs=rngs,
+        )
+        return flax_cells.mask_padding(result, seq_lengths, layout)
+
+
+class Bidirectional(nnx.Bidirectional):
+    """flax.nnx.Bidirectional, for two `RNN` layers of this module.
+
+    Arguments, state and results are those of flax's. What is said of `RNN` about lengths holds for
+    each direction; under `jax.jit` a carry that nobody reads costs nothing.
+    """
+
+
+def _weights(rnn: RNN, inputs: Any) -> CellWeights | None:
+    """The weights of the layer's cell, or None if flax has to run it."""
+    cell = rnn.cell
+    gather = _GATHERERS.get(type(cell))
+    if (
+        gather is None
+        or not flax_cells.is_sequence(inputs)
+        or rnn.broadcast_rngs is not None
+        or any(axis not in (None, iteration.Carry) for _, axis in rnn.state_axes.items())
+    ):
+        return None
+    return gather(cell)
+
+
+def _lstm(cell: nnx.LSTMCell) -> CellWeights | None:
+    inputs = [cell.ii, cell.if_, cell.ig, cell.io]
+    recurrent = [cell.hi, cell.hf, cell.hg, cell.ho]
+    if not flax_cells.gated_by_sigmoid_and_tanh(cell):
+        return None
+    return _stacked("lstm", inputs, recurrent)
+
+
+def _optimized_lstm(cell: nnx.OptimizedLSTMCell) -> CellWeights | None:
+    if not flax_cells.gated_by_sigmoid_and_tanh(cell):
+        return None
+    return _stacked("lstm", [cell.dense_i], [cell.dense_h])
+
+
+def _gru(cell: nnx.GRUCell) -> CellWeights | None:
+    if not flax_cells.gated_by_sigmoid_and_tanh(cell):
+        return None
+    return _stacked("gru", [cell.dense_i], [cell.dense_h])
+
+
+def _simple(cell: nnx.SimpleCell) -> CellWeights | None:
+    activation = flax_cells.activation_name(cell.activation_fn)
+    if activation is None or cell.residual:
+        return None
+    return _stacked("elman", [cell.dense_i], [cell.dense_h], activation)
+
+
+_GATHERERS: dict[type, Callable[[Any], CellWeights | None]] = {
+    nnx.OptimizedLSTMCell: _optimized_lstm,
+    nnx.LSTMCell: _lstm,
+    nnx.GRUCell: _gru,
+    nnx.SimpleCell: _simple,
+}
+
+
+def _stacked(
+    op: str, inputs: list[Any], recurrent: list[Any], activation: str | None = None
+) -> CellWeights | None:
+    """Weights from the layers of the input and of the recurrent product, gates in the op's order.
+
+    None if a layer isn't a plain `nnx.Linear`: only its own code knows its product then.
+    """
+    layers = inputs + recurrent
+    if not all(_is_plain(layer) for layer in layers) or len({layer.dtype for layer in layers}) > 1:
+        return None
+    kernels = [_joined([layer.kernel for layer in group]) for group in (inputs, recurrent)]
+    biases = [_joined([layer.bias for layer in group]) for group in (inputs, recurrent)]
+    if any(kernel is None or kernel.ndim != 2 for kernel in kernels):
+        return None
+    if op == "gru":
+        bias, recurrent_bias = biases
+    elif None in biases:
+        bias, recurrent_bias = biases[0] if biases[1] is None else biases[1], None
+    else:
+        return None
+    dtype = layers[0].dtype
+    return CellWeights(
+        op,
+        *kernels,
+        bias,
+        input_dtype=dtype,
+        recurrent_dtype=dtype,
+        recurrent_bias=recurrent_bias,
+        activation=activation,
+    )
+
+
+def _is_plain(layer: Any) -> bool:
+    """Whether a layer is flax's Linear with nothing about its product changed."""
+    return (
+        type(layer) is nnx.Linear
+        and layer.precision is None
+        and layer.dot_general is lax.dot_general
+        and layer.preferred_element_type is None
+        and layer.promote_dtype is nnx_dtypes.promote_dtype
+        and layer.use_bias == (layer.bias is not None)
+    )
+
+
+def _joined(variables: list[Any]) -> Array | None:
+    """The gates' parameters side by side; None if there are none, or not one kind of array."""
+    values = [None if variable is None else variable[...] for variable in variables]
+    if any(not isinstance(value, jax.Array) for value in values):
+        return None
+    if len({(value.shape, value.dtype) for value in values}) > 1:
+        return None
+    return jnp.concatenate(values, axis=-1)
