@@ -44,16 +44,21 @@ def _data_member(deb: bytes) -> tuple[str, bytes]:
         start = offset + _HEADER
         if name.startswith("data.tar"):
             if start + size > len(deb):
-                raise ValueError(f"cut-off .deb: {name} needs {size} bytes, {len(deb) - start} left")
+                raise ValueError(
+                    f"cut-off .deb: {name} needs {size} bytes, {len(deb) - start} left"
+                )
             return name, deb[start : start + size]
         offset = start + size + size % 2
     raise ValueError("cut-off .deb: it holds no data.tar")
 
 
 def _unzstd(deb: bytes) -> bytes:
-    # Ubuntu packs with zstd, which Python reads only from 3.14 on; dpkg is wherever such packages are.
+    # Ubuntu packs with zstd, which Python reads only from 3.14 on; Ubuntu always has dpkg.
     unpacked = subprocess.run(
-        ["dpkg-deb", "--fsys-tarfile", "/dev/stdin"], input=deb, capture_output=True
+        ["dpkg-deb", "--fsys-tarfile", "/dev/stdin"],
+        input=deb,
+        capture_output=True,
+        check=False,
     )
     if unpacked.returncode:
         raise ValueError(f"dpkg-deb could not unpack the .deb: {unpacked.stderr.decode().strip()}")

@@ -1,7 +1,8 @@
 """Data that ships inside Debian and PyPI packages: fetched once, as an ordinary user, and cached.
 
-A cached file carries the sha256 of its content in its name and appears by one rename, so a run that is
-cut off leaves nothing that a later run could take for whole, and a damaged file is fetched again.
+A cached file carries the sha256 of its content in its name and appears by one rename, so a run
+that is cut off leaves nothing that a later run could take for whole, and a damaged file is fetched
+again.
 """
 
 from __future__ import annotations
@@ -35,25 +36,27 @@ def debian_files(package: str, predicate: Callable[[str], bool], cache: Path) ->
 
     Needs `apt-get` and no privileges. apt checks the package against Debian's signed index.
     """
-    deb = cached(cache / "debian", package, lambda partial: _apt_download(package, cache, partial))
+    folder = cache / "debian"
+    deb = cached(folder, package, lambda partial: _apt_download(package, cache, partial))
     try:
         return unpack(deb, predicate)
     except ValueError as error:
-        raise DownloadError(f"Debian package {package}: {error}") from error
+        raise _unusable(folder, package, str(error)) from error
 
 
 def sdist_file(project: str, version: str, member: str, cache: Path) -> bytes:
     """One file out of a PyPI source distribution; `member` is its path inside the archive."""
     name = f"{project}-{version}"
-    sdist = cached(cache / "pypi", name, lambda partial: _pip_download(project, version, partial))
-    with tarfile.open(fileobj=io.BytesIO(sdist)) as tar:
-        try:
+    folder = cache / "pypi"
+    sdist = cached(folder, name, lambda partial: _pip_download(project, version, partial))
+    try:
+        with tarfile.open(fileobj=io.BytesIO(sdist)) as tar:
             content = tar.extractfile(member)
-        except KeyError:
-            content = None
-        if content is None:
-            raise DownloadError(f"PyPI package {name}: expected a file {member} in it, found none")
-        return content.read()
+            if content is None:
+                raise KeyError(f"{member} is no regular file")
+            return content.read()
+    except (KeyError, tarfile.TarError, EOFError, OSError) as error:
+        raise _unusable(folder, name, str(error)) from error
 
 
 def cached(folder: Path, name: str, make: Callable[[Path], Path]) -> bytes:
@@ -63,7 +66,7 @@ def cached(folder: Path, name: str, make: Callable[[Path], Path]) -> bytes:
     """
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder / "lock"):
-        for path in sorted(folder.glob(f"{name}.{'[0-9a-f]' * 64}")):
+        for path in _versions(folder, name):
             content = path.read_bytes()
             if path.suffix == f".{hashlib.sha256(content).hexdigest()}":
                 return content
@@ -79,6 +82,17 @@ def cached(folder: Path, name: str, make: Callable[[Path], Path]) -> bytes:
         return content
 
 
+def _versions(folder: Path, name: str) -> list[Path]:
+    return sorted(folder.glob(f"{name}.{'[0-9a-f]' * 64}"))
+
+
+def _unusable(folder: Path, name: str, why: str) -> DownloadError:
+    """Takes a package that can't be used out of the cache, so that the next run asks anew."""
+    for path in _versions(folder, name):
+        path.unlink()
+    return DownloadError(f"package {name} can't be used and has left the cache {folder}: {why}")
+
+
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     with path.open("w") as lock:
@@ -88,14 +102,16 @@ def _locked(path: Path) -> Iterator[None]:
 
 def _apt_download(package: str, cache: Path, partial: Path) -> Path:
     if shutil.which("apt-get") is None:
-        raise DownloadError(f"apt-get is not on PATH, and Debian package {package} comes through it")
+        raise DownloadError(
+            f"apt-get is not on PATH, and Debian package {package} comes through it"
+        )
     print(f"Fetching Debian package {package}", flush=True)
     state = (cache / "apt").resolve()
     (state / "lists" / "partial").mkdir(parents=True, exist_ok=True)
     (state / "archives" / "partial").mkdir(parents=True, exist_ok=True)
     (state / "status").touch()
-    # The system's sources and keys, but every file that apt writes is ours: no root needed. As root, apt
-    # would hand the download to a user who may not enter the cache.
+    # The system's sources and keys, but every file that apt writes is ours: no root needed. As
+    # root, apt would hand the download to a user who may not enter the cache.
     settings = {
         "Dir::State": state,
         "Dir::State::lists": state / "lists",
@@ -114,7 +130,8 @@ def _apt_download(package: str, cache: Path, partial: Path) -> Path:
     result = _run(download, partial)
     if result.returncode:
         raise DownloadError(
-            f"apt-get could not fetch Debian package {package}:\n{update.stderr}{result.stderr}".rstrip()
+            f"apt-get could not fetch Debian package {package}:\n"
+            f"{update.stderr}{result.stderr}".rstrip()
         )
     return _only_file(partial, package)
 
@@ -122,8 +139,9 @@ def _apt_download(package: str, cache: Path, partial: Path) -> Path:
 def _pip_download(project: str, version: str, partial: Path) -> Path:
     print(f"Fetching {project} {version} from PyPI", flush=True)
     requirement = f"{project}=={version}"
-    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", project, requirement]
-    result = _run(pip, partial)
+    # Of this project alone the source: pip reads its metadata with build tools that come as wheels.
+    options = ["--no-deps", "--no-binary", project]
+    result = _run([sys.executable, "-m", "pip", "download", *options, requirement], partial)
     if result.returncode:
         raise DownloadError(f"pip could not fetch {requirement}:\n{result.stderr}".rstrip())
     return _only_file(partial, requirement)

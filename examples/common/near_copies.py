@@ -11,11 +11,12 @@ SIMILARITY = 0.6
 SHINGLE = 8
 
 
-def near_copies(sentences: Sequence[str]) -> Iterator[tuple[int, int]]:
+def find(sentences: Sequence[str]) -> Iterator[tuple[int, int]]:
     """Pairs of positions of near copies; case, punctuation and numbers don't count.
 
-    Near copies have word sets with a Jaccard similarity of at least SIMILARITY, or SHINGLE words in a row
-    in common. Of the second kind each sentence is paired with the first that holds the same words.
+    Near copies have word sets with a Jaccard similarity of at least SIMILARITY, or SHINGLE words
+    in a row in common. Of the second kind each sentence is paired with the first that holds the
+    same words.
     """
     words = [re.findall(r"[^\W\d_]+", sentence.lower()) for sentence in sentences]
     yield from _similar([frozenset(each) for each in words])
@@ -23,7 +24,7 @@ def near_copies(sentences: Sequence[str]) -> Iterator[tuple[int, int]]:
 
 
 def group(count: int, links: Iterable[tuple[int, int]]) -> list[int]:
-    """For each of `count` positions the first one of its group: all that links join, however indirectly."""
+    """For each of `count` positions the first of its group: all that links join, however far."""
     parent = list(range(count))
 
     def root(node: int) -> int:
@@ -39,23 +40,33 @@ def group(count: int, links: Iterable[tuple[int, int]]) -> list[int]:
 
 
 def _similar(sets: Sequence[frozenset[str]]) -> Iterator[tuple[int, int]]:
-    """Prefix filtering: sets that are similar enough share one of each other's few rarest words."""
+    """Prefix filtering (Bayardo, Ma and Srikant 2007; Xiao et al. 2008).
+
+    Similar sets share one of each other's few rarest words; and in order of size, where a set is
+    compared with smaller ones only, fewer words of those need looking at.
+    """
     frequency = Counter(word for each in sets for word in each)
     holders: dict[str, list[int]] = defaultdict(list)
-    # In order of size a set is only compared with sets no larger than itself.
     for position in sorted(range(len(sets)), key=lambda position: (len(sets[position]), position)):
         mine = sets[position]
-        prefix = len(mine) - math.ceil(SIMILARITY * len(mine) - 1e-9) + 1
-        rarest = sorted(mine, key=lambda word: (frequency[word], word))[:prefix]
-        for other in sorted({other for word in rarest for other in holders[word]}):
+        size = len(mine)
+        rarest = sorted(mine, key=lambda word: (frequency[word], word))
+        candidates: set[int] = set()
+        for word in rarest[: size - _at_least(SIMILARITY * size) + 1]:
+            candidates.update(holders[word])
+        for other in sorted(candidates):
             theirs = sets[other]
-            if len(theirs) < SIMILARITY * len(mine):
+            if len(theirs) < SIMILARITY * size:
                 continue
             shared = len(mine & theirs)
-            if shared >= SIMILARITY * (len(mine) + len(theirs) - shared):
+            if shared >= SIMILARITY * (size + len(theirs) - shared):
                 yield other, position
-        for word in rarest:
+        for word in rarest[: size - _at_least(2 * SIMILARITY / (1 + SIMILARITY) * size) + 1]:
             holders[word].append(position)
+
+
+def _at_least(bound: float) -> int:
+    return math.ceil(bound - 1e-9)  # 0.6 * 35 is a little more than 21
 
 
 def _overlapping(words: Sequence[Sequence[str]]) -> Iterator[tuple[int, int]]:
