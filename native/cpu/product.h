@@ -1,0 +1,124 @@
+// The matrix part: a tile of batch rows times a packed panel, with the sums in registers.
+//
+// A panel is [K][vectors][lanes] floats, or [K/2][vectors][lanes][2] bfloat16: two rows of weights
+// interleaved, which widens to float with a shift and a mask, and is the order that bfloat16 dot
+// product instructions take.
+#pragma once
+
+#include "native/cpu/simd.h"
+
+namespace jp::cpu::JP_ISA {
+
+inline constexpr int kRegisters = JP_VECTOR_REGISTERS;
+
+template <int N>
+struct Count {
+  static constexpr int value = N;
+};
+
+// Calls tile(Count<M>, first row) over all rows in tiles of nearly equal height, M <= kRows.
+template <int kRows, class Tile>
+static inline void ForTiles(int64_t rows, const Tile& tile) {
+  const int64_t tiles = (rows + kRows - 1) / kRows;
+  for (int64_t i = 0; i < tiles; ++i) {
+    const int64_t first = i * rows / tiles;
+    switch ((i + 1) * rows / tiles - first) {
+      case 1: tile(Count<1>{}, first); break;
+      case 2: tile(Count<kRows >= 2 ? 2 : 1>{}, first); break;
+      case 3: tile(Count<kRows >= 3 ? 3 : 1>{}, first); break;
+      case 4: tile(Count<kRows >= 4 ? 4 : 1>{}, first); break;
+      case 5: tile(Count<kRows >= 5 ? 5 : 1>{}, first); break;
+      case 6: tile(Count<kRows >= 6 ? 6 : 1>{}, first); break;
+    }
+  }
+}
+
+// One step of depth of a panel: float weights.
+template <int M, int kVectors>
+static inline void MultiplyAdd(const float* in, int64_t stride, const float* weights,
+                               Vec (&sum)[M][kVectors]) {
+  Vec w[kVectors];
+#pragma GCC unroll 8
+  for (int c = 0; c < kVectors; ++c) w[c] = Load(weights + c * kLanes);
+#pragma GCC unroll 8
+  for (int m = 0; m < M; ++m) {
+    const Vec x = Broadcast(in[m * stride]);
+#pragma GCC unroll 8
+    for (int c = 0; c < kVectors; ++c) sum[m][c] += x * w[c];
+  }
+}
+
+// sum[m] += in[m][0..depth) x panel. `stride` separates the rows of `in`.
+template <int M, int kVectors>
+static inline void Accumulate(const float* in, int64_t stride, int64_t depth, const float* panel,
+                              Vec (&sum)[M][kVectors]) {
+  constexpr int kWidth = kVectors * kLanes;
+  // A single row has too few sums to hide the latency of an addition: it gets a second set.
+  constexpr bool kTwoChains = M * kVectors < 8;
+  Vec more[M][kVectors] = {};
+  int64_t k = 0;
+  for (; k + 2 <= depth; k += 2) {
+    MultiplyAdd<M>(in + k, stride, panel + k * kWidth, sum);
+    MultiplyAdd<M>(in + k + 1, stride, panel + (k + 1) * kWidth, kTwoChains ? more : sum);
+  }
+  if (k < depth) MultiplyAdd<M>(in + k, stride, panel + k * kWidth, sum);
+  if constexpr (kTwoChains) {
+    for (int m = 0; m < M; ++m) {
+      for (int c = 0; c < kVectors; ++c) sum[m][c] += more[m][c];
+    }
+  }
+}
+
+template <int M, int kVectors>
+static inline void Accumulate(const float* in, int64_t stride, int64_t depth, const bfloat16* panel,
+                              Vec (&sum)[M][kVectors]) {
+  for (int64_t k = 0; k < depth; k += 2) {
+    const bfloat16* weights = panel + k * (kVectors * kLanes);
+    Vec even[kVectors], odd[kVectors];
+#pragma GCC unroll 8
+    for (int c = 0; c < kVectors; ++c) {
+      VecU pair;
+      std::memcpy(&pair, weights + 2 * c * kLanes, sizeof pair);
+      even[c] = (Vec)(pair << 16);
+      odd[c] = (Vec)(pair & 0xffff0000u);
+    }
+#pragma GCC unroll 8
+    for (int m = 0; m < M; ++m) {
+      const Vec x = Broadcast(in[m * stride + k]), y = Broadcast(in[m * stride + k + 1]);
+#pragma GCC unroll 8
+      for (int c = 0; c < kVectors; ++c) {
+        sum[m][c] += x * even[c];
+        sum[m][c] += y * odd[c];
+      }
+    }
+  }
+}
+
+// Puts n values at depth k of vector c of a panel, zeros after them.
+template <int kVectors>
+static inline void PackVector(float* panel, int64_t k, int c, const float* from, int n) {
+  Store(panel + (k * kVectors + c) * kLanes, n ? LoadPart(from, n) : Vec{});
+}
+
+template <int kVectors>
+static inline void PackVector(bfloat16* panel, int64_t k, int c, const bfloat16* from, int n) {
+  bfloat16* to = panel + ((k / 2) * kVectors + c) * kLanes * 2 + k % 2;
+  for (int lane = 0; lane < kLanes; ++lane) to[2 * lane] = lane < n ? from[lane] : bfloat16{0};
+}
+
+// Fills vector c of a panel with the transpose of n rows of `columns` values each.
+template <int kVectors, class T>
+static inline void PackTransposed(T* panel, int64_t depth, int c, const T* rows, int64_t columns,
+                                  int n) {
+  constexpr int kBlock = 16;  // columns of a row read at a time: a cache line of floats
+  for (int64_t k0 = 0; k0 < depth; k0 += kBlock) {
+    const int64_t end = k0 + kBlock < depth ? k0 + kBlock : depth;
+    T block[kBlock][kLanes] = {};
+    for (int lane = 0; lane < n; ++lane) {
+      for (int64_t k = k0; k < end && k < columns; ++k) block[k - k0][lane] = rows[lane * columns + k];
+    }
+    for (int64_t k = k0; k < end; ++k) PackVector<kVectors>(panel, k, c, block[k - k0], kLanes);
+  }
+}
+
+}  // namespace jp::cpu::JP_ISA

@@ -1,0 +1,67 @@
+#include "native/cpu/recurrence.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+
+#include "native/cpu/isa.h"
+#include "native/cpu/scratch.h"
+
+namespace jp::cpu {
+namespace {
+
+int64_t CacheBytes([[maybe_unused]] int name, int64_t otherwise) {
+#if defined(__linux__)
+  const long bytes = sysconf(name);
+  if (bytes > 0) return bytes;
+#endif
+  return otherwise;
+}
+
+template <class Arrays>
+void RunJob(const Shape& shape, const CellTraits& cell, DType dtype, const Arrays& arrays,
+            const CpuPass& pass, int64_t row,
+            void (*step)(const Job<Arrays>& job, int slice, int64_t step),
+            const Team::Schedule& schedule) {
+  const int64_t carried = cell.states * shape.batch * pass.padded_units();
+  const Scratch packed(pass.packed_bytes);
+  const Scratch exchange(2 * shape.batch * row * sizeof(float));
+  const Scratch carry(carried * sizeof(float));
+  const Job<Arrays> job{shape,  cell, dtype, pass, arrays, packed.as<void>(), exchange.as<float>(),
+                        carry.as<float>(), row};
+  const int64_t steps = shape.groups * (shape.steps + Arrays::kExtraSteps);
+  Team::Run(pass.slices, steps, schedule,
+            [&job, step](int slice, int64_t s) { step(job, slice, s); });
+}
+
+CpuPlan PlanFor(const Shape& shape, const CellTraits& cell, DType dtype, int threads) {
+  return PlanCpu(cell, shape.hidden, shape.batch, static_cast<int>(ByteWidth(dtype)),
+                 ThisMachine(threads));
+}
+
+}  // namespace
+
+CpuFacts ThisMachine(int threads) {
+  const Isa& isa = ChosenIsa();
+  int l2 = 0, l3 = 0;
+#if defined(__linux__)
+  l2 = _SC_LEVEL2_CACHE_SIZE;
+  l3 = _SC_LEVEL3_CACHE_SIZE;
+#endif
+  return {std::max(threads, 1), isa.lanes, isa.registers, CacheBytes(l2, int64_t{512} << 10),
+          CacheBytes(l3, 0)};
+}
+
+void Run(const Shape& shape, const CellTraits& cell, DType dtype, const Forward& arrays,
+         int threads, const Team::Schedule& schedule) {
+  const CpuPass pass = PlanFor(shape, cell, dtype, threads).forward;
+  RunJob(shape, cell, dtype, arrays, pass, pass.padded_units(), ChosenIsa().forward, schedule);
+}
+
+void Run(const Shape& shape, const CellTraits& cell, DType dtype, const Backward& arrays,
+         int threads, const Team::Schedule& schedule) {
+  const CpuPass pass = PlanFor(shape, cell, dtype, threads).backward;
+  RunJob(shape, cell, dtype, arrays, pass, pass.depth, ChosenIsa().backward, schedule);
+}
+
+}  // namespace jp::cpu

@@ -1,0 +1,78 @@
+#include "native/cpu/scratch.h"
+
+#include <mutex>
+#include <new>
+#include <vector>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+namespace jp::cpu {
+namespace {
+
+constexpr size_t kAlignment = 64;
+constexpr size_t kHugePage = size_t{2} << 20;
+constexpr size_t kMostKept = size_t{256} << 20;  // more than the weights of any plan that pays
+
+struct Block {
+  void* data;
+  size_t bytes;
+};
+
+// Never destroyed: a worker may return memory while the process exits.
+struct Store {
+  std::mutex mutex;
+  std::vector<Block> blocks;
+  size_t bytes = 0;
+};
+
+Store& store() {
+  static Store* const instance = new Store;
+  return *instance;
+}
+
+}  // namespace
+
+Scratch::Scratch(size_t bytes) : data_(nullptr), bytes_(0) {
+  const size_t alignment = bytes >= kHugePage ? kHugePage : kAlignment;
+  bytes = (bytes + alignment - 1) / alignment * alignment;
+  {
+    Store& kept = store();
+    std::lock_guard lock(kept.mutex);
+    size_t best = kept.blocks.size();
+    for (size_t i = 0; i < kept.blocks.size(); ++i) {
+      const size_t have = kept.blocks[i].bytes;
+      const bool fits = have >= bytes && have <= 2 * bytes;
+      if (fits && (best == kept.blocks.size() || have < kept.blocks[best].bytes)) best = i;
+    }
+    if (best != kept.blocks.size()) {
+      data_ = kept.blocks[best].data;
+      bytes_ = kept.blocks[best].bytes;
+      kept.bytes -= bytes_;
+      kept.blocks.erase(kept.blocks.begin() + best);
+      return;
+    }
+  }
+  data_ = std::aligned_alloc(alignment, bytes);
+  if (data_ == nullptr) throw std::bad_alloc();
+  bytes_ = bytes;
+#if defined(__linux__)
+  // Streaming megabytes a step through 4 KiB pages would miss the TLB all the way.
+  if (alignment == kHugePage) madvise(data_, bytes, MADV_HUGEPAGE);
+#endif
+}
+
+Scratch::~Scratch() {
+  if (data_ == nullptr) return;
+  Store& kept = store();
+  std::lock_guard lock(kept.mutex);
+  if (kept.bytes + bytes_ > kMostKept) {
+    std::free(data_);
+    return;
+  }
+  kept.blocks.push_back({data_, bytes_});
+  kept.bytes += bytes_;
+}
+
+}  // namespace jp::cpu

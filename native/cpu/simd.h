@@ -1,0 +1,134 @@
+// One vector type, its loads and stores, and the functions cells are made of.
+//
+// Written once over the compiler's vector extensions. Each instruction set is one translation unit
+// that defines JP_ISA (a namespace of its own, so that no two units share a symbol) and
+// JP_VECTOR_BYTES before including this.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "native/cpu/bfloat16.h"
+
+#if !defined(JP_ISA) || !defined(JP_VECTOR_BYTES)
+#error "define JP_ISA and JP_VECTOR_BYTES before including native/cpu/simd.h"
+#endif
+
+namespace jp::cpu::JP_ISA {
+
+inline constexpr int kLanes = JP_VECTOR_BYTES / 4;
+
+typedef float Vec __attribute__((vector_size(JP_VECTOR_BYTES)));
+typedef int32_t VecI __attribute__((vector_size(JP_VECTOR_BYTES)));
+typedef uint32_t VecU __attribute__((vector_size(JP_VECTOR_BYTES)));
+typedef uint16_t VecH __attribute__((vector_size(JP_VECTOR_BYTES / 2)));
+
+static inline Vec Broadcast(float x) { return Vec{} + x; }
+
+static inline Vec Load(const float* p) {
+  Vec v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
+static inline void Store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
+
+static inline Vec Load(const bfloat16* p) {
+  VecH half;
+  std::memcpy(&half, p, sizeof half);
+  return (Vec)(__builtin_convertvector(half, VecU) << 16);
+}
+
+// Rounds to nearest even; a NaN stays a NaN.
+static inline VecU RoundToBfloat16Bits(Vec v) {
+  const VecU bits = (VecU)v;
+  const VecU rounded = bits + 0x7fffu + ((bits >> 16) & 1u);
+  const VecU quiet = bits | 0x00400000u;
+  return ((VecU)(v == v) & rounded) | ((VecU)(v != v) & quiet);
+}
+
+static inline void Store(bfloat16* p, Vec v) {
+  const VecH half = __builtin_convertvector(RoundToBfloat16Bits(v) >> 16, VecH);
+  std::memcpy(p, &half, sizeof half);
+}
+
+// What `T` would keep of v.
+template <class T>
+static inline Vec RoundTo(Vec v) {
+  if constexpr (sizeof(T) == 2) return (Vec)(RoundToBfloat16Bits(v) & 0xffff0000u);
+  return v;
+}
+
+// The first n lanes, 1 <= n <= kLanes; the others read as zero and are not written.
+template <class T>
+static inline Vec LoadPart(const T* p, int n) {
+  if (n == kLanes) return Load(p);
+  T lanes[kLanes] = {};
+  std::memcpy(lanes, p, sizeof(T) * n);
+  return Load(lanes);
+}
+
+template <class T>
+static inline void StorePart(T* p, Vec v, int n) {
+  if (n == kLanes) return Store(p, v);
+  T lanes[kLanes];
+  Store(lanes, v);
+  std::memcpy(p, lanes, sizeof(T) * n);
+}
+
+static inline Vec Select(VecI mask, Vec yes, Vec no) {
+  return (Vec)((mask & (VecI)yes) | (~mask & (VecI)no));
+}
+
+// exp(x) within 2 ulp on [-87.3, 88.3], clamped outside it; NaN for NaN.
+static inline Vec Exp(Vec x) {
+  const Vec low = Broadcast(-87.3f), high = Broadcast(88.3f);
+  x = Select(x < low, low, x);
+  x = Select(x > high, high, x);
+  const Vec magic = Broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+  const Vec shifted = x * 1.44269504088896341f + magic;
+  const Vec n = shifted - magic;
+  const Vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  Vec y = Broadcast(1.9875691500e-4f);  // Cephes expf
+  y = y * r + 1.3981999507e-3f;
+  y = y * r + 8.3334519073e-3f;
+  y = y * r + 4.1665795894e-2f;
+  y = y * r + 1.6666665459e-1f;
+  y = y * r + 5.0000001201e-1f;
+  y = y * (r * r) + r + 1.0f;
+  const VecI exponent = (VecI)shifted - (VecI)magic;
+  return y * (Vec)((exponent + 127) << 23);
+}
+
+static inline Vec Sigmoid(Vec x) { return 1.0f / (1.0f + Exp(-x)); }
+
+// Rational minimax approximation, odd over even (the one XLA and Eigen use), within 4 ulp.
+static inline Vec Tanh(Vec x) {
+  const Vec limit = Broadcast(7.90531110763549805f);
+  Vec c = Select(x > limit, limit, x);
+  c = Select(c < -limit, -limit, c);
+  const Vec s = c * c;
+  Vec p = Broadcast(-2.76076847742355e-16f);
+  p = p * s + 2.00018790482477e-13f;
+  p = p * s + -8.60467152213735e-11f;
+  p = p * s + 5.12229709037114e-08f;
+  p = p * s + 1.48572235717979e-05f;
+  p = p * s + 6.37261928875436e-04f;
+  p = p * s + 4.89352455891786e-03f;
+  Vec q = Broadcast(1.19825839466702e-06f);
+  q = q * s + 1.18534705686654e-04f;
+  q = q * s + 2.26843463243900e-03f;
+  q = q * s + 4.89352518554385e-03f;
+  return c * p / q;
+}
+
+// What the cells call.
+struct Math {
+  using Value = Vec;
+  static Vec Sigmoid(Vec x) { return JP_ISA::Sigmoid(x); }
+  static Vec Tanh(Vec x) { return JP_ISA::Tanh(x); }
+  static Vec Relu(Vec x) { return Select(x < Vec{}, Vec{}, x); }  // a NaN stays a NaN
+  static Vec Step(Vec x) { return Select(x > Vec{}, Broadcast(1.0f), Vec{}); }
+};
+
+}  // namespace jp::cpu::JP_ISA
