@@ -1,4 +1,4 @@
-"""The equations in plain numpy, one row and one step at a time: independent of JAX and of the package.
+"""The equations in plain numpy, row by row and step by step, apart from JAX and the package.
 
 Everything is float64, batch-major, and takes any number of leading axes on every array, so that one
 call evaluates many perturbed problems at once.
