@@ -1,0 +1,1 @@
+"""A character model of enwik8: the smallest whole example."""

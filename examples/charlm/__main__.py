@@ -1,0 +1,5 @@
+import sys
+
+from examples.charlm.charlm import main
+
+main(sys.argv[1:])
