@@ -33,65 +33,66 @@ static inline void ForTiles(int64_t rows, const Tile& tile) {
   }
 }
 
-// One step of depth of a panel: float weights.
+// A tile's sums. Every loop over one is unrolled whole: only then does it live in registers.
+#define JP_UNROLL _Pragma("GCC unroll 16")
+
 template <int M, int kVectors>
-static inline void MultiplyAdd(const float* in, int64_t stride, const float* weights,
-                               Vec (&sum)[M][kVectors]) {
-  Vec w[kVectors];
-#pragma GCC unroll 8
-  for (int c = 0; c < kVectors; ++c) w[c] = Load(weights + c * kLanes);
-#pragma GCC unroll 8
-  for (int m = 0; m < M; ++m) {
-    const Vec x = Broadcast(in[m * stride]);
-#pragma GCC unroll 8
-    for (int c = 0; c < kVectors; ++c) sum[m][c] += x * w[c];
+struct Sums {
+  Vec at[M][kVectors] = {};
+
+  // Adds one step of depth: a value from each row of `in` times a row of weights.
+  [[gnu::always_inline]] void Add(const float* in, int64_t stride, const Vec (&weights)[kVectors]) {
+    JP_UNROLL
+    for (int m = 0; m < M; ++m) {
+      const Vec x = Broadcast(in[m * stride]);
+      JP_UNROLL
+      for (int c = 0; c < kVectors; ++c) at[m][c] += x * weights[c];
+    }
+  }
+
+  [[gnu::always_inline]] void AddTo(Vec (&sum)[M][kVectors]) const {
+    JP_UNROLL
+    for (int m = 0; m < M; ++m) {
+      JP_UNROLL
+      for (int c = 0; c < kVectors; ++c) sum[m][c] += at[m][c];
+    }
+  }
+};
+
+// Row `kOdd` of a pair of rows of weights.
+template <int kOdd, int kVectors>
+[[gnu::always_inline]] static inline void LoadRow(const float* pair, Vec (&row)[kVectors]) {
+  JP_UNROLL
+  for (int c = 0; c < kVectors; ++c) row[c] = Load(pair + (kOdd * kVectors + c) * kLanes);
+}
+
+template <int kOdd, int kVectors>
+[[gnu::always_inline]] static inline void LoadRow(const bfloat16* pair, Vec (&row)[kVectors]) {
+  JP_UNROLL
+  for (int c = 0; c < kVectors; ++c) {
+    VecU both;
+    std::memcpy(&both, pair + 2 * c * kLanes, sizeof both);
+    row[c] = (Vec)(kOdd ? both & 0xffff0000u : both << 16);
   }
 }
 
-// sum[m] += in[m][0..depth) x panel. `stride` separates the rows of `in`.
-template <int M, int kVectors>
-static inline void Accumulate(const float* in, int64_t stride, int64_t depth, const float* panel,
+// sum[m] += in[m][0..depth) x panel. `stride` separates the rows of `in`; depth is even.
+template <int M, int kVectors, class T>
+static inline void Accumulate(const float* in, int64_t stride, int64_t depth, const T* panel,
                               Vec (&sum)[M][kVectors]) {
-  constexpr int kWidth = kVectors * kLanes;
-  // A single row has too few sums to hide the latency of an addition: it gets a second set.
+  // A short tile has too few sums to hide the latency of an addition: it gets a second set.
   constexpr bool kTwoChains = M * kVectors < 8;
-  Vec more[M][kVectors] = {};
-  int64_t k = 0;
-  for (; k + 2 <= depth; k += 2) {
-    MultiplyAdd<M>(in + k, stride, panel + k * kWidth, sum);
-    MultiplyAdd<M>(in + k + 1, stride, panel + (k + 1) * kWidth, kTwoChains ? more : sum);
-  }
-  if (k < depth) MultiplyAdd<M>(in + k, stride, panel + k * kWidth, sum);
-  if constexpr (kTwoChains) {
-    for (int m = 0; m < M; ++m) {
-      for (int c = 0; c < kVectors; ++c) sum[m][c] += more[m][c];
-    }
-  }
-}
-
-template <int M, int kVectors>
-static inline void Accumulate(const float* in, int64_t stride, int64_t depth, const bfloat16* panel,
-                              Vec (&sum)[M][kVectors]) {
+  Sums<M, kVectors> even, odd;
   for (int64_t k = 0; k < depth; k += 2) {
-    const bfloat16* weights = panel + k * (kVectors * kLanes);
-    Vec even[kVectors], odd[kVectors];
-#pragma GCC unroll 8
-    for (int c = 0; c < kVectors; ++c) {
-      VecU pair;
-      std::memcpy(&pair, weights + 2 * c * kLanes, sizeof pair);
-      even[c] = (Vec)(pair << 16);
-      odd[c] = (Vec)(pair & 0xffff0000u);
-    }
-#pragma GCC unroll 8
-    for (int m = 0; m < M; ++m) {
-      const Vec x = Broadcast(in[m * stride + k]), y = Broadcast(in[m * stride + k + 1]);
-#pragma GCC unroll 8
-      for (int c = 0; c < kVectors; ++c) {
-        sum[m][c] += x * even[c];
-        sum[m][c] += y * odd[c];
-      }
-    }
+    const T* pair = panel + k * (kVectors * kLanes);
+    Vec row[kVectors];
+    LoadRow<0>(pair, row);
+    even.Add(in + k, stride, row);
+    LoadRow<1>(pair, row);
+    (kTwoChains ? odd : even).Add(in + k + 1, stride, row);
   }
+  even.AddTo(sum);
+  if constexpr (kTwoChains) odd.AddTo(sum);
 }
 
 // Puts n values at depth k of vector c of a panel, zeros after them.

@@ -23,7 +23,8 @@ typedef int32_t VecI __attribute__((vector_size(JP_VECTOR_BYTES)));
 typedef uint32_t VecU __attribute__((vector_size(JP_VECTOR_BYTES)));
 typedef uint16_t VecH __attribute__((vector_size(JP_VECTOR_BYTES / 2)));
 
-static inline Vec Broadcast(float x) { return Vec{} + x; }
+// Minus zero, not plus: only x - 0 is x for every x, and compiles to nothing.
+static inline Vec Broadcast(float x) { return x - Vec{}; }
 
 static inline Vec Load(const float* p) {
   Vec v;

@@ -15,7 +15,7 @@ int64_t RoundUp(int64_t n, int64_t multiple) { return (n + multiple - 1) / multi
 CpuPass PlanPass(int64_t depth, int64_t hidden, int gates, int vectors, int64_t batch,
                  int weight_bytes, const CpuFacts& facts) {
   CpuPass pass;
-  pass.depth = weight_bytes == 2 ? RoundUp(depth, 2) : depth;  // bfloat16 weights come in pairs
+  pass.depth = RoundUp(depth, 2);  // rows of weights are taken in pairs
   pass.vectors = vectors;
   pass.panel_units = vectors / gates * facts.vector_lanes;
   pass.panels = RoundUp(hidden, pass.panel_units) / pass.panel_units;

@@ -18,7 +18,7 @@ struct CpuFacts {
 
 // One direction: a product [B,K] x [K,units * gates], cut into panels of units.
 struct CpuPass {
-  int64_t depth;         // K
+  int64_t depth;         // K, made even: rows of weights are taken in pairs
   int vectors;           // SIMD vectors across a panel
   int panel_units;       // units in a panel
   int64_t panels;
