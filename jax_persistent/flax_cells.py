@@ -207,7 +207,7 @@ def run_cell(
 
 
 def mask_padding(result: Any, seq_lengths: Any, layout: Layout) -> Any:
-    """What flax's own path returned, with the outputs zero past each row's length if asked to be."""
+    """What flax's own path returned, with zero outputs past each row's length if asked for."""
     if not layout.mask_outputs:
         return result
     carry, outputs = result if layout.return_carry else (None, result)

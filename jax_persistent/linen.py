@@ -1,4 +1,4 @@
-"""flax.linen's recurrent layers over persistent kernels: change the import, keep everything else."""
+"""flax.linen's recurrent layers over persistent kernels: change the import, keep the rest."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ class RNN(nn.RNN):
     have flax's names, shapes and initial values, so checkpoints move both ways.
 
         >>> rnn = RNN(nn.OptimizedLSTMCell(64))
-        >>> variables = rnn.init(jax.random.key(0), x)  # x [*batch, T, I], [T, *batch, I] time-major
-        >>> y = rnn.apply(variables, x)                 # [*batch, T, H]
+        >>> variables = rnn.init(jax.random.key(0), x)  # x [*batch, T, I]
+        >>> y = rnn.apply(variables, x)  # [*batch, T, H]
 
     `OptimizedLSTMCell`, `LSTMCell`, `GRUCell` and `SimpleCell` run on the kernel: those classes
     themselves with sigmoid gates and tanh (`SimpleCell`: tanh or relu, no residual), in float32,
     bfloat16, float16 or float64. Subclasses, other cells, other functions, scanned or carried
     variables and intercepted methods run through flax's own code, with flax's results.
 
-    With `seq_lengths` [*batch] the outputs past a row's length are flax's too: the cell goes on over
-    the padding. An LSTM that returns its carry as well runs twice for that. `mask_outputs=True`
-    makes those outputs zero and always takes one run.
+    With `seq_lengths` [*batch] the outputs past a row's length are flax's too: the cell goes on
+    over the padding, and an LSTM that returns its carry as well runs twice for that.
+    `mask_outputs=True` makes those outputs zero and always takes one run.
 
     Three things differ from flax, all for the better: a row of length 0 keeps its initial carry
     (flax returns the one after the last step), `seq_lengths` may be given with several batch axes,

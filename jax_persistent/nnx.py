@@ -1,4 +1,4 @@
-"""flax.nnx's recurrent layers over persistent kernels: change the import, keep everything else."""
+"""flax.nnx's recurrent layers over persistent kernels: change the import, keep the rest."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class RNN(nnx.RNN):
 
         >>> cell = nnx.OptimizedLSTMCell(32, 64, rngs=nnx.Rngs(0))
         >>> rnn = RNN(cell)
-        >>> y = rnn(x)  # x [*batch, T, I], or [T, *batch, I] time-major; y [*batch, T, H]
+        >>> y = rnn(x)  # from [*batch, T, I] to [*batch, T, H]
 
     `OptimizedLSTMCell`, `LSTMCell`, `GRUCell` and `SimpleCell` run on the kernel: those classes
     themselves with sigmoid gates and tanh (`SimpleCell`: tanh or relu, no residual) over plain
     `nnx.Linear` layers, in float32, bfloat16, float16 or float64. Subclasses, other cells, other
-    functions, layers with their own `precision`, `dot_general` or `promote_dtype`, scanned state and
-    broadcast rngs run through flax's own code, with flax's results.
+    functions, layers with their own `precision`, `dot_general` or `promote_dtype`, scanned state
+    and broadcast rngs run through flax's own code, with flax's results.
 
-    With `seq_lengths` [*batch] the outputs past a row's length are flax's too: the cell goes on over
-    the padding. An LSTM that returns its carry as well runs twice for that. `mask_outputs=True`
-    makes those outputs zero and always takes one run.
+    With `seq_lengths` [*batch] the outputs past a row's length are flax's too: the cell goes on
+    over the padding, and an LSTM that returns its carry as well runs twice for that.
+    `mask_outputs=True` makes those outputs zero and always takes one run.
 
     Three things differ from flax, all for the better: a row of length 0 keeps its initial carry
     (flax returns the one after the last step), `seq_lengths` may be given with several batch axes,

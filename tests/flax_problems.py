@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-T, B, I, H = 5, 3, 4, 6
+T, B, H = 5, 3, 6
 LENGTHS = {(): 3, (3,): (2, 5, 1), (2, 3): ((2, 5, 1), (3, 1, 4))}
 
 
@@ -32,7 +32,7 @@ class Options:
         flags = [name for name, value in vars(self).items() if value is True]
         return f"{len(self.batch)}d-" + ("-".join(flags) or "plain")
 
-    def inputs(self, seed: int = 1, features: int = I) -> jax.Array:
+    def inputs(self, seed: int = 1, features: int = 4) -> jax.Array:
         """[*batch, T, I], or [T, *batch, I] time-major."""
         shape = (T, *self.batch) if self.time_major else (*self.batch, T)
         return jax.random.normal(jax.random.key(seed), (*shape, features))
@@ -58,16 +58,24 @@ OPTIONS = (
     Options(lengths=True, initial=True, time_major=True, return_carry=True),
     Options(lengths=True, initial=True, reverse=True, keep_order=True, return_carry=True),
     Options(lengths=True, reverse=True, return_carry=True, time_major=True),
-    Options((2, 3), initial=True, reverse=True, keep_order=True, return_carry=True, time_major=True),
+    Options(
+        (2, 3), initial=True, reverse=True, keep_order=True, return_carry=True, time_major=True
+    ),
     Options((2, 3), lengths=True, reverse=True, keep_order=True),
     Options((), initial=True, return_carry=True),
     Options((), lengths=True, time_major=True, return_carry=True),
 )
-every_option = pytest.mark.parametrize("options", OPTIONS, ids=str)
+# All of them for the LSTM, whose state has two parts; the other cells take half each.
+OPTIONS_OF = {"lstm": OPTIONS, "gru": OPTIONS[1::2], "simple": OPTIONS[::2]}
+every_cell_and_option = pytest.mark.parametrize(
+    ("name", "options"),
+    [(name, options) for name, several in OPTIONS_OF.items() for options in several],
+    ids=str,
+)
 
 
 def value_and_gradients(function: Callable[..., Any], *arguments: Any) -> tuple[Any, Any]:
-    """What `function` returns and the gradients of a weighted sum of it, compiled as one program."""
+    """What `function` returns, and the gradients of a weighted sum of it, as one program."""
 
     def loss(*arguments: Any) -> tuple[jax.Array, Any]:
         result = function(*arguments)
@@ -78,7 +86,11 @@ def value_and_gradients(function: Callable[..., Any], *arguments: Any) -> tuple[
         return total, result
 
     positions = tuple(n for n, a in enumerate(arguments) if a is not None)
-    run = jax.jit(jax.value_and_grad(loss, argnums=positions, has_aux=True))
+    # Compiling is nearly all of such a test's time.
+    run = jax.jit(
+        jax.value_and_grad(loss, argnums=positions, has_aux=True),
+        compiler_options={"xla_backend_optimization_level": 0},
+    )
     (_, result), gradients = run(*arguments)
     return result, gradients
 
@@ -91,6 +103,12 @@ def assert_trees_close(actual: Any, expected: Any, tolerance: float = 2e-5) -> N
         assert_allclose(
             np.asarray(a, np.float64), np.asarray(e, np.float64), rtol=tolerance, atol=tolerance
         )
+
+
+def drawn(shapes: Any) -> Any:
+    """Parameters of these shapes, biases included: flax starts those at zero."""
+    draw = np.random.default_rng(3)
+    return jax.tree.map(lambda p: jnp.asarray(0.4 * draw.standard_normal(p.shape), p.dtype), shapes)
 
 
 def assert_trees_equal(actual: Any, expected: Any) -> None:

@@ -1,0 +1,122 @@
+"""Whatever no kernel computes goes through flax's own code, with flax's results to the bit."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import linen as nn
+from flax_problems import H, Options, assert_trees_equal, drawn, runs_on_kernel
+
+from jax_persistent.linen import RNN
+
+KEY = jax.random.key(7)
+
+
+class ScaledGRU(nn.GRUCell):
+    """A subclass may do anything in its call."""
+
+    @nn.compact
+    def __call__(self, carry, inputs):
+        return super().__call__(carry, 2 * inputs)
+
+
+CELLS = {
+    "mgu": nn.MGUCell(H),
+    "subclass": ScaledGRU(H),
+    "remat": nn.remat(nn.GRUCell)(H),
+    "lstm-activation": nn.OptimizedLSTMCell(H, activation_fn=nn.relu),
+    "lstm-gate": nn.LSTMCell(H, gate_fn=nn.hard_sigmoid),
+    "gru-activation": nn.GRUCell(H, activation_fn=nn.gelu),
+    "simple-activation": nn.SimpleCell(H, activation_fn=nn.softplus),
+    "simple-residual": nn.SimpleCell(H, residual=True),
+}
+
+
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_cells_without_a_kernel(cell):
+    options = Options(lengths=True, reverse=True, keep_order=True, return_carry=True)
+    x, flags = options.inputs(), options.flags()
+    flax_rnn, rnn = nn.RNN(cell), RNN(cell)
+    shapes = jax.eval_shape(rnn.init, KEY, x)
+    assert shapes == jax.eval_shape(flax_rnn.init, KEY, x)
+    variables = drawn(shapes)
+    assert not runs_on_kernel(rnn.apply, variables, x)
+    assert_trees_equal(rnn.apply(variables, x, **flags), flax_rnn.apply(variables, x, **flags))
+
+
+def test_convolutional_cell():
+    x = jax.random.normal(jax.random.key(1), (2, 3, 4, 5, 2))  # [B, T, X, Y, I]
+    cell = nn.ConvLSTMCell(features=3, kernel_size=(2, 3))
+    variables = drawn(jax.eval_shape(RNN(cell).init, KEY, x))
+    outputs = RNN(cell).apply(variables, x)
+    assert_trees_equal(outputs, nn.RNN(cell).apply(variables, x))
+    masked = RNN(cell, mask_outputs=True).apply(variables, x, seq_lengths=jnp.array([3, 1]))
+    assert_trees_equal(masked, outputs.at[1, 1:].set(0))
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {
+            "variable_axes": {"params": 0},
+            "variable_broadcast": False,
+            "split_rngs": {"params": True},
+        },
+        {"variable_axes": {"intermediates": 0}},
+        {"variable_carry": "counts"},
+    ],
+    ids=["weights-per-step", "axes", "carry"],
+)
+def test_variables_of_the_scan(attributes):
+    x = Options().inputs()
+    flax_rnn, rnn = nn.RNN(nn.GRUCell(H), **attributes), RNN(nn.GRUCell(H), **attributes)
+    variables = drawn(jax.eval_shape(flax_rnn.init, KEY, x))
+    assert not runs_on_kernel(rnn.apply, variables, x)
+    call = {"capture_intermediates": True, "mutable": ["intermediates"]}
+    assert_trees_equal(rnn.apply(variables, x, **call), flax_rnn.apply(variables, x, **call))
+
+
+@pytest.mark.parametrize(
+    "attributes", [{"unroll": 3}, {"variable_broadcast": ["params", "counts"]}], ids=str
+)
+def test_attributes_that_a_kernel_needs_not(attributes):
+    x = Options().inputs()
+    rnn = RNN(nn.GRUCell(H), **attributes)
+    variables = drawn(jax.eval_shape(rnn.init, KEY, x))
+    assert runs_on_kernel(rnn.apply, variables, x)
+
+
+def test_interceptors_see_the_cell():
+    x, seen = Options().inputs(), []
+
+    def doubled(call, arguments, keywords, context):
+        seen.append((type(context.module).__name__, context.method_name))
+        carry = call(*arguments, **keywords)
+        return jax.tree.map(lambda a: 2 * a, carry) if context.method_name == "__call__" else carry
+
+    flax_rnn, rnn = nn.RNN(nn.GRUCell(H)), RNN(nn.GRUCell(H))
+    variables = drawn(jax.eval_shape(flax_rnn.init, KEY, x))
+    with nn.intercept_methods(doubled):
+        expected = flax_rnn.apply(variables, x)
+        seen_by_flax, seen = seen, []
+        actual = rnn.apply(variables, x)
+    assert seen == seen_by_flax
+    assert_trees_equal(actual, expected)
+
+
+def test_lengths_that_only_flax_takes():
+    x = Options().inputs()
+    flax_rnn, rnn = nn.RNN(nn.GRUCell(H)), RNN(nn.GRUCell(H))
+    variables = drawn(jax.eval_shape(flax_rnn.init, KEY, x))
+    call = {"seq_lengths": jnp.array([2]), "reverse": True}  # broadcast against the batch
+    assert_trees_equal(rnn.apply(variables, x, **call), flax_rnn.apply(variables, x, **call))
+
+
+@pytest.mark.parametrize("shape", [(3, 0, 4), (0, 5, 4)], ids=["no-steps", "no-rows"])
+def test_empty_sequences(shape):
+    x = jnp.zeros(shape)
+    flax_rnn, rnn = nn.RNN(nn.GRUCell(H)), RNN(nn.GRUCell(H))
+    variables = drawn(jax.eval_shape(flax_rnn.init, KEY, jnp.zeros((3, 5, 4))))
+    call = {"return_carry": True}
+    assert_trees_equal(rnn.apply(variables, x, **call), flax_rnn.apply(variables, x, **call))
