@@ -5,7 +5,7 @@
 
 #include "native/cells/cell.h"
 #include "native/cpu/isa.h"
-#include "native/cpu/recurrence.h"
+#include "native/cpu/machine.h"
 #include "native/ffi/cpu_handlers.h"
 
 namespace nb = nanobind;

@@ -32,3 +32,9 @@ def kernel_call(
     native_module()
     shapes = [jax.ShapeDtypeStruct(r.shape, r.dtype) for r in results]
     return list(jax.ffi.ffi_call(target, shapes)(*operands, **attributes))
+
+
+def cpu_plan(cell: str, hidden: int, batch: int, weight_bytes: int, threads: int) -> dict[str, Any]:
+    """The native planner's answer for this machine's CPU."""
+    native = native_module()
+    return native.plan_cpu(cell, hidden, batch, weight_bytes, **native.cpu_facts(threads))

@@ -1,22 +1,11 @@
 #include "native/cpu/recurrence.h"
 
-#include <unistd.h>
-
-#include <algorithm>
-
 #include "native/cpu/isa.h"
+#include "native/cpu/machine.h"
 #include "native/cpu/scratch.h"
 
 namespace jp::cpu {
 namespace {
-
-int64_t CacheBytes([[maybe_unused]] int name, int64_t otherwise) {
-#if defined(__linux__)
-  const long bytes = sysconf(name);
-  if (bytes > 0) return bytes;
-#endif
-  return otherwise;
-}
 
 template <class Arrays>
 void RunJob(const Shape& shape, const CellTraits& cell, DType dtype, const Arrays& arrays,
@@ -40,17 +29,6 @@ CpuPlan PlanFor(const Shape& shape, const CellTraits& cell, DType dtype, int thr
 }
 
 }  // namespace
-
-CpuFacts ThisMachine(int threads) {
-  const Isa& isa = ChosenIsa();
-  int l2 = 0, l3 = 0;
-#if defined(__linux__)
-  l2 = _SC_LEVEL2_CACHE_SIZE;
-  l3 = _SC_LEVEL3_CACHE_SIZE;
-#endif
-  return {std::max(threads, 1), isa.lanes, isa.registers, CacheBytes(l2, int64_t{512} << 10),
-          CacheBytes(l3, 0)};
-}
 
 void Run(const Shape& shape, const CellTraits& cell, DType dtype, const Forward& arrays,
          int threads, const Team::Schedule& schedule) {

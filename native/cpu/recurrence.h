@@ -6,9 +6,6 @@
 
 namespace jp::cpu {
 
-// What this machine is, with `threads` workers.
-CpuFacts ThisMachine(int threads);
-
 // Both throw std::bad_alloc, and std::runtime_error where JAX_PERSISTENT_ISA is wrong.
 void Run(const Shape& shape, const CellTraits& cell, DType dtype, const Forward& arrays,
          int threads, const Team::Schedule& schedule);
