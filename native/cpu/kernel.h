@@ -42,7 +42,6 @@ struct ForwardKernel {
   static constexpr int kVectors = ForwardVectors(Cell::kGates);
   static constexpr int kVectorsPerGate = kVectors / Cell::kGates;
   static constexpr int kPanelUnits = kVectorsPerGate * kLanes;
-  static constexpr int kRows = TileRows(kVectors, kRegisters);
 
   const Job<Forward>& job;
   const Shape& shape = job.shape;
@@ -84,26 +83,25 @@ struct ForwardKernel {
     }
   }
 
-  template <int M>
-  void Tile(int64_t step, int64_t p, int64_t b0) const {
+  // One step of one panel for `rows` rows from b0.
+  void Block(int64_t step, int64_t p, int64_t b0, int rows) const {
     const int64_t hidden = shape.hidden;
-    Vec product[M][kVectors];
+    Vec products[kBlockRows][kVectors];
     for (int c = 0; c < kVectors; ++c) {
       const int64_t unit = p * kPanelUnits + c % kVectorsPerGate * kLanes;
       const T* bias = static_cast<const T*>(job.arrays.recurrent_bias);
       const int n = bias == nullptr ? 0 : Lanes(hidden, unit);
       const int64_t column = (at.group * Cell::kGates + c / kVectorsPerGate) * hidden + unit;
       const Vec start = n ? LoadPart(bias + column, n) : Vec{};
-      for (int m = 0; m < M; ++m) product[m][c] = start;
+      for (int r = 0; r < rows; ++r) products[r][c] = start;
     }
-    Accumulate<M, kVectors>(h(step, b0), job.row, job.pass.depth, panel(p), product);
+    Multiply<kVectors>(h(step, b0), job.row, rows, job.pass.depth, panel(p), products);
     const int64_t t = shape.reverse ? shape.steps - 1 - step : step;
-    for (int m = 0; m < M; ++m) {
+    for (int r = 0; r < rows; ++r) {
       for (int v = 0; v < kVectorsPerGate; ++v) {
-        const int64_t unit = p * kPanelUnits + v * kLanes;
-        Vec gate_products[Cell::kGates];
-        for (int g = 0; g < Cell::kGates; ++g) gate_products[g] = product[m][g * kVectorsPerGate + v];
-        Update(step, t, b0 + m, unit, gate_products);
+        Vec product[Cell::kGates];
+        for (int g = 0; g < Cell::kGates; ++g) product[g] = products[r][g * kVectorsPerGate + v];
+        Update(step, t, b0 + r, p * kPanelUnits + v * kLanes, product);
       }
     }
   }
@@ -146,9 +144,10 @@ struct ForwardKernel {
     const int64_t phase = step % phases;
     if (phase == 0) return kernel.Pack(first, last);
     for (int64_t p = first; p < last; ++p) {
-      ForTiles<kRows>(job.shape.batch, [&](auto rows, int64_t b0) {
-        kernel.template Tile<decltype(rows)::value>(phase - 1, p, b0);
-      });
+      for (int64_t b = 0; b < job.shape.batch; b += kBlockRows) {
+        const int64_t left = job.shape.batch - b;
+        kernel.Block(phase - 1, p, b, left < kBlockRows ? static_cast<int>(left) : kBlockRows);
+      }
     }
   }
 };
@@ -157,7 +156,6 @@ template <class Cell, class T>
 struct BackwardKernel {
   static constexpr int kVectors = kBackwardVectors;
   static constexpr int kPanelUnits = kVectors * kLanes;
-  static constexpr int kRows = TileRows(kVectors, kRegisters);
 
   const Job<Backward>& job;
   const Shape& shape = job.shape;
@@ -200,19 +198,22 @@ struct BackwardKernel {
     }
   }
 
-  template <int M>
-  void Tile(int64_t step, int64_t p, int64_t b0) const {
-    Vec dh[M][kVectors] = {};
-    if (step > 0) {
-      Accumulate<M, kVectors>(d_product(step, b0), job.row, job.pass.depth, panel(p), dh);
+  // One step of one panel for `rows` rows from b0.
+  void Block(int64_t step, int64_t p, int64_t b0, int rows) const {
+    Vec dh[kBlockRows][kVectors];
+    for (int r = 0; r < rows; ++r) {
+      for (int v = 0; v < kVectors; ++v) dh[r][v] = Vec{};
     }
-    for (int m = 0; m < M; ++m) {
+    if (step > 0) {
+      Multiply<kVectors>(d_product(step, b0), job.row, rows, job.pass.depth, panel(p), dh);
+    }
+    for (int r = 0; r < rows; ++r) {
       for (int v = 0; v < kVectors; ++v) {
         const int64_t unit = p * kPanelUnits + v * kLanes;
         if (step < shape.steps) {
-          Update(step, b0 + m, unit, dh[m][v]);
+          Update(step, b0 + r, unit, dh[r][v]);
         } else {
-          Finish(b0 + m, unit, dh[m][v]);
+          Finish(b0 + r, unit, dh[r][v]);
         }
       }
     }
@@ -284,9 +285,10 @@ struct BackwardKernel {
     const int64_t phase = step % phases;
     if (phase == 0) return kernel.Pack(first, last);
     for (int64_t p = first; p < last; ++p) {
-      ForTiles<kRows>(job.shape.batch, [&](auto rows, int64_t b0) {
-        kernel.template Tile<decltype(rows)::value>(phase - 1, p, b0);
-      });
+      for (int64_t b = 0; b < job.shape.batch; b += kBlockRows) {
+        const int64_t left = job.shape.batch - b;
+        kernel.Block(phase - 1, p, b, left < kBlockRows ? static_cast<int>(left) : kBlockRows);
+      }
     }
   }
 };

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "native/cpu/simd.h"
+#include "native/plan/cpu_plan.h"
 
 namespace jp::cpu::JP_ISA {
 
@@ -78,8 +79,8 @@ template <int kOdd, int kVectors>
 
 // sum[m] += in[m][0..depth) x panel. `stride` separates the rows of `in`; depth is even.
 template <int M, int kVectors, class T>
-static inline void Accumulate(const float* in, int64_t stride, int64_t depth, const T* panel,
-                              Vec (&sum)[M][kVectors]) {
+static inline void MultiplyTile(const float* in, int64_t stride, int64_t depth, const T* panel,
+                                Vec (&sum)[M][kVectors]) {
   // A short tile has too few sums to hide the latency of an addition: it gets a second set.
   constexpr bool kTwoChains = M * kVectors < 8;
   Sums<M, kVectors> even, odd;
@@ -93,6 +94,29 @@ static inline void Accumulate(const float* in, int64_t stride, int64_t depth, co
   }
   even.AddTo(sum);
   if constexpr (kTwoChains) odd.AddTo(sum);
+}
+
+// Rows of a batch whose sums are kept at once: with a chunk of a panel they fit the L1 cache.
+inline constexpr int kBlockRows = 48;
+inline constexpr int64_t kChunkBytes = 16 << 10;
+
+// sums[r] += in[r][0..depth) x panel for `rows` <= kBlockRows rows. Where several tiles need the same
+// weights, the panel is taken in chunks that stay in L1 from one tile to the next.
+template <int kVectors, class T>
+static inline void Multiply(const float* in, int64_t stride, int rows, int64_t depth,
+                            const T* panel, Vec (*sums)[kVectors]) {
+  constexpr int kRows = TileRows(kVectors, kRegisters);
+  constexpr int64_t kWidth = kVectors * kLanes;
+  const int64_t chunk =
+      rows <= kRows ? depth : kChunkBytes / static_cast<int64_t>(kWidth * sizeof(T)) / 2 * 2;
+  for (int64_t k = 0; k < depth; k += chunk) {
+    const int64_t length = depth - k < chunk ? depth - k : chunk;
+    ForTiles<kRows>(rows, [&](auto height, int64_t r) {
+      constexpr int M = decltype(height)::value;
+      Vec(&sum)[M][kVectors] = *reinterpret_cast<Vec(*)[M][kVectors]>(sums + r);
+      MultiplyTile<M, kVectors>(in + r * stride + k, stride, length, panel + k * kWidth, sum);
+    });
+  }
 }
 
 // Puts n values at depth k of vector c of a panel, zeros after them.
