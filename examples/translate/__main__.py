@@ -1,0 +1,112 @@
+"""Trains an English to Chinese translator: `python -m examples.translate --help`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+from examples.common.download import DownloadError, default_cache
+from examples.translate import run
+from examples.translate.settings import PRESETS, Settings
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.translate",
+        description="Learns to translate English to Chinese with LSTMs on persistent kernels.",
+    )
+    parser.add_argument(
+        "--preset", choices=PRESETS, default="quick", help="defaults of the options below"
+    )
+    parser.add_argument(
+        "--data", type=Path, help="own pairs: a UTF-8 file of english<TAB>chinese lines"
+    )
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("runs/translate"),
+        help="folder of checkpoints, metrics, plots",
+    )
+    parser.add_argument(
+        "--cache", type=Path, default=default_cache(), help="folder of downloaded data"
+    )
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument(
+        "--resume", action="store_true", help="go on from the last checkpoint in --output"
+    )
+    start.add_argument(
+        "--overwrite", action="store_true", help="replace an earlier run in --output"
+    )
+    parser.add_argument(
+        "--translate",
+        metavar="TEXT",
+        nargs="+",
+        help="only translate, with the model trained in --output",
+    )
+    for option in dataclasses.fields(Settings):
+        defaults = ", ".join(
+            f"{name} {getattr(preset, option.name)}" for name, preset in PRESETS.items()
+        )
+        parser.add_argument(
+            f"--{option.name.replace('_', '-')}",
+            type=type(option.default),
+            help=f"{option.metadata['help']} ({defaults})",
+        )
+    return parser.parse_args(arguments)
+
+
+def settings_from(options: argparse.Namespace) -> Settings:
+    """The preset with the flags that were given; a resumed run's settings can't change."""
+    given = {
+        option.name: getattr(options, option.name)
+        for option in dataclasses.fields(Settings)
+        if getattr(options, option.name) is not None
+    }
+    if not (options.resume or options.translate):
+        return dataclasses.replace(PRESETS[options.preset], **given)
+    path = options.output / "settings.json"
+    if not path.exists():
+        raise FileNotFoundError(
+            f"no run to go on from: expected {path}; give the --output of an earlier run"
+        )
+    settings = Settings.load(path)
+    for name, value in given.items():
+        if getattr(settings, name) != value:
+            raise ValueError(
+                f"--{name.replace('_', '-')}: the run in {options.output} has "
+                f"{getattr(settings, name)}, got {value}; leave the flag out, or start another run"
+            )
+    return settings
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    try:
+        settings = settings_from(options)
+        if options.translate:
+            print("\n".join(run.translate_texts(options.translate, settings, options.output)))
+        else:
+            run.train_and_report(
+                settings,
+                options.data,
+                options.cache,
+                options.output,
+                resume=options.resume,
+                overwrite=options.overwrite,
+            )
+    except (ValueError, OSError, DownloadError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(
+            "\ninterrupted; --resume goes on from the last checkpoint",
+            file=sys.stderr,
+        )
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""Scores and plots at the end of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import sacrebleu
+from matplotlib import font_manager
+from matplotlib.figure import Figure
+
+from examples.common.download import DownloadError, debian_files
+from examples.translate.train import read_metrics
+
+
+def score(translations: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    """Corpus BLEU (sacrebleu's `zh` tokenizer) and chrF, both of 100."""
+    bleu = sacrebleu.corpus_bleu(list(translations), [list(references)], tokenize="zh")
+    chrf = sacrebleu.corpus_chrf(list(translations), [list(references)])
+    return {"bleu": round(bleu.score, 2), "chrf": round(chrf.score, 2)}
+
+
+def plot_loss(metrics: Path, path: Path) -> None:
+    rows = read_metrics(metrics)
+    steps = np.array([int(row["step"]) for row in rows])
+    losses = np.array([float(row["loss"]) for row in rows])
+    window = max(1, len(rows) // 50)
+    smooth = np.convolve(losses, np.ones(window) / window, "valid")
+    valid = [(int(row["step"]), float(row["valid_loss"])) for row in rows if row["valid_loss"]]
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(steps, losses, color="tab:blue", alpha=0.2, linewidth=0.5)
+    axes.plot(steps[window - 1 :], smooth, color="tab:blue", label="training (label-smoothed)")
+    axes.plot(
+        *zip(*valid, strict=True), color="tab:orange", marker="o", markersize=3, label="validation"
+    )
+    axes.set(xlabel="step", ylabel="loss, nats a subword")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(path, dpi=150)
+
+
+def plot_attention(
+    attention: np.ndarray, source: Sequence[str], target: Sequence[str], path: Path, cache: Path
+) -> str:
+    """attention [T,S], its labels -> a heat map; returns a remark if no font has the glyphs."""
+    family = _font(cache)
+    labels = list(target) if family else [str(number) for number in range(1, len(target) + 1)]
+    figure = Figure(figsize=(2 + 0.4 * len(source), 1.5 + 0.35 * len(target)), layout="constrained")
+    with matplotlib.rc_context({"font.family": [family or "DejaVu Sans", "DejaVu Sans"]}):
+        axes = figure.subplots()
+        image = axes.imshow(attention, cmap="viridis", vmin=0, vmax=1, aspect="auto")
+        axes.set_xticks(range(len(source)), [piece.replace("▁", "") or "▁" for piece in source])
+        axes.tick_params(axis="x", rotation=60)
+        axes.set_yticks(range(len(target)), labels)
+        figure.colorbar(image, label="attention")
+        figure.savefig(path, dpi=150)
+    if family:
+        return ""
+    numbered = " ".join(f"{number}:{piece}" for number, piece in enumerate(target, 1))
+    return (
+        f"No font with Chinese glyphs was found, so {path.name} numbers the subwords: {numbered}\n"
+    )
+
+
+def _font(cache: Path) -> str | None:
+    """A font family with Chinese glyphs: an installed one, or Droid Sans Fallback from Debian."""
+    for entry in font_manager.fontManager.ttflist:
+        if any(
+            name in entry.name for name in ("CJK", "WenQuanYi", "Droid Sans Fallback", "PingFang")
+        ):
+            return entry.name
+    try:
+        files = debian_files(
+            "fonts-droid-fallback", lambda path: path.endswith("DroidSansFallbackFull.ttf"), cache
+        )
+    except DownloadError:
+        return None
+    path = cache / "DroidSansFallbackFull.ttf"
+    for content in files.values():
+        path.write_bytes(content)
+        font_manager.fontManager.addfont(path)
+        return font_manager.FontProperties(fname=path).get_name()
+    return None

@@ -1,0 +1,148 @@
+"""A whole run: data, training, translation of held-out sentences, scores, plots, speed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from examples.translate import corpus, report, speed
+from examples.translate.batches import Example, collate
+from examples.translate.decode import translate
+from examples.translate.model import Translator
+from examples.translate.prepare import (
+    TOKENIZERS,
+    Prepared,
+    model_config,
+    prepare,
+    save_tokenizers,
+)
+from examples.translate.settings import Settings
+from examples.translate.step import initial_state
+from examples.translate.tokens import Tokenizer
+from examples.translate.train import open_checkpoints, read_metrics, restore, train
+
+DECODE_BATCH = 32
+SHOWN = 12  # translations printed
+SHOWN_PIECES = 12  # subwords of the sentence in the attention plot
+
+
+def train_and_report(
+    settings: Settings,
+    data: Path | None,
+    cache: Path,
+    output: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> dict[str, Any]:
+    """Trains and leaves in `output`: settings, tokenizers, checkpoints, metrics, plots, summary."""
+    if overwrite:
+        shutil.rmtree(output / "checkpoints", ignore_errors=True)
+    if not resume and (output / "checkpoints").exists():
+        raise FileExistsError(
+            f"{output} holds an earlier run: go on with --resume, replace it with --overwrite, or give "
+            "another --output"
+        )
+    pairs = corpus.load(data, cache)
+    print("Preparing subwords", flush=True)
+    prepared = prepare(settings, pairs, cache)
+    output.mkdir(parents=True, exist_ok=True)
+    save_tokenizers(prepared, output, resume=resume)
+    settings.save(output / "settings.json")
+    print(
+        f"{prepared.batches.kept} of {len(pairs.train)} training pairs have at most "
+        f"{settings.max_length} subwords; {prepared.batches.steps_per_epoch} steps an epoch",
+        flush=True,
+    )
+    params = train(
+        prepared.config, settings, prepared.batches, prepared.valid, output, resume=resume
+    )
+    print(f"Translating {len(prepared.test)} held-out sentences", flush=True)
+    scores = evaluate(params, prepared, settings, output)
+    report.plot_loss(output / "metrics.csv", output / "loss.png")
+    remark = draw_attention(params, prepared, settings, output, cache)
+    print("Measuring speed against the same model over lax.scan", flush=True)
+    measured = speed.compare(prepared.config, settings, prepared.batches)
+    summary = {
+        **scores,
+        "test_sentences": len(prepared.test),
+        "train_tokens_per_second": round(speed.typical(read_metrics(output / "metrics.csv"))),
+        "speedup_over_scan": round(measured.ratio, 3),
+        "speed": dataclasses.asdict(measured),
+        "settings": dataclasses.asdict(settings),
+    }
+    (output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    print(
+        f"BLEU {scores['bleu']}, chrF {scores['chrf']} on {len(prepared.test)} held-out sentences\n"
+        f"{summary['train_tokens_per_second']} Chinese subwords a second in training\n"
+        f"{measured}\n{remark}In {output}: translations.txt, loss.png, attention.png, metrics.csv, "
+        "summary.json, checkpoints"
+    )
+    return summary
+
+
+def evaluate(params: Any, prepared: Prepared, settings: Settings, output: Path) -> dict[str, float]:
+    """Translates the test pairs into `translations.txt`, shows some, and scores all."""
+    sources = prepared.english.encode([pair.english for pair in prepared.test])
+    found = translate(
+        params,
+        prepared.config,
+        sources,
+        widths=settings.widths,
+        batch=DECODE_BATCH,
+        beam=settings.beam,
+    )
+    translations = [prepared.chinese.decode(pieces) for pieces in found]
+    blocks = [
+        f"{pair.english}\n  model      {translation}\n  reference  {pair.chinese}"
+        for pair, translation in zip(prepared.test, translations, strict=True)
+    ]
+    (output / "translations.txt").write_text("\n".join(blocks) + "\n", encoding="utf-8")
+    print("\n".join(["", *blocks[:SHOWN], ""]), flush=True)
+    return report.score(translations, [pair.chinese for pair in prepared.test])
+
+
+def draw_attention(
+    params: Any, prepared: Prepared, settings: Settings, output: Path, cache: Path
+) -> str:
+    """Plots what the decoder read for each subword of one held-out sentence; returns a remark."""
+    sources = prepared.english.encode([pair.english for pair in prepared.test])
+    source = min(sources, key=lambda pieces: abs(len(pieces) - SHOWN_PIECES))
+    [target] = translate(
+        params, prepared.config, [source], widths=settings.widths, batch=1, beam=settings.beam
+    )
+    one = collate([Example(source, target)], 1, max(len(source), len(target) + 1))
+    attention = Translator(prepared.config).apply(
+        {"params": params}, one.source, one.lengths, one.inputs, method="attention"
+    )
+    return report.plot_attention(
+        np.asarray(attention[0])[: len(target) + 1, : len(source)],
+        prepared.english.pieces(source),
+        [*prepared.chinese.pieces(target), "(end)"],
+        output / "attention.png",
+        cache,
+    )
+
+
+def translate_texts(texts: Sequence[str], settings: Settings, output: Path) -> list[str]:
+    """Translations by the model trained in `output`."""
+    english, chinese = (Tokenizer((output / name).read_bytes()) for name in TOKENIZERS)
+    config = model_config(settings, english, chinese)
+    with open_checkpoints(output) as checkpoints:
+        state, _ = restore(checkpoints, jax.eval_shape(lambda: initial_state(config, settings)))
+    found = translate(
+        state.params,
+        config,
+        english.encode(texts),
+        widths=settings.widths,
+        batch=min(len(texts), DECODE_BATCH),
+        beam=settings.beam,
+    )
+    return [chinese.decode(pieces) for pieces in found]

@@ -1,0 +1,65 @@
+"""The measured speed of a training step against the same model over lax.scan."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from examples.translate.batches import Batches
+from examples.translate.model import ModelConfig
+from examples.translate.settings import Settings
+from examples.translate.step import initial_state, make_train_step
+from examples.translate.tokens import PAD
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Medians over interleaved steps on one batch."""
+
+    batch: int
+    width: int
+    seconds: float
+    scan_seconds: float
+    tokens: int  # target subwords in the batch
+
+    @property
+    def ratio(self) -> float:
+        return self.scan_seconds / self.seconds
+
+    def __str__(self) -> str:
+        return (
+            f"A training step on {self.batch} pairs of width {self.width}: "
+            f"{self.seconds * 1e3:.0f} ms; the same model over lax.scan: "
+            f"{self.scan_seconds * 1e3:.0f} ms ({self.ratio:.2f}x)"
+        )
+
+
+def typical(metrics: Sequence[Mapping[str, str]]) -> float:
+    """Target subwords a second in training: the median over steps leaves compilation out."""
+    return statistics.median(float(row["tokens"]) / float(row["seconds"]) for row in metrics)
+
+
+def compare(config: ModelConfig, settings: Settings, batches: Batches, *, rounds: int = 9) -> Speed:
+    """Trains both models for a few steps in turn, so that a busy machine slows both alike."""
+    batch = batches.widest()
+    state = initial_state(config, settings)
+    runs = []
+    for scan in (False, True):
+        train_step = make_train_step(dataclasses.replace(config, scan=scan), settings)
+        runs.append((train_step, [jax.tree.map(jnp.copy, state)], []))
+    for step in range(rounds + 1):
+        for train_step, state, seconds in runs:
+            began = time.perf_counter()
+            state[0], loss = train_step(state[0], batch, step)
+            jax.block_until_ready((state[0], loss))
+            if step:  # the first one compiles
+                seconds.append(time.perf_counter() - began)
+    ours, scan = (statistics.median(seconds) for _, _, seconds in runs)
+    size, width = batch.source.shape
+    return Speed(size, width, ours, scan, int((batch.targets != PAD).sum()))
