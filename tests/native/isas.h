@@ -1,0 +1,28 @@
+// The instruction sets whose kernels can be run on this machine.
+#pragma once
+
+#include <vector>
+
+#include "native/cpu/isa.h"
+
+namespace jp::test {
+
+// The widest kernels' sizes (16 lanes, 32 registers) in the baseline's instructions, so that their
+// logic runs on every machine, and not only where there is AVX-512.
+extern const cpu::Isa kWideIsa;
+
+inline std::vector<const cpu::Isa*> IsasHere() {
+  std::vector<const cpu::Isa*> here = {&cpu::kBaselineIsa, &kWideIsa};
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+    here.push_back(&cpu::kAvx2Isa);
+  }
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+    here.push_back(&cpu::kAvx512Isa);
+  }
+#endif
+  return here;
+}
+
+}  // namespace jp::test

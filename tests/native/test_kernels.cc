@@ -1,0 +1,256 @@
+// The kernels of every instruction set that runs here against a plain reference in double.
+#include <cmath>
+#include <functional>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "native/cpu/isa.h"
+#include "native/cpu/recurrence.h"
+#include "native/cpu/scratch.h"
+#include "native/cpu/team.h"
+#include "tests/native/arrays.h"
+#include "tests/native/check.h"
+#include "tests/native/isas.h"
+#include "tests/native/reference.h"
+
+namespace {
+
+using jp::CellTraits;
+using jp::cpu::DType;
+using jp::cpu::Isa;
+using jp::cpu::Shape;
+using jp::test::Arrays;
+using jp::test::Buffer;
+
+// Runs every helper on a thread of its own; they end with the call.
+struct Threads {
+  std::vector<std::thread> threads;
+  ~Threads() {
+    for (std::thread& thread : threads) thread.join();
+  }
+  jp::cpu::Team::Schedule schedule() {
+    return [this](std::function<void()> task) { threads.emplace_back(std::move(task)); };
+  }
+};
+
+// The buffers of both calls on one set of arrays.
+struct Buffers {
+  Buffers(const Arrays& a, const CellTraits& cell)
+      : gates_x(a.dtype, a.gates_x),
+        kernel(a.dtype, a.kernel),
+        recurrent_bias(a.dtype, a.recurrent_bias),
+        outputs(a.dtype, a.outputs.size()),
+        saved(a.dtype, a.saved.size()),
+        d_outputs(a.dtype, a.d_outputs),
+        d_gates_x(a.dtype, a.d_gates_x.size()),
+        d_product(a.dtype, a.d_product.size()) {
+    for (int i = 0; i < cell.states; ++i) {
+      initial.push_back(std::make_unique<Buffer>(a.dtype, a.initial[i]));
+      final.push_back(std::make_unique<Buffer>(a.dtype, a.final[i].size()));
+      d_final.push_back(std::make_unique<Buffer>(a.dtype, a.d_final[i]));
+      d_initial.push_back(std::make_unique<Buffer>(a.dtype, a.d_initial[i].size()));
+    }
+  }
+
+  jp::cpu::Forward forward(const Arrays& a, bool with_saved) {
+    jp::cpu::Forward f{};
+    f.gates_x = gates_x.data();
+    f.recurrent_kernel = kernel.data();
+    f.recurrent_bias = recurrent_bias.data();
+    f.lengths = a.lengths.data();
+    f.outputs = outputs.data();
+    f.saved = with_saved ? saved.data() : nullptr;
+    for (size_t i = 0; i < initial.size(); ++i) {
+      f.initial[i] = initial[i]->data();
+      f.final[i] = final[i]->data();
+    }
+    return f;
+  }
+
+  jp::cpu::Backward backward(const Arrays& a) {
+    jp::cpu::Backward f{};
+    f.recurrent_kernel = kernel.data();
+    f.lengths = a.lengths.data();
+    f.outputs = outputs.data();
+    f.saved = saved.data();
+    f.d_outputs = d_outputs.data();
+    f.d_gates_x = d_gates_x.data();
+    f.d_product = d_product.data();
+    for (size_t i = 0; i < initial.size(); ++i) {
+      f.initial[i] = initial[i]->data();
+      f.d_final[i] = d_final[i]->data();
+      f.d_initial[i] = d_initial[i]->data();
+    }
+    return f;
+  }
+
+  std::vector<Buffer*> all() {
+    std::vector<Buffer*> list = {&gates_x, &kernel,    &recurrent_bias, &outputs,
+                                 &saved,   &d_outputs, &d_gates_x,      &d_product};
+    for (auto* states : {&initial, &final, &d_final, &d_initial}) {
+      for (auto& buffer : *states) list.push_back(buffer.get());
+    }
+    return list;
+  }
+
+  Buffer gates_x, kernel, recurrent_bias, outputs, saved, d_outputs, d_gates_x, d_product;
+  std::vector<std::unique_ptr<Buffer>> initial, final, d_final, d_initial;
+};
+
+// As jp::cpu::Run, but for an instruction set of our choice, and on working memory full of NaN, so
+// that a value which is read before it is written shows.
+template <class CallArrays>
+void RunOn(const Isa& isa, const Shape& shape, const CellTraits& cell, DType dtype, int threads,
+           const CallArrays& arrays) {
+  constexpr bool kIsForward = std::is_same_v<CallArrays, jp::cpu::Forward>;
+  const jp::CpuFacts facts{threads, isa.lanes, isa.registers, 1 << 20, 32 << 20};
+  const jp::CpuPlan plan = jp::PlanCpu(cell, shape.hidden, shape.batch,
+                                       static_cast<int>(jp::cpu::ByteWidth(dtype)), facts);
+  const jp::CpuPass pass = kIsForward ? plan.forward : plan.backward;
+  const int64_t row = kIsForward ? pass.padded_units() : pass.depth;
+  const auto nans = [](int64_t bytes) { return std::vector<uint8_t>(bytes + 63, 0xff); };
+  const auto aligned = [](std::vector<uint8_t>& memory) {
+    const auto address = reinterpret_cast<uintptr_t>(memory.data());
+    return memory.data() + (64 - address % 64) % 64;
+  };
+  auto packed = nans(pass.packed_bytes);
+  auto exchange = nans(2 * shape.batch * row * 4);
+  auto carry = nans(cell.states * shape.batch * pass.padded_units() * 4);
+  const jp::cpu::Job<CallArrays> job{shape,
+                                     cell,
+                                     dtype,
+                                     pass,
+                                     arrays,
+                                     aligned(packed),
+                                     reinterpret_cast<float*>(aligned(exchange)),
+                                     reinterpret_cast<float*>(aligned(carry)),
+                                     row};
+  const auto step = [&] {
+    if constexpr (kIsForward) return isa.forward;
+    else return isa.backward;
+  }();
+  Threads helpers;
+  jp::cpu::Team::Run(pass.slices, shape.groups * (shape.steps + CallArrays::kExtraSteps),
+                     helpers.schedule(),
+                     [&](int slice, int64_t s) { step(job, slice, s); });
+}
+
+struct Case {
+  const Isa& isa;
+  Shape shape;
+  const CellTraits& cell;
+  DType dtype;
+
+  std::string name() const {
+    return std::string(isa.name) + " " + std::string(cell.name) +
+           (dtype == DType::kFloat32 ? " float32" : " bfloat16") + " N=" +
+           std::to_string(shape.groups) + " B=" + std::to_string(shape.batch) + " T=" +
+           std::to_string(shape.steps) + " H=" + std::to_string(shape.hidden) +
+           (shape.reverse ? " reverse" : "") + (shape.time_major ? " time-major" : "");
+  }
+};
+
+void CheckClose(const Case& c, const char* what, const Buffer& got,
+                const std::vector<double>& expected) {
+  // Float: rounding of sums of this length. Bfloat16: a flip of the last bit, and what grows of it.
+  const double relative = c.dtype == DType::kFloat32 ? 2e-5 : 1.0 / 32;
+  double scale = 1e-3;
+  for (double value : expected) scale = std::fmax(scale, std::fmin(std::fabs(value), 1));
+  const std::vector<double> values = got.values();
+  for (size_t i = 0; i < values.size(); ++i) {
+    const double limit = relative * (scale + std::fabs(expected[i]));
+    CHECK(std::fabs(values[i] - expected[i]) <= limit, c.name(), what, i, values[i], expected[i]);
+  }
+}
+
+void CheckForward(const Case& c, Buffers& buffers, Arrays& arrays) {
+  RunOn(c.isa, c.shape, c.cell, c.dtype, 1, buffers.forward(arrays, true));
+  ReferenceForward(c.shape, c.cell, arrays);
+  CheckClose(c, "outputs", buffers.outputs, arrays.outputs);
+  CheckClose(c, "saved", buffers.saved, arrays.saved);
+  for (int i = 0; i < c.cell.states; ++i) {
+    CheckClose(c, i == 0 ? "h" : "c", *buffers.final[i], arrays.final[i]);
+  }
+}
+
+// From what the kernel itself stored, so that the two passes are judged apart.
+void CheckBackward(const Case& c, Buffers& buffers, Arrays& arrays) {
+  RunOn(c.isa, c.shape, c.cell, c.dtype, 1, buffers.backward(arrays));
+  arrays.outputs = buffers.outputs.values();
+  arrays.saved = buffers.saved.values();
+  ReferenceBackward(c.shape, c.cell, arrays);
+  CheckClose(c, "d_gates_x", buffers.d_gates_x, arrays.d_gates_x);
+  CheckClose(c, "d_product", buffers.d_product, arrays.d_product);
+  for (int i = 0; i < c.cell.states; ++i) {
+    CheckClose(c, i == 0 ? "d_h" : "d_c", *buffers.d_initial[i], arrays.d_initial[i]);
+  }
+}
+
+// The number of workers must not show in a single bit, nor must the wish for saved values.
+void CheckThreads(const Case& c, Buffers& alone, const Arrays& arrays) {
+  for (int threads : {2, 3, 5}) {
+    Buffers together(arrays, c.cell);
+    RunOn(c.isa, c.shape, c.cell, c.dtype, threads, together.forward(arrays, true));
+    RunOn(c.isa, c.shape, c.cell, c.dtype, threads, together.backward(arrays));
+    const auto expected = alone.all(), got = together.all();
+    for (size_t i = 0; i < got.size(); ++i) {
+      CHECK(got[i]->SameBytes(*expected[i]), c.name(), threads, i);
+      CHECK(got[i]->Intact(), c.name(), threads, i);
+    }
+  }
+  Buffers unsaved(arrays, c.cell);
+  RunOn(c.isa, c.shape, c.cell, c.dtype, 2, unsaved.forward(arrays, false));
+  CHECK(unsaved.outputs.SameBytes(alone.outputs), c.name());
+}
+
+void CheckCase(const Case& c, int seed) {
+  Arrays arrays = jp::test::MakeArrays(c.shape, c.cell, c.dtype, seed);
+  Buffers buffers(arrays, c.cell);
+  CheckForward(c, buffers, arrays);
+  CheckBackward(c, buffers, arrays);
+  CheckThreads(c, buffers, arrays);
+  for (Buffer* buffer : buffers.all()) CHECK(buffer->Intact(), c.name());
+}
+
+// What the library itself runs is the chosen instruction set's kernel.
+void CheckLibrary(const Case& c) {
+  const Arrays arrays = jp::test::MakeArrays(c.shape, c.cell, c.dtype, 11);
+  Buffers library(arrays, c.cell), direct(arrays, c.cell);
+  Threads helpers;
+  jp::cpu::Run(c.shape, c.cell, c.dtype, library.forward(arrays, true), 2, helpers.schedule());
+  jp::cpu::Run(c.shape, c.cell, c.dtype, library.backward(arrays), 2, helpers.schedule());
+  RunOn(c.isa, c.shape, c.cell, c.dtype, 2, direct.forward(arrays, true));
+  RunOn(c.isa, c.shape, c.cell, c.dtype, 2, direct.backward(arrays));
+  const auto expected = direct.all(), got = library.all();
+  for (size_t i = 0; i < got.size(); ++i) CHECK(got[i]->SameBytes(*expected[i]), c.name(), i);
+}
+
+// N, B, T, H: odd sizes, one of each, rows beyond a tile, units beyond a panel, several slices.
+constexpr int64_t kSizes[][4] = {{1, 3, 5, 7},   {3, 2, 4, 37}, {1, 1, 1, 1}, {1, 7, 2, 33},
+                                 {1, 13, 3, 19}, {2, 5, 3, 66}, {1, 4, 6, 8}};
+
+}  // namespace
+
+int main() {
+  for (const Isa* isa : jp::test::IsasHere()) {
+    std::cout << isa->name << ", " << isa->lanes << " lanes\n";
+    int seed = 0;
+    for (const auto& [N, B, T, H] : kSizes) {
+      for (const CellTraits& cell : jp::kCells) {
+        for (DType dtype : {DType::kFloat32, DType::kBfloat16}) {
+          for (bool reverse : {false, true}) {
+            for (bool time_major : {false, true}) {
+              CheckCase({*isa, {N, B, T, H, reverse, time_major}, cell, dtype}, ++seed);
+            }
+          }
+        }
+      }
+    }
+  }
+  for (const CellTraits& cell : jp::kCells) {
+    CheckLibrary({jp::cpu::ChosenIsa(), {2, 5, 3, 66, true, false}, cell, DType::kFloat32});
+  }
+  return jp::test::Finish("kernels");
+}

@@ -1,0 +1,72 @@
+// Working memory is aligned, returned to, reused only where it fits, and safe from many threads.
+#include "native/cpu/scratch.h"
+
+#include <cstdint>
+#include <cstring>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "tests/native/check.h"
+
+namespace {
+
+using jp::cpu::Scratch;
+
+void TestAlignmentAndSize() {
+  for (size_t bytes : {size_t{1}, size_t{63}, size_t{64}, size_t{65}, size_t{4097}, size_t{3} << 20}) {
+    const Scratch scratch(bytes);
+    CHECK(reinterpret_cast<uintptr_t>(scratch.as<void>()) % 64 == 0, bytes);
+    std::memset(scratch.as<void>(), 0x5a, bytes);
+  }
+}
+
+void TestReuse() {
+  void* first = nullptr;
+  {
+    const Scratch scratch(size_t{1} << 20);
+    first = scratch.as<void>();
+  }
+  {
+    const Scratch again((size_t{1} << 20) - 100);
+    CHECK(again.as<void>() == first);
+    const Scratch other(size_t{1} << 20);
+    CHECK(other.as<void>() != first);
+  }
+  const Scratch small(100);  // a block much too large is not spent on it
+  CHECK(small.as<void>() != first);
+}
+
+void TestMoveGivesUpTheMemory() {
+  Scratch from(5000);
+  void* const data = from.as<void>();
+  const Scratch to(std::move(from));
+  CHECK(to.as<void>() == data);
+  CHECK(from.as<void>() == nullptr);
+}
+
+void TestManyThreads() {
+  std::vector<std::thread> threads;
+  for (int seed = 1; seed <= 4; ++seed) {
+    threads.emplace_back([seed] {
+      for (int i = 0; i < 200; ++i) {
+        const size_t bytes = static_cast<size_t>(seed) * 977 * (i % 7 + 1);
+        const Scratch scratch(bytes);
+        std::memset(scratch.as<void>(), seed, bytes);
+        const auto* data = scratch.as<unsigned char>();
+        CHECK(data[0] == seed && data[bytes - 1] == seed, seed);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
+}  // namespace
+
+int main() {
+  TestAlignmentAndSize();
+  TestReuse();
+  TestMoveGivesUpTheMemory();
+  TestManyThreads();
+  return jp::test::Finish("scratch");
+}
