@@ -14,6 +14,7 @@ PACKAGE = "jax_persistent"
 
 # Higher imports lower, or its own layer. The package's own __init__ is the public face of `ops`.
 LAYERS = {
+    "__main__": 5,
     "": 4,
     "linen": 4,
     "nnx": 4,

@@ -1,0 +1,75 @@
+# make setup   creates .venv and installs the package in it, ready for work
+# make train   learns to translate English to Chinese; ARGS="--steps 200" passes options on
+# make test    everything that is checked: style, types, native tests, Python tests
+# make lint, make native-test, make pytest   its parts
+# make format  puts the sources in the style that `make lint` asks for
+#
+# PYTHON=python3.12 picks the interpreter of a new .venv, WERROR=ON makes every compiler warning an
+# error, JOBS=2 limits the processes that build and test.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+WERROR ?= OFF
+JOBS ?= 2
+bin := .venv/bin
+folders := $(wildcard native cuda tests/native)
+native_sources := $(shell find $(folders) -name '*.cc' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+built_from := pyproject.toml CMakeLists.txt $(filter-out tests/%,$(native_sources))
+
+.PHONY: setup train test lint native-test pytest format
+setup: .venv/installed
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "make: $(PYTHON) is not Python 3.11 or later; name one: make setup PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, pathlib, sysconfig; pathlib.Path(sysconfig.get_path("include"), "Python.h").stat()' || { \
+	  echo "make: $(PYTHON) lacks venv or its C headers (Debian: apt install python3-venv python3-dev)" >&2; exit 1; }
+	@command -v c++ g++ clang++ >/dev/null || { \
+	  echo "make: no C++ compiler (Debian: apt install g++)" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+# Rebuilt when a native source changes: an editable install does not notice that by itself.
+.venv/installed: .venv/bin/python $(built_from)
+	$(bin)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' \
+	  --config-settings=cmake.define.JAX_PERSISTENT_WERROR=$(WERROR)
+	$(bin)/python -m jax_persistent info
+	@touch $@
+
+train: setup
+	$(bin)/python -m examples.translate $(ARGS)
+
+test: setup
+	@$(MAKE) lint
+	@$(MAKE) native-test
+	@$(MAKE) pytest
+
+lint: setup
+	$(bin)/ruff check --quiet
+	$(bin)/ruff format --quiet --check --diff
+	@echo "clang-format on $(words $(native_sources)) files"
+	@$(bin)/clang-format --dry-run -Werror $(native_sources)
+	$(bin)/mypy
+
+format: setup
+	$(bin)/ruff check --quiet --fix
+	$(bin)/ruff format
+	$(bin)/clang-format -i $(native_sources)
+
+# The shipped code as it is, and twice under sanitizers, which cannot be combined.
+native-test: native-test-plain native-test-address native-test-thread
+native-test-address: sanitizers := address,undefined
+native-test-thread: sanitizers := thread
+native-test-%: setup
+	@echo "native tests: $*"
+	@$(bin)/cmake -S . -B build/native/$* -G Ninja --log-level=WARNING \
+	  -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(bin)/ninja -DPython_EXECUTABLE=$(CURDIR)/$(bin)/python \
+	  -DJAX_PERSISTENT_TESTS=ON -DJAX_PERSISTENT_WERROR=ON -DJAX_PERSISTENT_SANITIZE=$(sanitizers)
+	@$(bin)/cmake --build build/native/$* -j $(JOBS) -- --quiet
+	@UBSAN_OPTIONS=print_stacktrace=1 $(bin)/ctest --test-dir build/native/$* --output-on-failure
+
+pytest: setup
+	$(bin)/python -m pytest -n $(JOBS) $(ARGS)

@@ -1,0 +1,85 @@
+"""`python -m jax_persistent info`: what is installed here, and whether it works."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+
+import jax
+
+import jax_persistent
+from jax_persistent import compat
+from jax_persistent.ffi.registration import native_module
+
+_PACKAGES = ("jax", "jaxlib", "flax")
+_SOURCES = (".cc", ".h")
+
+
+def newer_source(module: ModuleType) -> Path | None:
+    """A native source of this checkout that the built module is older than; None if it is current.
+
+    An installed package has no sources beside it, and is always current.
+    """
+    root = Path(jax_persistent.__file__).parents[1]
+    sources = [path for path in (root / "native").rglob("*") if path.suffix in _SOURCES]
+    newest = max(sources, key=lambda path: path.stat().st_mtime, default=None)
+    if newest is None or module.__file__ is None:
+        return None
+    return newest if newest.stat().st_mtime > Path(module.__file__).stat().st_mtime else None
+
+
+def describe_environment() -> Iterator[tuple[str, str]]:
+    yield "jax_persistent", jax_persistent.__version__
+    for package in _PACKAGES:
+        yield package, version(package)
+    yield "python", platform.python_version()
+    yield "platform", f"{platform.system()} {platform.machine()}"
+    yield "devices", ", ".join(str(device) for device in jax.devices())
+    found = compat.runtime_ffi_version()
+    yield "XLA FFI of jaxlib", "unknown" if found is None else "{}.{}".format(*found)
+
+
+def describe_native(module: ModuleType) -> Iterator[tuple[str, str]]:
+    yield "native module", str(module.__file__)
+    yield "built against", "XLA FFI {}.{}".format(*module.ffi_version())
+    facts = module.cpu_facts(os.cpu_count() or 1)
+    yield "CPU kernels", f"{module.cpu_isa()}, {facts['lanes']} float32 lanes"
+    yield "CPU threads", str(facts["threads"])
+    yield "CPU caches", f"L2 {facts['l2_bytes'] >> 10} KiB a core, L3 {facts['l3_bytes'] >> 10} KiB"
+    yield "CUDA kernels", "not built"
+
+
+def info() -> int:
+    """Prints what is here; the exit status is 1 if the native module can't be used as it is."""
+    for name, value in describe_environment():
+        print(f"{name:18} {value}")
+    try:
+        module = native_module()
+        described = list(describe_native(module))
+    except (ImportError, RuntimeError) as error:
+        print(f"{'native module':18} {error}", file=sys.stderr)
+        return 1
+    for name, value in described:
+        print(f"{name:18} {value}")
+    newer = newer_source(module)
+    if newer is not None:
+        print(f"{'native module':18} older than {newer}: run `make setup`", file=sys.stderr)
+        return 1
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m jax_persistent", description=__doc__)
+    parser.add_argument("command", choices=["info"], help="info: versions, kernels, caches")
+    parser.parse_args(arguments)
+    return info()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
