@@ -233,7 +233,7 @@ def run_and_pull(function: Callable[[dict], dict], params: dict, cotangents: dic
 
 @lru_cache(maxsize=256)
 def compiled(cell: str, reverse: bool, time_major: bool, backend: str | None):
-    """One jitted function per set of static options; operands given or not, and sizes, retrace it."""
+    """One jitted function per set of static options; other operands and sizes retrace it."""
 
     @jax.jit
     def both(params, cotangents, lengths):
