@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -74,6 +75,19 @@ every_cell_and_option = pytest.mark.parametrize(
 )
 
 
+# Compiling is nearly all of these tests' time.
+FAST_COMPILE = {
+    "xla_backend_optimization_level": 0,
+    "xla_llvm_disable_expensive_passes": True,
+    "xla_cpu_use_fusion_emitters": False,
+}
+
+
+def compiled(function: Callable[..., Any], *arguments: Any, **flags: Any) -> Any:
+    """The result of one call as one program; `flags` stay out of its arguments."""
+    return jax.jit(partial(function, **flags), compiler_options=FAST_COMPILE)(*arguments)
+
+
 def value_and_gradients(function: Callable[..., Any], *arguments: Any) -> tuple[Any, Any]:
     """What `function` returns, and the gradients of a weighted sum of it, as one program."""
 
@@ -86,12 +100,8 @@ def value_and_gradients(function: Callable[..., Any], *arguments: Any) -> tuple[
         return total, result
 
     positions = tuple(n for n, a in enumerate(arguments) if a is not None)
-    # Compiling is nearly all of such a test's time.
-    run = jax.jit(
-        jax.value_and_grad(loss, argnums=positions, has_aux=True),
-        compiler_options={"xla_backend_optimization_level": 0},
-    )
-    (_, result), gradients = run(*arguments)
+    differentiate = jax.value_and_grad(loss, argnums=positions, has_aux=True)
+    (_, result), gradients = compiled(differentiate, *arguments)
     return result, gradients
 
 

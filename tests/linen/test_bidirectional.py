@@ -11,6 +11,7 @@ from flax_problems import (
     H,
     Options,
     assert_trees_close,
+    compiled,
     drawn,
     runs_on_kernel,
     value_and_gradients,
@@ -58,4 +59,4 @@ def test_a_shared_cell():
     shapes = jax.eval_shape(ours.init, KEY, x)
     assert shapes == jax.eval_shape(flaxs.init, KEY, x)
     variables = drawn(shapes)
-    assert_trees_close(ours.apply(variables, x), flaxs.apply(variables, x))
+    assert_trees_close(compiled(ours.apply, variables, x), compiled(flaxs.apply, variables, x))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from flax_problems import H, Options, assert_trees_close, drawn, runs_on_kernel
+from flax_problems import H, Options, assert_trees_close, compiled, drawn, runs_on_kernel
 
 from jax_persistent.linen import RNN
 
@@ -30,7 +30,7 @@ def exact(variables, x, cell):
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda a: jnp.asarray(np.asarray(a, np.float64)), (variables, x))
         double = cell.clone(dtype=jnp.float64, param_dtype=jnp.float64)
-        return jax.tree.map(np.asarray, nn.RNN(double, return_carry=True).apply(*wide))
+        return jax.tree.map(np.asarray, compiled(nn.RNN(double, return_carry=True).apply, *wide))
 
 
 def error(result, truth) -> float:
@@ -48,7 +48,7 @@ def test_error_and_dtypes(name, cell_type):
         flax_rnn, rnn = nn.RNN(cell, return_carry=True), RNN(cell, return_carry=True)
         variables = drawn(jax.eval_shape(flax_rnn.init, KEY, x))
         assert runs_on_kernel(rnn.apply, variables, x)
-        actual, expected = rnn.apply(variables, x), flax_rnn.apply(variables, x)
+        actual, expected = compiled(rnn.apply, variables, x), compiled(flax_rnn.apply, variables, x)
     assert [a.dtype for a in jax.tree.leaves(actual)] == [
         e.dtype for e in jax.tree.leaves(expected)
     ]
@@ -63,7 +63,9 @@ def test_float64():
         flax_rnn, rnn = nn.RNN(cell), RNN(cell)
         variables = drawn(jax.eval_shape(flax_rnn.init, KEY, x))
         assert runs_on_kernel(rnn.apply, variables, x)
-        assert_trees_close(rnn.apply(variables, x), flax_rnn.apply(variables, x), 1e-12)
+        assert_trees_close(
+            compiled(rnn.apply, variables, x), compiled(flax_rnn.apply, variables, x), 1e-12
+        )
 
 
 def test_weakly_typed_carry():
@@ -73,8 +75,8 @@ def test_weakly_typed_carry():
     variables = drawn(jax.eval_shape(nn.RNN(cell).init, KEY, x))
     assert runs_on_kernel(lambda x: RNN(cell).apply(variables, x, initial_carry=carry), x)
     assert_trees_close(
-        RNN(cell).apply(variables, x, initial_carry=carry),
-        nn.RNN(cell).apply(variables, x, initial_carry=carry),
+        compiled(RNN(cell).apply, variables, x, initial_carry=carry),
+        compiled(nn.RNN(cell).apply, variables, x, initial_carry=carry),
     )
 
 

@@ -1,0 +1,104 @@
+"""nnx's transforms, capture and Bidirectional see our RNN as they see flax's."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+from flax_problems import H, Options, assert_trees_close, compiled
+
+from jax_persistent.nnx import RNN, Bidirectional
+
+
+def layer(rnn, seed=0):
+    return rnn(
+        nnx.GRUCell(4, H, recurrent_kernel_init=nnx.initializers.normal(), rngs=nnx.Rngs(seed))
+    )
+
+
+def loss(model, x):
+    outputs = model(x)
+    return jnp.sum(jnp.cos(jnp.arange(outputs.size)) * outputs.ravel())
+
+
+def test_jit_and_grad():
+    x, results = Options().inputs(), []
+    for rnn in (RNN, nnx.RNN):
+        value, gradients = nnx.jit(nnx.value_and_grad(loss))(layer(rnn), x)
+        results.append((value, nnx.to_pure_dict(gradients)))
+    assert_trees_close(*results, 5e-5)
+
+
+def test_remat():
+    x, results = Options().inputs(), []
+    for rnn in (RNN, nnx.RNN):
+        gradients = nnx.grad(nnx.remat(loss))(layer(rnn), x)
+        results.append(nnx.to_pure_dict(gradients))
+    assert_trees_close(*results, 5e-5)
+
+
+def test_vmap_over_weights():
+    x = Options().inputs()
+
+    @nnx.vmap(in_axes=0, out_axes=0)
+    def ensemble(seed):
+        return nnx.LSTMCell(
+            4, H, recurrent_kernel_init=nnx.initializers.normal(), rngs=nnx.Rngs(seed)
+        )
+
+    cells = ensemble(jnp.arange(2))
+    results = []
+    for rnn in (RNN, nnx.RNN):
+        members = nnx.vmap(lambda cell, x, rnn=rnn: rnn(cell)(x), in_axes=(0, None))(cells, x)
+        results.append(members)
+    assert_trees_close(*results)
+    assert not jnp.allclose(results[0][0], results[0][1])
+
+
+def test_scan_over_layers():
+    x = Options().inputs(features=H)
+
+    @nnx.vmap(in_axes=0, out_axes=0)
+    def stack(seed):
+        return nnx.SimpleCell(
+            H, H, recurrent_kernel_init=nnx.initializers.normal(), rngs=nnx.Rngs(seed)
+        )
+
+    cells, results = stack(jnp.arange(3)), []
+    for rnn in (RNN, nnx.RNN):
+
+        @nnx.scan(in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
+        def layers(x, cell, rnn=rnn):
+            return x + rnn(cell)(x)
+
+        results.append(layers(x, cells))
+    assert_trees_close(*results)
+
+
+def test_capture():
+    x, model = Options().inputs(), layer(RNN)
+    outputs, state = nnx.capture(model, nnx.Intermediate, method_outputs=nnx.Intermediate)(x)
+    (captured,) = jax.tree.leaves(nnx.to_pure_dict(state)["__call__"])
+    assert_trees_close(captured, outputs)
+    assert_trees_close(outputs, layer(nnx.RNN)(x))
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [{}, {"return_carry": True, "time_major": True}, {"merge_fn": lambda a, b: a - b}],
+    ids=["plain", "carry-time_major", "merge_fn"],
+)
+def test_bidirectional(attributes):
+    options = Options(lengths=True, initial=True, time_major="time_major" in attributes)
+    x, lengths = options.inputs(), options.flags()["seq_lengths"]
+    carry = (options.carry(1), options.carry(1, seed=4))
+    results = []
+    for both, rnn in ((Bidirectional, RNN), (nnx.Bidirectional, nnx.RNN)):
+        graph, state = nnx.split(both(layer(rnn, 0), layer(rnn, 1), **attributes))
+
+        def call(state, x, carry, graph=graph):
+            return nnx.merge(graph, state)(x, initial_carry=carry, seq_lengths=lengths)
+
+        results.append(compiled(call, state, x, carry))
+    assert_trees_close(*results)
