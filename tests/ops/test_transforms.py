@@ -128,8 +128,9 @@ def test_vmap_over_lengths(backend: str) -> None:
     same(lambda run: jax.vmap(run, (None, 1)), CASE, backend, p.params, turned)
 
 
+@pytest.mark.parametrize("backend", ["native"])
 @pytest.mark.parametrize("axis", [1, -1])
-def test_vmap_over_other_axes(axis: int, backend: str = "native") -> None:
+def test_vmap_over_other_axes(axis: int, backend: str) -> None:
     p = problem(CASE)
     names = ("x", "h0", "c0", "recurrent_kernel")
     axes = {k: axis if k in names else None for k in p.params}
@@ -142,11 +143,10 @@ def test_vmap_over_other_axes(axis: int, backend: str = "native") -> None:
     )
 
 
+@pytest.mark.parametrize("backend", ["native"])
 @pytest.mark.parametrize("outer", [DATA, WEIGHTS])
 @pytest.mark.parametrize("inner", [DATA, WEIGHTS])
-def test_nested_vmap(
-    inner: tuple[str, ...], outer: tuple[str, ...], backend: str = "native"
-) -> None:
+def test_nested_vmap(inner: tuple[str, ...], outer: tuple[str, ...], backend: str) -> None:
     case = Case("gru", lengths=(3, 5, 0))
     p = problem(case)
     stacked = several(several(p.params, inner, 2), outer, 7)
@@ -292,7 +292,8 @@ def test_jacobian(name: str, jacobian: Callable, backend: str) -> None:
     same(transform, case, backend, p.params[name], p.params, p.lengths)
 
 
-def test_hessian(backend: str = "native") -> None:
+@pytest.mark.parametrize("backend", ["native"])
+def test_hessian(backend: str) -> None:
     p = problem(CASE)
 
     def transform(run):
