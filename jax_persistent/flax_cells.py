@@ -122,7 +122,7 @@ def plan_call(
     shapes = [(features, columns), (hidden, columns), (columns,), (columns,)]
     if any(a.shape != s for a, s in zip(weights.arrays, shapes, strict=False)):
         return None
-    structure = jax.tree.structure((0, 0) if weights.op == "lstm" else 0)
+    structure: Any = jax.tree.structure((0, 0) if weights.op == "lstm" else 0)
     if jax.tree.structure(carry) != structure:
         return None
     states = jax.tree.leaves(carry)

@@ -204,7 +204,9 @@ def _stacked(
     stacked = {}
     for array, names in layers.items():
         leaf, rank = ("bias", 1) if array.endswith("bias") else ("kernel", 2)
-        parts = [tree[n].get(leaf) if isinstance(tree.get(n), Mapping) else None for n in names]
+        parts: list[Any] = [
+            tree[n].get(leaf) if isinstance(tree.get(n), Mapping) else None for n in names
+        ]
         if any(not isinstance(p, (jax.Array, np.ndarray)) or p.ndim != rank for p in parts):
             return None
         if len({(p.shape, p.dtype) for p in parts}) > 1:

@@ -195,20 +195,25 @@ def _stacked(
     layers = inputs + recurrent
     if not all(_is_plain(layer) for layer in layers) or len({layer.dtype for layer in layers}) > 1:
         return None
-    kernels = [_joined([layer.kernel for layer in group]) for group in (inputs, recurrent)]
+    input_kernel, recurrent_kernel = (
+        _joined([layer.kernel for layer in group]) for group in (inputs, recurrent)
+    )
     biases = [_joined([layer.bias for layer in group]) for group in (inputs, recurrent)]
-    if any(kernel is None or kernel.ndim != 2 for kernel in kernels):
+    if input_kernel is None or recurrent_kernel is None:
+        return None
+    if input_kernel.ndim != 2 or recurrent_kernel.ndim != 2:
         return None
     if op == "gru":
         bias, recurrent_bias = biases
-    elif None in biases:
+    elif biases[0] is None or biases[1] is None:
         bias, recurrent_bias = biases[0] if biases[1] is None else biases[1], None
     else:
         return None
     dtype = layers[0].dtype
     return CellWeights(
         op,
-        *kernels,
+        input_kernel,
+        recurrent_kernel,
         bias,
         input_dtype=dtype,
         recurrent_dtype=dtype,
@@ -231,7 +236,7 @@ def _is_plain(layer: Any) -> bool:
 
 def _joined(variables: list[Any]) -> Array | None:
     """The gates' parameters side by side; None if there are none, or not one kind of array."""
-    values = [None if variable is None else variable[...] for variable in variables]
+    values: list[Any] = [None if variable is None else variable[...] for variable in variables]
     if any(not isinstance(value, jax.Array) for value in values):
         return None
     if len({(value.shape, value.dtype) for value in values}) > 1:

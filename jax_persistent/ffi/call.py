@@ -21,7 +21,8 @@ def refusal(platform: str, dtype: Any) -> str | None:
     """Why this platform has no kernel for these operands, or None if it has."""
     name = np.dtype(dtype).name
     if name not in _DTYPES[platform]:
-        return f"no {platform} kernel for {name}; there is one for {' and '.join(_DTYPES[platform])}"
+        known = " and ".join(_DTYPES[platform])
+        return f"no {platform} kernel for {name}; there is one for {known}"
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from types import ModuleType
 
 import jax
@@ -24,14 +25,16 @@ def native_module() -> ModuleType:
         and how to mend it.
     """
     try:
-        from jax_persistent import _native
+        _native = importlib.import_module("jax_persistent._native")
     except ImportError as error:
-        raise ImportError(f"jax_persistent's native module can't be loaded: {error}. {MEND}") from error
+        message = f"jax_persistent's native module can't be loaded: {error}. {MEND}"
+        raise ImportError(message) from error
     built, runs = tuple(_native.ffi_version()), compat.runtime_ffi_version()
     if runs is not None and (built[0] != runs[0] or built[1] > runs[1]):
         raise ImportError(
             "jax_persistent's native module was built against XLA FFI "
-            f"{built[0]}.{built[1]}, but jaxlib {jax.lib.__version__} has {runs[0]}.{runs[1]}. {MEND}"
+            f"{built[0]}.{built[1]}, but jaxlib {jax.lib.__version__} "
+            f"has {runs[0]}.{runs[1]}. {MEND}"
         )
     for platform, targets in _native.targets().items():
         for name, handler in targets.items():

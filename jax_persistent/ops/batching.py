@@ -1,8 +1,8 @@
 """`jax.vmap`: a mapped axis folded into an axis that the kernels already have, and unfolded again.
 
-A mapped axis over sequences with shared weights is more batch; over weights it is more groups. Every
-operand of a recurrence has a leading group axis N; a "sequence" is [N, B, T, F] or [N, T, B, F], a
-"row" [N, B, ..], a "weight" [N, ..].
+A mapped axis over sequences with shared weights is more batch; over weights it is more groups.
+Every operand of a recurrence has a leading group axis N; a "sequence" is [N, B, T, F] or
+[N, T, B, F], a "row" [N, B, ..], a "weight" [N, ..].
 """
 
 from __future__ import annotations

@@ -102,7 +102,9 @@ def _gru_step_tangent(
     return (dh,), jnp.concatenate([dr, dz, dn, dp_n], axis=-1)
 
 
-def _elman_cell(activation: str, function: Callable[[Array], Array], slope: Callable[[Array], Array]) -> Cell:
+def _elman_cell(
+    activation: str, function: Callable[[Array], Array], slope: Callable[[Array], Array]
+) -> Cell:
     """h = f(x + product); `slope` is f' in terms of h, so nothing needs saving but the output."""
 
     def step(x: Array, product: Array, previous: States) -> tuple[States, Array]:

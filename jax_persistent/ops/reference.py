@@ -121,9 +121,7 @@ def previous_sequence(spec: Spec, lengths: Array, initial: Array, sequence: Arra
     else:
         shifted = lax.slice_in_dim(sequence, 0, -1, axis=axis)
         shifted = lax.concatenate([start, shifted], axis)
-    is_first = (
-        t[:, None] == first[None, :] if spec.time_major else t[None, :] == first[:, None]
-    )
+    is_first = t[:, None] == first[None, :] if spec.time_major else t[None, :] == first[:, None]
     return jnp.where(is_first[..., None], start, shifted)
 
 

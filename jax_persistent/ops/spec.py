@@ -21,7 +21,7 @@ DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 @dataclass(frozen=True)
 class Spec:
-    """The static half of a recurrence: hashable, so it can be a jit key and a primitive's parameter."""
+    """The static half of a recurrence: hashable, a jit key and a primitive's parameter."""
 
     cell: Cell
     reverse: bool = False
@@ -109,11 +109,11 @@ def check_operands(
     bias: Any,
     recurrent_bias: Any,
     time_major: bool,
-) -> dict[str, Array | None]:
+) -> dict[str, Any]:
     """Checks the arrays that every call has against each other.
 
-    Returns them as jax arrays by argument name. Raises ValueError naming the argument, what was
-    expected and what was given.
+    Returns them as jax arrays by argument name, None where none was given. Raises ValueError naming
+    the argument, what was expected and what was given.
     """
     arrays = {
         name: None if value is None else _as_array(name, value)
@@ -135,17 +135,21 @@ def check_operands(
             f"x: expected rank 3, {layout} (time_major={bool(time_major)}); got shape {x.shape}. "
             "Add a batch axis of 1 to a single sequence, or use jax.vmap over further axes"
         )
-    for letter, size in zip(layout.replace("[", "").replace("]", "").split(", "), x.shape, strict=True):
+    for letter, size in zip(layout.strip("[]").split(", "), x.shape, strict=True):
         if size == 0:
-            raise ValueError(f"x: expected {layout} with every size at least 1; got {letter} = 0 in {x.shape}")
+            raise ValueError(
+                f"x: expected {layout} with every size at least 1; got {letter} = 0 in {x.shape}"
+            )
     if recurrent_kernel.ndim != 2:
         raise ValueError(
-            f"recurrent_kernel: expected rank 2, [H, {cell.gates}*H]; got shape {recurrent_kernel.shape}"
+            f"recurrent_kernel: expected rank 2, [H, {cell.gates}*H]; "
+            f"got shape {recurrent_kernel.shape}"
         )
     hidden, columns = recurrent_kernel.shape
     if hidden == 0:
         raise ValueError(
-            f"recurrent_kernel: expected [H, {cell.gates}*H] with H at least 1; got {recurrent_kernel.shape}"
+            f"recurrent_kernel: expected [H, {cell.gates}*H] with H at least 1; "
+            f"got {recurrent_kernel.shape}"
         )
     if columns != cell.gates * hidden:
         raise ValueError(
@@ -172,7 +176,9 @@ def check_operands(
     return arrays
 
 
-def check_initial_state(cell: Cell, initial_state: Any, x: Array, batch: int, hidden: int) -> tuple[Array, ...]:
+def check_initial_state(
+    cell: Cell, initial_state: Any, x: Array, batch: int, hidden: int
+) -> tuple[Array, ...]:
     """The initial states as a tuple, zeros where none were given."""
     if initial_state is None:
         return tuple(jnp.zeros((batch, hidden), x.dtype) for _ in cell.states)
@@ -201,7 +207,8 @@ def check_initial_state(cell: Cell, initial_state: Any, x: Array, batch: int, hi
         state = _as_array(f"initial_state {name}", value)
         if state.shape != (batch, hidden):
             raise ValueError(
-                f"initial_state {name}: expected [B, H] = {(batch, hidden)}; got shape {state.shape}"
+                f"initial_state {name}: expected [B, H] = {(batch, hidden)}; "
+                f"got shape {state.shape}"
             )
         check_dtype(f"initial_state {name}", state, x)
         states.append(state)
@@ -217,8 +224,10 @@ def check_lengths(lengths: Any, batch: int, steps: int) -> Array:
         raise ValueError(f"lengths: expected [B] = {(batch,)}; got shape {array.shape}")
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise ValueError(f"lengths: expected an integer dtype (int32); got {array.dtype.name}")
-    if not isinstance(array, jax.core.Tracer):
-        values = np.asarray(array)
+    # Under a trace `array` is a tracer even where what was given has values.
+    known = lengths if isinstance(lengths, (np.ndarray, Array)) else array
+    if not isinstance(known, jax.core.Tracer):
+        values = np.asarray(known)
         wrong = np.flatnonzero((values < 0) | (values > steps))
         if wrong.size:
             row = int(wrong[0])

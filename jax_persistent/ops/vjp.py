@@ -1,9 +1,10 @@
 """The recurrence as differentiable primitives.
 
-`forward_p` is the sequence. Its JVP rule gives the tangents as `tangent_p`, which is linear and runs
-as the reference; reverse mode transposes that into `backward_p`, the backward kernel, and one matrix
-product for the weights. So `jax.grad` costs two kernel launches, and `jax.jvp` and derivatives of any
-order are right, through the reference. (`jax.custom_vjp` would refuse forward mode.)
+`forward_p` is the sequence. Its JVP rule gives the tangents as `tangent_p`, which is linear and
+runs as the reference; reverse mode transposes that into `backward_p`, the backward kernel, and one
+matrix product for the weights. So `jax.grad` costs two kernel launches, and `jax.jvp` and
+derivatives of any order are right, through the reference. (`jax.custom_vjp` would refuse forward
+mode.)
 
 All operands have a leading axis N of independent groups, each with its own weights: `jax.vmap` over
 weights becomes more groups, `jax.vmap` over inputs more batch.
@@ -47,8 +48,8 @@ def recurrence(spec: Spec, problem: Problem) -> Result:
 # Operands and results travel through primitives as flat lists; these are their shapes as trees.
 
 
-def _tree(kind: type, spec: Spec, *, save: bool = True) -> Any:
-    """A `kind` whose leaves are the names of their fields, None where this cell has no such leaf."""
+def _tree(kind: Any, spec: Spec, *, save: bool = True) -> Any:
+    """A `kind` whose leaves are the names of their fields, None where this cell has none."""
     cell = spec.cell
     absent = set()
     if not cell.separate_recurrent_gradient:
@@ -58,8 +59,10 @@ def _tree(kind: type, spec: Spec, *, save: bool = True) -> Any:
     per_state = {"initial", "final", "d_initial", "d_final"}
     return kind(
         **{
-            name: None if name in absent
-            else (name,) * len(cell.states) if name in per_state
+            name: None
+            if name in absent
+            else (name,) * len(cell.states)
+            if name in per_state
             else name
             for name in kind._fields
         }
@@ -96,7 +99,7 @@ def _reference(kind: type, function, *flat: Array, spec: Spec, save: bool = True
 
 
 def _abstract(kind: type, like: str, *avals, spec: Spec, save: bool = True) -> list[Any]:
-    """Result types of a primitive with operands `kind`; `like` names its widest sequence operand."""
+    """Result types of a primitive with operands `kind`; `like` names its widest sequence."""
     operands = _unflatten(kind, spec, avals)
     hidden = operands.recurrent_kernel.shape[1]
     sequence = getattr(operands, like)
@@ -129,7 +132,8 @@ def _native(kind: type, target: str, function, *flat: Array, spec: Spec, save: b
     reason = call.refusal("cpu", operands.recurrent_kernel.dtype)
     if reason is not None:
         if spec.backend == "native":
-            raise NotImplementedError(f"backend='native': {reason}. Use backend=None or 'reference'")
+            message = f"backend='native': {reason}. Use backend=None or 'reference'"
+            raise NotImplementedError(message)
         return _reference(kind, function, *flat, spec=spec, save=save)
     avals = [jax.typeof(a) for a in flat]
     like = "gates_x" if kind is Problem else "outputs"
@@ -236,7 +240,7 @@ def _tangent_transpose(cotangents, *flat, spec: Spec):
 
 
 def _kernel_gradient(spec: Spec, operands) -> Array:
-    """sum over steps of h_{t-1}^T d_product_t: [H, G*H]. `d_product` is zero past a row's length."""
+    """sum over steps of h_{t-1}^T d_product_t: [H, G*H]. Past a row's length d_product is 0."""
     outputs, h0, lengths, d_product = operands
     axis, steps = spec.time_axis, outputs.shape[spec.time_axis]
     over_rows_and_steps = (((0, 1), (0, 1)), ((), ()))
@@ -264,13 +268,17 @@ def _transpose_through_reference(cotangents, flat, linear, spec: Spec):
     cotangents = [_instantiate(c) for c in cotangents]
 
     def tangent(*moving):
-        moving = iter(moving)
-        full = [next(moving) if l else a for a, l in zip(flat, linear, strict=True)]
+        left = iter(moving)
+        full = [next(left) if moves else a for a, moves in zip(flat, linear, strict=True)]
         return _reference(Tangent, reference.tangent, *full, spec=spec)
 
-    anywhere = [jnp.zeros(a.aval.shape, a.aval.dtype) for a, l in zip(flat, linear, strict=True) if l]
+    anywhere = [
+        jnp.zeros(a.aval.shape, a.aval.dtype)
+        for a, moves in zip(flat, linear, strict=True)
+        if moves
+    ]
     moved = iter(jax.vjp(tangent, *compat.match_varying_axes(*anywhere))[1](cotangents))
-    return [next(moved) if l else None for l in linear]
+    return [next(moved) if moves else None for moves in linear]
 
 
 def _jvp_through_reference(primitive: Primitive, kind: type, function, primals, tangents, *, spec):
@@ -278,8 +286,8 @@ def _jvp_through_reference(primitive: Primitive, kind: type, function, primals, 
     moving = [name != "lengths" for name in names]
 
     def run(*moved):
-        moved = iter(moved)
-        full = [next(moved) if m else p for p, m in zip(primals, moving, strict=True)]
+        left = iter(moved)
+        full = [next(left) if m else p for p, m in zip(primals, moving, strict=True)]
         return _reference(kind, function, *full, spec=spec)
 
     points = [p for p, m in zip(primals, moving, strict=True) if m]

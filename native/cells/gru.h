@@ -26,8 +26,8 @@ struct Gru {
   }
 
   template <class Math, class V = typename Math::Value>
-  JP_HOST_DEVICE static void Backward(const V* saved, const V* previous, const V& /*h*/,
-                                      V* d_state, V* dx, V* d_product) {
+  JP_HOST_DEVICE static void Backward(const V* saved, const V* previous, const V& /*h*/, V* d_state,
+                                      V* dx, V* d_product) {
     const V r = saved[0], z = saved[1], n = saved[2], product_n = saved[3];
     const V dh = d_state[0];
     const V dn = dh * (1.0f - z) * (1.0f - n * n);

@@ -30,8 +30,8 @@ struct Lstm {
   }
 
   template <class Math, class V = typename Math::Value>
-  JP_HOST_DEVICE static void Backward(const V* saved, const V* previous, const V& /*h*/,
-                                      V* d_state, V* dx, V* /*d_product*/) {
+  JP_HOST_DEVICE static void Backward(const V* saved, const V* previous, const V& /*h*/, V* d_state,
+                                      V* dx, V* /*d_product*/) {
     const V i = saved[0], f = saved[1], g = saved[2], o = saved[3];
     const V tanh_c = Math::Tanh(saved[4]);
     const V dh = d_state[0];

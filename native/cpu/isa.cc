@@ -25,15 +25,20 @@ const Isa& Choose() {
   std::string known;
   for (const Candidate& candidate : candidates) {
     if (asked == nullptr || *asked == '\0') {
-      if (candidate.runs_here) return *candidate.isa;
+      if (candidate.runs_here) {
+        return *candidate.isa;
+      }
     } else if (std::string_view(asked) == candidate.isa->name) {
-      if (candidate.runs_here) return *candidate.isa;
+      if (candidate.runs_here) {
+        return *candidate.isa;
+      }
       throw std::runtime_error("JAX_PERSISTENT_ISA=" + std::string(asked) +
                                ": this machine can't run it; unset it to choose one that can");
     }
     known += std::string(known.empty() ? "" : ", ") + candidate.isa->name;
   }
-  throw std::runtime_error("JAX_PERSISTENT_ISA: expected one of " + known + "; got '" + asked + "'");
+  throw std::runtime_error("JAX_PERSISTENT_ISA: expected one of " + known + "; got '" + asked +
+                           "'");
 }
 
 }  // namespace

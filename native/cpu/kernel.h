@@ -6,8 +6,8 @@
 #include "native/cells/cell.h"
 #include "native/cpu/isa.h"
 #include "native/cpu/job.h"
-#include "native/cpu/simd.h"
 #include "native/cpu/product.h"
+#include "native/cpu/simd.h"
 
 namespace jp::cpu::JP_ISA {
 
@@ -18,8 +18,7 @@ struct Layout {
   int64_t group;
 
   int64_t sequence_row(int64_t b, int64_t t) const {
-    const int64_t row =
-        shape.time_major ? t * shape.batch + b : b * shape.steps + t;
+    const int64_t row = shape.time_major ? t * shape.batch + b : b * shape.steps + t;
     return group * shape.batch * shape.steps + row;
   }
   template <class P>
@@ -61,7 +60,8 @@ struct ForwardKernel {
 
   void Pack(int64_t first, int64_t last) const {
     const int64_t hidden = shape.hidden, columns = Cell::kGates * hidden;
-    const T* kernel = static_cast<const T*>(job.arrays.recurrent_kernel) + at.group * hidden * columns;
+    const T* kernel =
+        static_cast<const T*>(job.arrays.recurrent_kernel) + at.group * hidden * columns;
     for (int64_t k = 0; k < job.pass.depth; ++k) {
       for (int64_t p = first; p < last; ++p) {
         for (int c = 0; c < kVectors; ++c) {
@@ -93,14 +93,18 @@ struct ForwardKernel {
       const int n = bias == nullptr ? 0 : Lanes(hidden, unit);
       const int64_t column = (at.group * Cell::kGates + c / kVectorsPerGate) * hidden + unit;
       const Vec start = n ? LoadPart(bias + column, n) : Vec{};
-      for (int r = 0; r < rows; ++r) products[r][c] = start;
+      for (int r = 0; r < rows; ++r) {
+        products[r][c] = start;
+      }
     }
     Multiply<kVectors>(h(step, b0), job.row, rows, job.pass.depth, panel(p), products);
     const int64_t t = shape.reverse ? shape.steps - 1 - step : step;
     for (int r = 0; r < rows; ++r) {
       for (int v = 0; v < kVectorsPerGate; ++v) {
         Vec product[Cell::kGates];
-        for (int g = 0; g < Cell::kGates; ++g) product[g] = products[r][g * kVectorsPerGate + v];
+        for (int g = 0; g < Cell::kGates; ++g) {
+          product[g] = products[r][g * kVectorsPerGate + v];
+        }
         Update(step, t, b0 + r, p * kPanelUnits + v * kLanes, product);
       }
     }
@@ -109,25 +113,38 @@ struct ForwardKernel {
   void Update(int64_t step, int64_t t, int64_t b, int64_t unit, const Vec* product) const {
     const int64_t hidden = shape.hidden;
     const int n = Lanes(hidden, unit);
-    if (n == 0) return;
+    if (n == 0) {
+      return;
+    }
     Vec state[2] = {Load(h(step, b) + unit), Vec{}};
-    if constexpr (Cell::kStates > 1) state[1] = Load(private_state(b) + unit);
+    if constexpr (Cell::kStates > 1) {
+      state[1] = Load(private_state(b) + unit);
+    }
     T* output = at.sequence(static_cast<T*>(job.arrays.outputs), b, t, hidden) + unit;
     T* saved = at.sequence(static_cast<T*>(job.arrays.saved), b, t, Cell::kSaved * hidden) + unit;
     const bool keep = job.arrays.saved != nullptr;
     if (t < lengths[b]) {
       const T* row =
-          at.sequence(static_cast<const T*>(job.arrays.gates_x), b, t, Cell::kGates * hidden) + unit;
+          at.sequence(static_cast<const T*>(job.arrays.gates_x), b, t, Cell::kGates * hidden) +
+          unit;
       Vec x[Cell::kGates], values[Cell::kSaved + 1];
-      for (int g = 0; g < Cell::kGates; ++g) x[g] = LoadPart(row + g * hidden, n);
+      for (int g = 0; g < Cell::kGates; ++g) {
+        x[g] = LoadPart(row + g * hidden, n);
+      }
       Cell::template Forward<Math>(x, product, state, values);
       state[0] = RoundTo<T>(state[0]);
       StorePart(output, state[0], n);
-      if constexpr (Cell::kStates > 1) Store(private_state(b) + unit, state[1]);
-      for (int s = 0; keep && s < Cell::kSaved; ++s) StorePart(saved + s * hidden, values[s], n);
+      if constexpr (Cell::kStates > 1) {
+        Store(private_state(b) + unit, state[1]);
+      }
+      for (int s = 0; keep && s < Cell::kSaved; ++s) {
+        StorePart(saved + s * hidden, values[s], n);
+      }
     } else {
       StorePart(output, Vec{}, n);
-      for (int s = 0; keep && s < Cell::kSaved; ++s) StorePart(saved + s * hidden, Vec{}, n);
+      for (int s = 0; keep && s < Cell::kSaved; ++s) {
+        StorePart(saved + s * hidden, Vec{}, n);
+      }
     }
     Store(h(step + 1, b) + unit, state[0]);
     if (step + 1 == shape.steps) {
@@ -142,7 +159,9 @@ struct ForwardKernel {
     const ForwardKernel kernel(job, step / phases);
     const int64_t first = job.pass.first_panel(slice), last = job.pass.first_panel(slice + 1);
     const int64_t phase = step % phases;
-    if (phase == 0) return kernel.Pack(first, last);
+    if (phase == 0) {
+      return kernel.Pack(first, last);
+    }
     for (int64_t p = first; p < last; ++p) {
       for (int64_t b = 0; b < job.shape.batch; b += kBlockRows) {
         const int64_t left = job.shape.batch - b;
@@ -175,7 +194,8 @@ struct BackwardKernel {
 
   void Pack(int64_t first, int64_t last) const {
     const int64_t hidden = shape.hidden, columns = Cell::kGates * hidden;
-    const T* kernel = static_cast<const T*>(job.arrays.recurrent_kernel) + at.group * hidden * columns;
+    const T* kernel =
+        static_cast<const T*>(job.arrays.recurrent_kernel) + at.group * hidden * columns;
     for (int64_t p = first; p < last; ++p) {
       for (int c = 0; c < kVectors; ++c) {
         const int64_t unit = p * kPanelUnits + c * kLanes;
@@ -202,7 +222,9 @@ struct BackwardKernel {
   void Block(int64_t step, int64_t p, int64_t b0, int rows) const {
     Vec dh[kBlockRows][kVectors];
     for (int r = 0; r < rows; ++r) {
-      for (int v = 0; v < kVectors; ++v) dh[r][v] = Vec{};
+      for (int v = 0; v < kVectors; ++v) {
+        dh[r][v] = Vec{};
+      }
     }
     if (step > 0) {
       Multiply<kVectors>(d_product(step, b0), job.row, rows, job.pass.depth, panel(p), dh);
@@ -222,31 +244,46 @@ struct BackwardKernel {
   void Update(int64_t step, int64_t b, int64_t unit, Vec dh) const {
     const int64_t hidden = shape.hidden;
     const int n = Lanes(hidden, unit);
-    if (n == 0) return;
+    if (n == 0) {
+      return;
+    }
     const int64_t t = shape.reverse ? step : shape.steps - 1 - step;
-    T* dx_row = at.sequence(static_cast<T*>(job.arrays.d_gates_x), b, t, Cell::kGates * hidden) + unit;
-    T* dp_row = at.sequence(static_cast<T*>(job.arrays.d_product), b, t, Cell::kGates * hidden) + unit;
+    T* dx_row =
+        at.sequence(static_cast<T*>(job.arrays.d_gates_x), b, t, Cell::kGates * hidden) + unit;
+    T* dp_row =
+        at.sequence(static_cast<T*>(job.arrays.d_product), b, t, Cell::kGates * hidden) + unit;
     float* exchange = d_product(step + 1, b) + unit;
     Vec d[2] = {dh + Load(d_state(0, b) + unit), Vec{}};
     Vec dx[Cell::kGates] = {}, dp[Cell::kGates] = {};
     if (t < lengths[b]) {
-      d[0] += LoadPart(at.sequence(static_cast<const T*>(job.arrays.d_outputs), b, t, hidden) + unit, n);
-      if constexpr (Cell::kStates > 1) d[1] = Load(d_state(1, b) + unit);
+      d[0] += LoadPart(
+          at.sequence(static_cast<const T*>(job.arrays.d_outputs), b, t, hidden) + unit, n);
+      if constexpr (Cell::kStates > 1) {
+        d[1] = Load(d_state(1, b) + unit);
+      }
       Vec saved[Cell::kSaved + 1], previous[2] = {};
-      const T* saved_row = at.sequence(static_cast<const T*>(job.arrays.saved), b, t, Cell::kSaved * hidden) + unit;
-      for (int s = 0; s < Cell::kSaved; ++s) saved[s] = LoadPart(saved_row + s * hidden, n);
+      const T* saved_row =
+          at.sequence(static_cast<const T*>(job.arrays.saved), b, t, Cell::kSaved * hidden) + unit;
+      for (int s = 0; s < Cell::kSaved; ++s) {
+        saved[s] = LoadPart(saved_row + s * hidden, n);
+      }
       LoadPrevious(b, t, unit, n, previous);
       Vec h = {};
       if constexpr (Cell::kReadsH) {
-        h = LoadPart(at.sequence(static_cast<const T*>(job.arrays.outputs), b, t, hidden) + unit, n);
+        h = LoadPart(at.sequence(static_cast<const T*>(job.arrays.outputs), b, t, hidden) + unit,
+                     n);
       }
       Cell::template Backward<Math>(saved, previous, h, d, dx, dp);
-      if constexpr (Cell::kStates > 1) Store(d_state(1, b) + unit, d[1]);
+      if constexpr (Cell::kStates > 1) {
+        Store(d_state(1, b) + unit, d[1]);
+      }
     }
     Store(d_state(0, b) + unit, d[0]);
     for (int g = 0; g < Cell::kGates; ++g) {
       StorePart(dx_row + g * hidden, dx[g], n);
-      if constexpr (Cell::kSeparateProduct) StorePart(dp_row + g * hidden, dp[g], n);
+      if constexpr (Cell::kSeparateProduct) {
+        StorePart(dp_row + g * hidden, dp[g], n);
+      }
       StorePart(exchange + g * hidden, RoundTo<T>(Cell::kSeparateProduct ? dp[g] : dx[g]), n);
     }
   }
@@ -256,8 +293,9 @@ struct BackwardKernel {
     const bool first = shape.reverse ? t == lengths[b] - 1 : t == 0;
     const int64_t before = shape.reverse ? t + 1 : t - 1;
     if constexpr (Cell::kReadsPreviousH) {
-      const T* h = first ? at.state(static_cast<const T*>(job.arrays.initial[0]), b)
-                         : at.sequence(static_cast<const T*>(job.arrays.outputs), b, before, hidden);
+      const T* h = first
+                       ? at.state(static_cast<const T*>(job.arrays.initial[0]), b)
+                       : at.sequence(static_cast<const T*>(job.arrays.outputs), b, before, hidden);
       previous[0] = LoadPart(h + unit, n);
     }
     if constexpr (Cell::kStates > 1) {
@@ -271,7 +309,9 @@ struct BackwardKernel {
 
   void Finish(int64_t b, int64_t unit, Vec dh) const {
     const int n = Lanes(shape.hidden, unit);
-    if (n == 0) return;
+    if (n == 0) {
+      return;
+    }
     for (int s = 0; s < Cell::kStates; ++s) {
       const Vec d = Load(d_state(s, b) + unit) + (s == 0 ? dh : Vec{});
       StorePart(at.state(static_cast<T*>(job.arrays.d_initial[s]), b) + unit, d, n);
@@ -283,7 +323,9 @@ struct BackwardKernel {
     const BackwardKernel kernel(job, step / phases);
     const int64_t first = job.pass.first_panel(slice), last = job.pass.first_panel(slice + 1);
     const int64_t phase = step % phases;
-    if (phase == 0) return kernel.Pack(first, last);
+    if (phase == 0) {
+      return kernel.Pack(first, last);
+    }
     for (int64_t p = first; p < last; ++p) {
       for (int64_t b = 0; b < job.shape.batch; b += kBlockRows) {
         const int64_t left = job.shape.batch - b;

@@ -16,8 +16,9 @@ void RunJob(const Shape& shape, const CellTraits& cell, DType dtype, const Array
   const Scratch packed(pass.packed_bytes);
   const Scratch exchange(2 * shape.batch * row * sizeof(float));
   const Scratch carry(carried * sizeof(float));
-  const Job<Arrays> job{shape,  cell, dtype, pass, arrays, packed.as<void>(), exchange.as<float>(),
-                        carry.as<float>(), row};
+  const Job<Arrays> job{
+      shape, cell, dtype, pass, arrays, packed.as<void>(), exchange.as<float>(), carry.as<float>(),
+      row};
   const int64_t steps = shape.groups * (shape.steps + Arrays::kExtraSteps);
   Team::Run(pass.slices, steps, schedule,
             [&job, step](int slice, int64_t s) { step(job, slice, s); });

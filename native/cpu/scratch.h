@@ -1,4 +1,5 @@
-// Aligned working memory, kept from call to call: a fresh mapping would cost a page fault every 4 KiB.
+// Aligned working memory, kept from call to call: a fresh mapping would cost a page fault every 4
+// KiB.
 #pragma once
 
 #include <cstddef>

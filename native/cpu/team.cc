@@ -6,8 +6,8 @@
 namespace jp::cpu {
 namespace {
 
-// Long enough to bridge the jitter of a step, short enough not to take a core from a worker that the
-// system has put aside: after it, the thread yields at every look.
+// Long enough to bridge the jitter of a step, short enough not to take a core from a worker that
+// the system has put aside: after it, the thread yields at every look.
 constexpr int kSpins = 2000;
 
 void Pause() {
@@ -38,7 +38,9 @@ void Team::Run(int slices, int64_t steps, const Schedule& schedule, Work work) {
 void Team::RunAs(int home) {
   for (int64_t step = 0; step < steps_; ++step) {
     TryStep(home, step);
-    for (int i = 0; i < slices_; ++i) Await((home + i) % slices_, step);
+    for (int i = 0; i < slices_; ++i) {
+      Await((home + i) % slices_, step);
+    }
   }
 }
 
@@ -58,8 +60,12 @@ void Team::Await(int slice, int64_t step) {
   const std::atomic<int64_t>& value = progress_[slice].value;
   for (int spins = 0;; ++spins) {
     const int64_t seen = value.load(std::memory_order_acquire);
-    if (seen >= 2 * step + 2) return;
-    if (seen == 2 * step && TryStep(slice, step)) return;
+    if (seen >= 2 * step + 2) {
+      return;
+    }
+    if (seen == 2 * step && TryStep(slice, step)) {
+      return;
+    }
     if (spins < kSpins) {
       Pause();
     } else {

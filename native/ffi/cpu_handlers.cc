@@ -51,11 +51,15 @@ Header DecodeHeader(Decoder& decoder, const Attributes& attributes, const Decode
                     const Decoder::Type& sequence) {
   Header header;
   const CellTraits* cell = FindCell(attributes.cell);
-  if (cell == nullptr) decoder.Fail("cell: got unknown '" + std::string(attributes.cell) + "'");
+  if (cell == nullptr) {
+    decoder.Fail("cell: got unknown '" + std::string(attributes.cell) + "'");
+  }
   if (kernel.element != xffi::F32 && kernel.element != xffi::BF16) {
     decoder.Fail("recurrent_kernel: expected element type F32 or BF16");
   }
-  if (!decoder.ok()) return header;
+  if (!decoder.ok()) {
+    return header;
+  }
   header.cell = *cell;
   header.type = kernel.element;
   header.dtype = kernel.element == xffi::F32 ? cpu::DType::kFloat32 : cpu::DType::kBfloat16;
@@ -77,8 +81,8 @@ template <class Arrays>
 xffi::Error Run(const char* target, const Header& header, const Arrays& arrays,
                 xffi::ThreadPool& pool) {
   try {
-    cpu::Run(header.shape, header.cell, header.dtype, arrays,
-             static_cast<int>(pool.num_threads()), On(pool));
+    cpu::Run(header.shape, header.cell, header.dtype, arrays, static_cast<int>(pool.num_threads()),
+             On(pool));
   } catch (const std::bad_alloc&) {
     return {xffi::ErrorCode::kResourceExhausted, std::string(target) + ": out of memory"};
   } catch (const std::exception& error) {
@@ -95,7 +99,9 @@ xffi::Error RunForward(std::string_view cell, bool reverse, bool time_major,
   const Decoder::Type sequence = decoder.Peek(0, "gates_x", 4);
   const Decoder::Type kernel = decoder.Peek(1, "recurrent_kernel", 3);
   const Header header = DecodeHeader(decoder, {cell, reverse, time_major}, kernel, sequence);
-  if (!decoder.ok()) return decoder.error();
+  if (!decoder.ok()) {
+    return decoder.error();
+  }
   const int states = header.cell.states;
 
   cpu::Forward a{};
@@ -104,8 +110,7 @@ xffi::Error RunForward(std::string_view cell, bool reverse, bool time_major,
   if (header.cell.separate_product) {
     a.recurrent_bias = decoder.Operand("recurrent_bias", header.type, header.bias());
   }
-  a.lengths =
-      static_cast<const int32_t*>(decoder.Operand("lengths", xffi::S32, header.lengths()));
+  a.lengths = static_cast<const int32_t*>(decoder.Operand("lengths", xffi::S32, header.lengths()));
   for (int s = 0; s < states; ++s) {
     a.initial[s] = decoder.Operand(kStateNames[s], header.type, header.state());
   }
@@ -118,7 +123,9 @@ xffi::Error RunForward(std::string_view cell, bool reverse, bool time_major,
                              header.sequence(header.cell.saved * header.shape.hidden));
   }
   decoder.Finish();
-  if (!decoder.ok()) return decoder.error();
+  if (!decoder.ok()) {
+    return decoder.error();
+  }
   return Run(kTarget, header, a, pool);
 }
 
@@ -131,14 +138,15 @@ xffi::Error RunBackward(std::string_view cell, bool reverse, bool time_major,
   const Decoder::Type kernel = decoder.Peek(0, "recurrent_kernel", 3);
   const Decoder::Type sequence = decoder.Peek(2 + (known ? known->states : 0), "outputs", 4);
   const Header header = DecodeHeader(decoder, {cell, reverse, time_major}, kernel, sequence);
-  if (!decoder.ok()) return decoder.error();
+  if (!decoder.ok()) {
+    return decoder.error();
+  }
   const int states = header.cell.states;
   const std::vector<int64_t> of_hidden = header.sequence(header.shape.hidden);
 
   cpu::Backward a{};
   a.recurrent_kernel = decoder.Operand("recurrent_kernel", header.type, header.kernel());
-  a.lengths =
-      static_cast<const int32_t*>(decoder.Operand("lengths", xffi::S32, header.lengths()));
+  a.lengths = static_cast<const int32_t*>(decoder.Operand("lengths", xffi::S32, header.lengths()));
   for (int s = 0; s < states; ++s) {
     a.initial[s] = decoder.Operand(kStateNames[s], header.type, header.state());
   }
@@ -159,7 +167,9 @@ xffi::Error RunBackward(std::string_view cell, bool reverse, bool time_major,
     a.d_initial[s] = decoder.Result(kStateNames[s], header.type, header.state());
   }
   decoder.Finish();
-  if (!decoder.ok()) return decoder.error();
+  if (!decoder.ok()) {
+    return decoder.error();
+  }
   return Run(kTarget, header, a, pool);
 }
 

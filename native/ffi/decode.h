@@ -1,7 +1,7 @@
 // Operands and results of the targets, by name, each checked against the shape it must have.
 //
-// Nothing is trusted: whoever calls a target directly with the wrong buffers gets an error that says
-// which, what was expected, and what came.
+// Nothing is trusted: whoever calls a target directly with the wrong buffers gets an error that
+// says which, what was expected, and what came.
 #pragma once
 
 #include <cstdint>

@@ -34,10 +34,10 @@ CpuPass PlanPass(int64_t depth, int64_t hidden, int gates, int vectors, int64_t 
 CpuPlan PlanCpu(const CellTraits& cell, int64_t hidden, int64_t batch, int weight_bytes,
                 const CpuFacts& facts) {
   CpuPlan plan;
-  plan.forward = PlanPass(hidden, hidden, cell.gates, ForwardVectors(cell.gates), batch,
-                          weight_bytes, facts);
-  plan.backward = PlanPass(cell.gates * hidden, hidden, 1, kBackwardVectors, batch, weight_bytes,
-                           facts);
+  plan.forward =
+      PlanPass(hidden, hidden, cell.gates, ForwardVectors(cell.gates), batch, weight_bytes, facts);
+  plan.backward =
+      PlanPass(cell.gates * hidden, hidden, 1, kBackwardVectors, batch, weight_bytes, facts);
   const bool in_l2 = plan.forward.slice_bytes <= facts.l2_bytes;
   const bool in_l3 = plan.forward.packed_bytes <= facts.l3_bytes;
   plan.residency = in_l2 ? "L2" : in_l3 ? "L3" : "memory";

@@ -9,18 +9,18 @@
 namespace jp {
 
 struct CpuFacts {
-  int threads;        // workers to use at most
-  int vector_lanes;   // float32 lanes of a SIMD register
-  int vector_count;   // SIMD registers
-  int64_t l2_bytes;   // private to a core
-  int64_t l3_bytes;   // shared by all, 0 if there is none
+  int threads;       // workers to use at most
+  int vector_lanes;  // float32 lanes of a SIMD register
+  int vector_count;  // SIMD registers
+  int64_t l2_bytes;  // private to a core
+  int64_t l3_bytes;  // shared by all, 0 if there is none
 };
 
 // One direction: a product [B,K] x [K,units * gates], cut into panels of units.
 struct CpuPass {
-  int64_t depth;         // K, made even: rows of weights are taken in pairs
-  int vectors;           // SIMD vectors across a panel
-  int panel_units;       // units in a panel
+  int64_t depth;    // K, made even: rows of weights are taken in pairs
+  int vectors;      // SIMD vectors across a panel
+  int panel_units;  // units in a panel
   int64_t panels;
   int slices;            // workers; each has panels / slices panels, rounded either way
   int tile_rows;         // batch rows that share a load of the weights

@@ -22,7 +22,9 @@ namespace jp::test {
 // The nearest value that `type` can hold.
 inline double RoundedTo(cpu::DType type, double value) {
   const float single = static_cast<float>(value);
-  if (type == cpu::DType::kFloat32) return single;
+  if (type == cpu::DType::kFloat32) {
+    return single;
+  }
   uint32_t bits = std::bit_cast<uint32_t>(single);
   bits += 0x7fff + (bits >> 16 & 1);
   return std::bit_cast<float>(bits & 0xffff0000);
@@ -46,7 +48,9 @@ inline Arrays MakeArrays(const cpu::Shape& s, const CellTraits& cell, cpu::DType
   const auto normal = [&](int64_t size, double scale) {
     std::normal_distribution<double> values(0, scale);
     std::vector<double> array(size);
-    for (double& value : array) value = RoundedTo(dtype, values(random));
+    for (double& value : array) {
+      value = RoundedTo(dtype, values(random));
+    }
     return array;
   };
   const int64_t rows = s.groups * s.batch * s.steps, states = s.groups * s.batch * s.hidden;
@@ -60,12 +64,16 @@ inline Arrays MakeArrays(const cpu::Shape& s, const CellTraits& cell, cpu::DType
   }
   a.gates_x = normal(rows * columns, 0.8);
   a.kernel = normal(s.groups * s.hidden * columns, 0.9 / std::sqrt(s.hidden));
-  if (cell.separate_product) a.recurrent_bias = normal(s.groups * columns, 0.3);
+  if (cell.separate_product) {
+    a.recurrent_bias = normal(s.groups * columns, 0.3);
+  }
   a.d_outputs = normal(rows * s.hidden, 1);
   a.outputs.resize(rows * s.hidden);
   a.saved.resize(rows * cell.saved * s.hidden);
   a.d_gates_x.resize(rows * columns);
-  if (cell.separate_product) a.d_product.resize(rows * columns);
+  if (cell.separate_product) {
+    a.d_product.resize(rows * columns);
+  }
   for (int i = 0; i < cell.states; ++i) {
     a.initial[i] = normal(states, 0.5);
     a.d_final[i] = normal(states, 1);
@@ -76,11 +84,15 @@ inline Arrays MakeArrays(const cpu::Shape& s, const CellTraits& cell, cpu::DType
 }
 
 // An array as a kernel sees it, between guard bytes that nothing may touch: AddressSanitizer stops
-// a read or a write there, and `Intact` sees a write without it. Filled with NaN unless from values.
+// a read or a write there, and `Intact` sees a write without it. Filled with NaN unless from
+// values.
 class Buffer {
  public:
   Buffer(cpu::DType dtype, size_t size)
-      : dtype_(dtype), size_(size), bytes_(size * cpu::ByteWidth(dtype)), memory_(bytes_ + 2 * kGuard) {
+      : dtype_(dtype),
+        size_(size),
+        bytes_(size * cpu::ByteWidth(dtype)),
+        memory_(bytes_ + 2 * kGuard) {
     std::memset(memory_.data(), kFill, memory_.size());
     std::memset(memory_.data() + kGuard, 0xff, bytes_);
     ASAN_POISON_MEMORY_REGION(memory_.data(), kGuard);

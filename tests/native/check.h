@@ -11,7 +11,9 @@ inline int failures = 0;
 
 // Prints a failure; after twenty, one like the others tells nothing new.
 inline void Fail(const char* file, int line, const std::string& what) {
-  if (++failures <= 20) std::cerr << file << ":" << line << ": " << what << "\n";
+  if (++failures <= 20) {
+    std::cerr << file << ":" << line << ": " << what << "\n";
+  }
 }
 
 // A test's exit status, after it has said how it went.
@@ -24,21 +26,23 @@ inline int Finish(const char* name) {
 }  // namespace jp::test
 
 // CHECK(condition, a, b, ..) prints the values after the condition when it is false.
-#define CHECK(condition, ...)                                      \
-  do {                                                             \
-    if (!(condition)) {                                            \
-      std::ostringstream text_;                                    \
-      text_ << #condition;                                         \
-      jp::test::Print(text_ __VA_OPT__(, ) __VA_ARGS__);           \
-      jp::test::Fail(__FILE__, __LINE__, text_.str());             \
-    }                                                              \
+#define CHECK(condition, ...)                            \
+  do {                                                   \
+    if (!(condition)) {                                  \
+      std::ostringstream text_;                          \
+      text_ << #condition;                               \
+      jp::test::Print(text_ __VA_OPT__(, ) __VA_ARGS__); \
+      jp::test::Fail(__FILE__, __LINE__, text_.str());   \
+    }                                                    \
   } while (false)
 
 namespace jp::test {
 
 template <class... Values>
 void Print(std::ostream& out, const Values&... values) {
-  if constexpr (sizeof...(values) > 0) ((out << "; " << values), ...);
+  if constexpr (sizeof...(values) > 0) {
+    ((out << "; " << values), ...);
+  }
 }
 
 }  // namespace jp::test

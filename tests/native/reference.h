@@ -88,7 +88,9 @@ inline UnitGradient BackwardUnit(CellKind kind, const double* saved, double h_be
     case CellKind::kElmanTanh: d.dx[0] = dh * (1 - h * h); break;
     case CellKind::kElmanRelu: d.dx[0] = h > 0 ? dh : 0; break;
   }
-  for (int g = 0; g < 4; ++g) d.d_product[g] = d.dx[g];
+  for (int g = 0; g < 4; ++g) {
+    d.d_product[g] = d.dx[g];
+  }
   return d;
 }
 
@@ -101,11 +103,15 @@ inline void ReferenceForward(const cpu::Shape& s, const CellTraits& cell, Arrays
       std::vector<double> h(H), c(H);
       for (int64_t u = 0; u < H; ++u) {
         h[u] = a.initial[0][at.state(b, u)];
-        if (cell.states > 1) c[u] = a.initial[1][at.state(b, u)];
+        if (cell.states > 1) {
+          c[u] = a.initial[1][at.state(b, u)];
+        }
       }
       for (int64_t step = 0; step < s.steps; ++step) {
         const int64_t t = s.reverse ? s.steps - 1 - step : step;
-        if (t >= a.lengths[n * s.batch + b]) continue;
+        if (t >= a.lengths[n * s.batch + b]) {
+          continue;
+        }
         const std::vector<double> before = h;
         for (int64_t u = 0; u < H; ++u) {
           double x[4], product[4];
@@ -128,7 +134,9 @@ inline void ReferenceForward(const cpu::Shape& s, const CellTraits& cell, Arrays
       }
       for (int64_t u = 0; u < H; ++u) {
         a.final[0][at.state(b, u)] = h[u];
-        if (cell.states > 1) a.final[1][at.state(b, u)] = a.Rounded(c[u]);
+        if (cell.states > 1) {
+          a.final[1][at.state(b, u)] = a.Rounded(c[u]);
+        }
       }
     }
   }
@@ -144,7 +152,9 @@ inline void ReferenceBackward(const cpu::Shape& s, const CellTraits& cell, Array
       std::vector<double> dh(H), dc(H), d_product(columns);
       for (int64_t u = 0; u < H; ++u) {
         dh[u] = a.d_final[0][at.state(b, u)];
-        if (cell.states > 1) dc[u] = a.d_final[1][at.state(b, u)];
+        if (cell.states > 1) {
+          dc[u] = a.d_final[1][at.state(b, u)];
+        }
       }
       for (int64_t i = 0; i < length; ++i) {
         const int64_t t = s.reverse ? i : length - 1 - i;
@@ -152,16 +162,21 @@ inline void ReferenceBackward(const cpu::Shape& s, const CellTraits& cell, Array
         const int64_t before = s.reverse ? t + 1 : t - 1;
         for (int64_t u = 0; u < H; ++u) {
           double saved[5] = {}, h_before = a.initial[0][at.state(b, u)], c_before = 0;
-          if (cell.states > 1) c_before = a.initial[1][at.state(b, u)];
+          if (cell.states > 1) {
+            c_before = a.initial[1][at.state(b, u)];
+          }
           if (!first) {
             h_before = a.outputs[at.row(b, before) * H + u];
-            if (cell.states > 1) c_before = a.saved[at.row(b, before) * width + 4 * H + u];
+            if (cell.states > 1) {
+              c_before = a.saved[at.row(b, before) * width + 4 * H + u];
+            }
           }
-          for (int v = 0; v < cell.saved; ++v) saved[v] = a.saved[at.row(b, t) * width + v * H + u];
+          for (int v = 0; v < cell.saved; ++v) {
+            saved[v] = a.saved[at.row(b, t) * width + v * H + u];
+          }
           const double h = a.outputs[at.row(b, t) * H + u];
-          const UnitGradient d =
-              BackwardUnit(cell.kind, saved, h_before, c_before, h,
-                           dh[u] + a.d_outputs[at.row(b, t) * H + u], dc[u]);
+          const UnitGradient d = BackwardUnit(cell.kind, saved, h_before, c_before, h,
+                                              dh[u] + a.d_outputs[at.row(b, t) * H + u], dc[u]);
           for (int g = 0; g < cell.gates; ++g) {
             const int64_t column = g * H + u;
             a.d_gates_x[at.row(b, t) * columns + column] = a.Rounded(d.dx[g]);
@@ -181,7 +196,9 @@ inline void ReferenceBackward(const cpu::Shape& s, const CellTraits& cell, Array
       }
       for (int64_t u = 0; u < H; ++u) {
         a.d_initial[0][at.state(b, u)] = a.Rounded(dh[u]);
-        if (cell.states > 1) a.d_initial[1][at.state(b, u)] = a.Rounded(dc[u]);
+        if (cell.states > 1) {
+          a.d_initial[1][at.state(b, u)] = a.Rounded(dc[u]);
+        }
       }
     }
   }

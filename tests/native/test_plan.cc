@@ -23,8 +23,8 @@ void CheckPass(const CpuPass& pass, const CpuPass& again, const CpuFacts& facts,
   CHECK(pass.depth % 2 == 0, pass.depth);
   CHECK(pass.panel_units % facts.vector_lanes == 0, pass.panel_units);
   CHECK(pass.padded_units() >= hidden && pass.padded_units() - hidden < pass.panel_units, hidden);
-  CHECK(pass.slices >= 1 && pass.slices <= facts.threads && pass.slices <= pass.panels,
-        pass.slices, pass.panels);
+  CHECK(pass.slices >= 1 && pass.slices <= facts.threads && pass.slices <= pass.panels, pass.slices,
+        pass.panels);
   CHECK(pass.tile_rows >= 1, pass.tile_rows);
   // The sums, one row of weights and two more registers, unless even one row does not fit.
   CHECK(pass.tile_rows == 1 || pass.tile_rows * pass.vectors + 2 <= facts.vector_count);

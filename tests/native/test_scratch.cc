@@ -14,7 +14,8 @@ namespace {
 using jp::cpu::Scratch;
 
 void TestAlignmentAndSize() {
-  for (size_t bytes : {size_t{1}, size_t{63}, size_t{64}, size_t{65}, size_t{4097}, size_t{3} << 20}) {
+  for (size_t bytes :
+       {size_t{1}, size_t{63}, size_t{64}, size_t{65}, size_t{4097}, size_t{3} << 20}) {
     const Scratch scratch(bytes);
     CHECK(reinterpret_cast<uintptr_t>(scratch.as<void>()) % 64 == 0, bytes);
     std::memset(scratch.as<void>(), 0x5a, bytes);
@@ -58,7 +59,9 @@ void TestManyThreads() {
       }
     });
   }
-  for (std::thread& thread : threads) thread.join();
+  for (std::thread& thread : threads) {
+    thread.join();
+  }
 }
 
 }  // namespace

@@ -35,8 +35,7 @@ double Ulps(float got, double expected) {
   return std::fabs(got - expected) / ulp;
 }
 
-// Calls f with finite floats of both signs and every size, several million of them or, where checks
-// make that slow, a part.
+// Calls f with every `stride`th finite float, of both signs: as many of each power of two.
 template <class F>
 void ForFloats(uint32_t stride, F f) {
   const uint32_t last = std::bit_cast<uint32_t>(std::numeric_limits<float>::max());
@@ -52,7 +51,9 @@ template <class Function, class Exact>
 double WorstUlps(Function function, Exact exact, float low, float high) {
   double worst = 0;
   ForFloats(1499, [&](float x) {
-    if (x >= low && x <= high) worst = std::max(worst, Ulps(At(function, x), exact(x)));
+    if (x >= low && x <= high) {
+      worst = std::max(worst, Ulps(At(function, x), exact(x)));
+    }
   });
   return worst;
 }
@@ -73,8 +74,8 @@ void TestExp() {
 }
 
 void TestSigmoid() {
-  const double worst = WorstUlps(simd::Sigmoid, ExactSigmoid, -87.0f, 1e30f);
-  CHECK(worst <= 4, worst);
+  const double worst = WorstUlps(simd::Sigmoid, ExactSigmoid, -87.3f, kInfinity);
+  CHECK(worst <= 3, worst);
   ForFloats(100003, [](float x) {
     const float got = At(simd::Sigmoid, x);
     CHECK(got >= 0 && got <= 1, x, got);
@@ -90,7 +91,7 @@ void TestSigmoid() {
 void TestTanh() {
   const auto exact = [](double x) { return std::tanh(x); };
   const double worst = WorstUlps(simd::Tanh, exact, -kInfinity, kInfinity);
-  CHECK(worst <= 4, worst);
+  CHECK(worst <= 6, worst);
   ForFloats(100003, [](float x) {
     const float got = At(simd::Tanh, x);
     CHECK(got >= -1 && got <= 1, x, got);
@@ -133,14 +134,18 @@ void TestBfloat16() {
     const float kept = At([](Vec v) { return simd::RoundTo<bfloat16>(v); }, x);
     CHECK(std::bit_cast<uint32_t>(kept) == uint32_t{Nearest(x)} << 16, x, kept);
   });
-  for (float x : {kInfinity, -kInfinity, 0.0f, -0.0f}) CHECK(round(x) == Nearest(x), x);
+  for (float x : {kInfinity, -kInfinity, 0.0f, -0.0f}) {
+    CHECK(round(x) == Nearest(x), x);
+  }
   CHECK(round(1.00390625f) == 0x3f80 && round(1.01171875f) == 0x3f82);  // ties to even
   for (uint32_t bits : {0x7fc00000u, 0x7f800001u, 0xffffffffu, 0x7fffffffu}) {
     const uint16_t kept = round(std::bit_cast<float>(bits));
     CHECK((kept & 0x7f80) == 0x7f80 && (kept & 0x7f) != 0, bits, kept);
   }
   bfloat16 pattern[kLanes];
-  for (int lane = 0; lane < kLanes; ++lane) pattern[lane].bits = static_cast<uint16_t>(0x3f80 + lane);
+  for (int lane = 0; lane < kLanes; ++lane) {
+    pattern[lane].bits = static_cast<uint16_t>(0x3f80 + lane);
+  }
   const Vec loaded = simd::Load(pattern);
   for (int lane = 0; lane < kLanes; ++lane) {
     CHECK(std::bit_cast<uint32_t>(loaded[lane]) == (0x3f80u + lane) << 16, lane);
@@ -155,7 +160,9 @@ void CheckParts(T one, T guard) {
     std::fill(from + n, from + kLanes, guard);
     std::fill(to, to + kLanes + 1, guard);
     const Vec loaded = simd::LoadPart(from, n);
-    for (int lane = 0; lane < kLanes; ++lane) CHECK(loaded[lane] == (lane < n ? 1.0f : 0.0f), n);
+    for (int lane = 0; lane < kLanes; ++lane) {
+      CHECK(loaded[lane] == (lane < n ? 1.0f : 0.0f), n);
+    }
     simd::StorePart(to, loaded, n);
     for (int lane = 0; lane <= kLanes; ++lane) {
       const bool as_expected = std::memcmp(&to[lane], lane < n ? &one : &guard, sizeof(T)) == 0;
@@ -179,7 +186,9 @@ bool RunsHere() {
 
 int main() {
   constexpr int kSkipped = 77;
-  if (!RunsHere()) return kSkipped;
+  if (!RunsHere()) {
+    return kSkipped;
+  }
   TestExp();
   TestSigmoid();
   TestTanh();
