@@ -106,6 +106,7 @@ class Translator(nn.Module):
             carries.append(
                 jax.tree.map(lambda f, b: jnp.concatenate((f, b), -1), forward, backward)
             )
+        x = x.astype(self.config.dtype)  # an LSTM's outputs have its carry's dtype, float32
         return Memory(x, jnp.arange(source.shape[1])[None] < lengths[:, None]), carries
 
     def step(
@@ -135,6 +136,7 @@ class Translator(nn.Module):
 
     def _attend(self, x: jax.Array, memory: Memory, *, train: bool) -> tuple[jax.Array, jax.Array]:
         """x [B,T,H] -> logits [B,T,V] float32, attention [B,T,S] float32."""
+        x = x.astype(self.config.dtype)
         scores = jnp.einsum("bth,bsh->bts", self.score(x), memory.states)
         scores = jnp.where(memory.mask[:, None], scores.astype(jnp.float32), MASKED)
         attention = jax.nn.softmax(scores)

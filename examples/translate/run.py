@@ -47,8 +47,8 @@ def train_and_report(
         shutil.rmtree(output / "checkpoints", ignore_errors=True)
     if not resume and (output / "checkpoints").exists():
         raise FileExistsError(
-            f"{output} holds an earlier run: go on with --resume, replace it with --overwrite, or give "
-            "another --output"
+            f"{output} holds an earlier run: go on with --resume, replace it with --overwrite, or "
+            "give another --output"
         )
     pairs = corpus.load(data, cache)
     print("Preparing subwords", flush=True)

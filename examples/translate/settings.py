@@ -78,12 +78,11 @@ class Settings:
 PRESETS = {
     "quick": Settings(),
     "long": Settings(
-        steps=8000,
-        batch=64,
+        steps=12000,
         max_length=40,
         dropout=0.2,
-        warmup=400,
-        evaluate_every=500,
+        warmup=500,
+        evaluate_every=1000,
         test_sentences=2000,
     ),
 }

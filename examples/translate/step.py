@@ -82,7 +82,7 @@ def make_train_step(
         return jax.value_and_grad(loss)(params)
 
     # A program of its own, because it compiles once where `differentiate` compiles for each width.
-    @partial(jax.jit, donate_argnums=(0, 1))
+    @partial(jax.jit, donate_argnums=0)
     def update(state: State, gradient: Any) -> State:
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
         return State(optax.apply_updates(state.params, updates), optimizer_state)
