@@ -74,23 +74,25 @@ def test_cells_without_a_kernel(make):
     ("attributes", "kernel"),
     [
         ({"unroll": 3}, True),
-        ({"state_axes": {...: None}}, True),
+        ({"state_axes": nnx.StateAxes({...: None})}, True),
         ({"broadcast_rngs": "dropout"}, False),
-        ({"state_axes": {nnx.Intermediate: 0, ...: nnx.Carry}}, False),
+        ({"state_axes": nnx.StateAxes({nnx.Intermediate: 0, ...: nnx.Carry})}, False),
     ],
     ids=["unroll", "broadcast-state", "broadcast_rngs", "scanned-state"],
 )
 def test_attributes_of_the_scan(attributes, kernel):
     x, cell = Options().inputs(), nnx.GRUCell(4, H, rngs=RNGS)
     graph, state = nnx.split(RNN(cell, **attributes))
-    assert runs_on_kernel(lambda state, x: nnx.merge(graph, state, copy=True)(x), state, x) == kernel
+    assert (
+        runs_on_kernel(lambda state, x: nnx.merge(graph, state, copy=True)(x), state, x) == kernel
+    )
     if not kernel:
         assert_trees_equal(RNN(cell, **attributes)(x), nnx.RNN(cell, **attributes)(x))
 
 
 def test_a_layer_without_its_bias_still_has_a_kernel():
     x, cell = Options().inputs(), nnx.SimpleCell(4, H, rngs=RNGS)
-    cell.dense_i = nnx.Linear(4, H, use_bias=False, rngs=RNGS)
+    cell.dense_i = nnx.Linear(4, H, use_bias=False, dtype=jnp.float32, rngs=RNGS)
     graph, state = nnx.split(RNN(cell))
     assert runs_on_kernel(lambda state, x: nnx.merge(graph, state, copy=True)(x), state, x)
     assert jnp.allclose(RNN(cell)(x), nnx.RNN(cell)(x), atol=1e-6)

@@ -10,6 +10,8 @@ from flax_problems import H, Options, assert_trees_close, compiled
 
 from jax_persistent.nnx import RNN, Bidirectional
 
+KEY = jax.random.key(7)
+
 
 def layer(rnn, seed=0):
     return rnn(
@@ -42,38 +44,39 @@ def test_vmap_over_weights():
     x = Options().inputs()
 
     @nnx.vmap(in_axes=0, out_axes=0)
-    def ensemble(seed):
+    def ensemble(key):
         return nnx.LSTMCell(
-            4, H, recurrent_kernel_init=nnx.initializers.normal(), rngs=nnx.Rngs(seed)
+            4, H, recurrent_kernel_init=nnx.initializers.normal(), rngs=nnx.Rngs(key)
         )
 
-    cells = ensemble(jnp.arange(2))
-    results = []
-    for rnn in (RNN, nnx.RNN):
-        members = nnx.vmap(lambda cell, x, rnn=rnn: rnn(cell)(x), in_axes=(0, None))(cells, x)
-        results.append(members)
-    assert_trees_close(*results)
-    assert not jnp.allclose(results[0][0], results[0][1])
+    cells = ensemble(jax.random.split(KEY, 2))
+
+    def outputs(rnn):
+        return nnx.vmap(lambda cell, x: rnn(cell)(x), in_axes=(0, None))(cells, x)
+
+    assert_trees_close(outputs(RNN), outputs(nnx.RNN))
+    assert not jnp.allclose(*outputs(RNN))
 
 
 def test_scan_over_layers():
     x = Options().inputs(features=H)
 
     @nnx.vmap(in_axes=0, out_axes=0)
-    def stack(seed):
+    def stack(key):
         return nnx.SimpleCell(
-            H, H, recurrent_kernel_init=nnx.initializers.normal(), rngs=nnx.Rngs(seed)
+            H, H, recurrent_kernel_init=nnx.initializers.normal(), rngs=nnx.Rngs(key)
         )
 
-    cells, results = stack(jnp.arange(3)), []
-    for rnn in (RNN, nnx.RNN):
+    cells = stack(jax.random.split(KEY, 3))
 
+    def outputs(rnn):
         @nnx.scan(in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)
-        def layers(x, cell, rnn=rnn):
+        def layers(x, cell):
             return x + rnn(cell)(x)
 
-        results.append(layers(x, cells))
-    assert_trees_close(*results)
+        return layers(x, cells)
+
+    assert_trees_close(outputs(RNN), outputs(nnx.RNN))
 
 
 def test_capture():
