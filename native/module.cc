@@ -40,9 +40,7 @@ nb::dict PassAsDict(const jp::CpuPass& pass) {
 nb::dict PlanCpu(const std::string& cell, int64_t hidden, int64_t batch, int weight_bytes,
                  int threads, int lanes, int registers, int64_t l2_bytes, int64_t l3_bytes) {
   const jp::CellTraits* traits = jp::FindCell(cell);
-  if (traits == nullptr) {
-    throw nb::value_error(("unknown cell '" + cell + "'").c_str());
-  }
+  if (traits == nullptr) throw nb::value_error(("unknown cell '" + cell + "'").c_str());
   const jp::CpuFacts facts{threads, lanes, registers, l2_bytes, l3_bytes};
   const jp::CpuPlan plan = jp::PlanCpu(*traits, hidden, batch, weight_bytes, facts);
   nb::dict d;

@@ -43,9 +43,7 @@ inline constexpr std::array<CellTraits, 4> kCells = {{
 // The traits of the cell called `name`, or null.
 constexpr const CellTraits* FindCell(std::string_view name) {
   for (const CellTraits& cell : kCells) {
-    if (cell.name == name) {
-      return &cell;
-    }
+    if (cell.name == name) return &cell;
   }
   return nullptr;
 }

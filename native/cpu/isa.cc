@@ -25,13 +25,9 @@ const Isa& Choose() {
   std::string known;
   for (const Candidate& candidate : candidates) {
     if (asked == nullptr || *asked == '\0') {
-      if (candidate.runs_here) {
-        return *candidate.isa;
-      }
+      if (candidate.runs_here) return *candidate.isa;
     } else if (std::string_view(asked) == candidate.isa->name) {
-      if (candidate.runs_here) {
-        return *candidate.isa;
-      }
+      if (candidate.runs_here) return *candidate.isa;
       throw std::runtime_error("JAX_PERSISTENT_ISA=" + std::string(asked) +
                                ": this machine can't run it; unset it to choose one that can");
     }

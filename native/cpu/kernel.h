@@ -93,18 +93,14 @@ struct ForwardKernel {
       const int n = bias == nullptr ? 0 : Lanes(hidden, unit);
       const int64_t column = (at.group * Cell::kGates + c / kVectorsPerGate) * hidden + unit;
       const Vec start = n ? LoadPart(bias + column, n) : Vec{};
-      for (int r = 0; r < rows; ++r) {
-        products[r][c] = start;
-      }
+      for (int r = 0; r < rows; ++r) products[r][c] = start;
     }
     Multiply<kVectors>(h(step, b0), job.row, rows, job.pass.depth, panel(p), products);
     const int64_t t = shape.reverse ? shape.steps - 1 - step : step;
     for (int r = 0; r < rows; ++r) {
       for (int v = 0; v < kVectorsPerGate; ++v) {
         Vec product[Cell::kGates];
-        for (int g = 0; g < Cell::kGates; ++g) {
-          product[g] = products[r][g * kVectorsPerGate + v];
-        }
+        for (int g = 0; g < Cell::kGates; ++g) product[g] = products[r][g * kVectorsPerGate + v];
         Update(step, t, b0 + r, p * kPanelUnits + v * kLanes, product);
       }
     }
@@ -113,13 +109,9 @@ struct ForwardKernel {
   void Update(int64_t step, int64_t t, int64_t b, int64_t unit, const Vec* product) const {
     const int64_t hidden = shape.hidden;
     const int n = Lanes(hidden, unit);
-    if (n == 0) {
-      return;
-    }
+    if (n == 0) return;
     Vec state[2] = {Load(h(step, b) + unit), Vec{}};
-    if constexpr (Cell::kStates > 1) {
-      state[1] = Load(private_state(b) + unit);
-    }
+    if constexpr (Cell::kStates > 1) state[1] = Load(private_state(b) + unit);
     T* output = at.sequence(static_cast<T*>(job.arrays.outputs), b, t, hidden) + unit;
     T* saved = at.sequence(static_cast<T*>(job.arrays.saved), b, t, Cell::kSaved * hidden) + unit;
     const bool keep = job.arrays.saved != nullptr;
@@ -128,23 +120,15 @@ struct ForwardKernel {
           at.sequence(static_cast<const T*>(job.arrays.gates_x), b, t, Cell::kGates * hidden) +
           unit;
       Vec x[Cell::kGates], values[Cell::kSaved + 1];
-      for (int g = 0; g < Cell::kGates; ++g) {
-        x[g] = LoadPart(row + g * hidden, n);
-      }
+      for (int g = 0; g < Cell::kGates; ++g) x[g] = LoadPart(row + g * hidden, n);
       Cell::template Forward<Math>(x, product, state, values);
       state[0] = RoundTo<T>(state[0]);
       StorePart(output, state[0], n);
-      if constexpr (Cell::kStates > 1) {
-        Store(private_state(b) + unit, state[1]);
-      }
-      for (int s = 0; keep && s < Cell::kSaved; ++s) {
-        StorePart(saved + s * hidden, values[s], n);
-      }
+      if constexpr (Cell::kStates > 1) Store(private_state(b) + unit, state[1]);
+      for (int s = 0; keep && s < Cell::kSaved; ++s) StorePart(saved + s * hidden, values[s], n);
     } else {
       StorePart(output, Vec{}, n);
-      for (int s = 0; keep && s < Cell::kSaved; ++s) {
-        StorePart(saved + s * hidden, Vec{}, n);
-      }
+      for (int s = 0; keep && s < Cell::kSaved; ++s) StorePart(saved + s * hidden, Vec{}, n);
     }
     Store(h(step + 1, b) + unit, state[0]);
     if (step + 1 == shape.steps) {
@@ -159,9 +143,7 @@ struct ForwardKernel {
     const ForwardKernel kernel(job, step / phases);
     const int64_t first = job.pass.first_panel(slice), last = job.pass.first_panel(slice + 1);
     const int64_t phase = step % phases;
-    if (phase == 0) {
-      return kernel.Pack(first, last);
-    }
+    if (phase == 0) return kernel.Pack(first, last);
     for (int64_t p = first; p < last; ++p) {
       for (int64_t b = 0; b < job.shape.batch; b += kBlockRows) {
         const int64_t left = job.shape.batch - b;
@@ -222,9 +204,7 @@ struct BackwardKernel {
   void Block(int64_t step, int64_t p, int64_t b0, int rows) const {
     Vec dh[kBlockRows][kVectors];
     for (int r = 0; r < rows; ++r) {
-      for (int v = 0; v < kVectors; ++v) {
-        dh[r][v] = Vec{};
-      }
+      for (int v = 0; v < kVectors; ++v) dh[r][v] = Vec{};
     }
     if (step > 0) {
       Multiply<kVectors>(d_product(step, b0), job.row, rows, job.pass.depth, panel(p), dh);
@@ -244,9 +224,7 @@ struct BackwardKernel {
   void Update(int64_t step, int64_t b, int64_t unit, Vec dh) const {
     const int64_t hidden = shape.hidden;
     const int n = Lanes(hidden, unit);
-    if (n == 0) {
-      return;
-    }
+    if (n == 0) return;
     const int64_t t = shape.reverse ? step : shape.steps - 1 - step;
     T* dx_row =
         at.sequence(static_cast<T*>(job.arrays.d_gates_x), b, t, Cell::kGates * hidden) + unit;
@@ -258,15 +236,11 @@ struct BackwardKernel {
     if (t < lengths[b]) {
       d[0] += LoadPart(
           at.sequence(static_cast<const T*>(job.arrays.d_outputs), b, t, hidden) + unit, n);
-      if constexpr (Cell::kStates > 1) {
-        d[1] = Load(d_state(1, b) + unit);
-      }
+      if constexpr (Cell::kStates > 1) d[1] = Load(d_state(1, b) + unit);
       Vec saved[Cell::kSaved + 1], previous[2] = {};
       const T* saved_row =
           at.sequence(static_cast<const T*>(job.arrays.saved), b, t, Cell::kSaved * hidden) + unit;
-      for (int s = 0; s < Cell::kSaved; ++s) {
-        saved[s] = LoadPart(saved_row + s * hidden, n);
-      }
+      for (int s = 0; s < Cell::kSaved; ++s) saved[s] = LoadPart(saved_row + s * hidden, n);
       LoadPrevious(b, t, unit, n, previous);
       Vec h = {};
       if constexpr (Cell::kReadsH) {
@@ -274,16 +248,12 @@ struct BackwardKernel {
                      n);
       }
       Cell::template Backward<Math>(saved, previous, h, d, dx, dp);
-      if constexpr (Cell::kStates > 1) {
-        Store(d_state(1, b) + unit, d[1]);
-      }
+      if constexpr (Cell::kStates > 1) Store(d_state(1, b) + unit, d[1]);
     }
     Store(d_state(0, b) + unit, d[0]);
     for (int g = 0; g < Cell::kGates; ++g) {
       StorePart(dx_row + g * hidden, dx[g], n);
-      if constexpr (Cell::kSeparateProduct) {
-        StorePart(dp_row + g * hidden, dp[g], n);
-      }
+      if constexpr (Cell::kSeparateProduct) StorePart(dp_row + g * hidden, dp[g], n);
       StorePart(exchange + g * hidden, RoundTo<T>(Cell::kSeparateProduct ? dp[g] : dx[g]), n);
     }
   }
@@ -309,9 +279,7 @@ struct BackwardKernel {
 
   void Finish(int64_t b, int64_t unit, Vec dh) const {
     const int n = Lanes(shape.hidden, unit);
-    if (n == 0) {
-      return;
-    }
+    if (n == 0) return;
     for (int s = 0; s < Cell::kStates; ++s) {
       const Vec d = Load(d_state(s, b) + unit) + (s == 0 ? dh : Vec{});
       StorePart(at.state(static_cast<T*>(job.arrays.d_initial[s]), b) + unit, d, n);
@@ -323,9 +291,7 @@ struct BackwardKernel {
     const BackwardKernel kernel(job, step / phases);
     const int64_t first = job.pass.first_panel(slice), last = job.pass.first_panel(slice + 1);
     const int64_t phase = step % phases;
-    if (phase == 0) {
-      return kernel.Pack(first, last);
-    }
+    if (phase == 0) return kernel.Pack(first, last);
     for (int64_t p = first; p < last; ++p) {
       for (int64_t b = 0; b < job.shape.batch; b += kBlockRows) {
         const int64_t left = job.shape.batch - b;

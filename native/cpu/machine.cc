@@ -18,15 +18,11 @@ int64_t CacheBytes(int level) {
     int found = 0;
     std::string type;
     int64_t kibibytes = 0;
-    if (!(std::ifstream(folder + "level") >> found)) {
-      break;
-    }
+    if (!(std::ifstream(folder + "level") >> found)) break;
     if (found != level || !(std::ifstream(folder + "type") >> type) || type == "Instruction") {
       continue;
     }
-    if (std::ifstream(folder + "size") >> kibibytes) {
-      return kibibytes << 10;  // "512K"
-    }
+    if (std::ifstream(folder + "size") >> kibibytes) return kibibytes << 10;  // "512K"
   }
   return 0;
 }

@@ -47,9 +47,7 @@ struct Sums {
     for (int m = 0; m < M; ++m) {
       const Vec x = Broadcast(in[m * stride]);
       JP_UNROLL
-      for (int c = 0; c < kVectors; ++c) {
-        at[m][c] += x * weights[c];
-      }
+      for (int c = 0; c < kVectors; ++c) at[m][c] += x * weights[c];
     }
   }
 
@@ -57,9 +55,7 @@ struct Sums {
     JP_UNROLL
     for (int m = 0; m < M; ++m) {
       JP_UNROLL
-      for (int c = 0; c < kVectors; ++c) {
-        sum[m][c] += at[m][c];
-      }
+      for (int c = 0; c < kVectors; ++c) sum[m][c] += at[m][c];
     }
   }
 };
@@ -68,9 +64,7 @@ struct Sums {
 template <int kOdd, int kVectors>
 [[gnu::always_inline]] static inline void LoadRow(const float* pair, Vec (&row)[kVectors]) {
   JP_UNROLL
-  for (int c = 0; c < kVectors; ++c) {
-    row[c] = Load(pair + (kOdd * kVectors + c) * kLanes);
-  }
+  for (int c = 0; c < kVectors; ++c) row[c] = Load(pair + (kOdd * kVectors + c) * kLanes);
 }
 
 template <int kOdd, int kVectors>
@@ -99,9 +93,7 @@ static inline void MultiplyTile(const float* in, int64_t stride, int64_t depth, 
     (kTwoChains ? odd : even).Add(in + k + 1, stride, row);
   }
   even.AddTo(sum);
-  if constexpr (kTwoChains) {
-    odd.AddTo(sum);
-  }
+  if constexpr (kTwoChains) odd.AddTo(sum);
 }
 
 // Rows of a batch whose sums are kept at once: with a chunk of a panel they fit the L1 cache.
@@ -136,9 +128,7 @@ static inline void PackVector(float* panel, int64_t k, int c, const float* from,
 template <int kVectors>
 static inline void PackVector(bfloat16* panel, int64_t k, int c, const bfloat16* from, int n) {
   bfloat16* to = panel + ((k / 2) * kVectors + c) * kLanes * 2 + k % 2;
-  for (int lane = 0; lane < kLanes; ++lane) {
-    to[2 * lane] = lane < n ? from[lane] : bfloat16{0};
-  }
+  for (int lane = 0; lane < kLanes; ++lane) to[2 * lane] = lane < n ? from[lane] : bfloat16{0};
 }
 
 // Fills vector c of a panel with the transpose of n rows of `columns` values each.
@@ -150,13 +140,10 @@ static inline void PackTransposed(T* panel, int64_t depth, int c, const T* rows,
     const int64_t end = k0 + kBlock < depth ? k0 + kBlock : depth;
     T block[kBlock][kLanes] = {};
     for (int lane = 0; lane < n; ++lane) {
-      for (int64_t k = k0; k < end && k < columns; ++k) {
+      for (int64_t k = k0; k < end && k < columns; ++k)
         block[k - k0][lane] = rows[lane * columns + k];
-      }
     }
-    for (int64_t k = k0; k < end; ++k) {
-      PackVector<kVectors>(panel, k, c, block[k - k0], kLanes);
-    }
+    for (int64_t k = k0; k < end; ++k) PackVector<kVectors>(panel, k, c, block[k - k0], kLanes);
   }
 }
 

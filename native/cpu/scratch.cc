@@ -44,9 +44,7 @@ Scratch::Scratch(size_t bytes) : data_(nullptr), bytes_(0) {
     for (size_t i = 0; i < kept.blocks.size(); ++i) {
       const size_t have = kept.blocks[i].bytes;
       const bool fits = have >= bytes && have <= 2 * bytes;
-      if (fits && (best == kept.blocks.size() || have < kept.blocks[best].bytes)) {
-        best = i;
-      }
+      if (fits && (best == kept.blocks.size() || have < kept.blocks[best].bytes)) best = i;
     }
     if (best != kept.blocks.size()) {
       data_ = kept.blocks[best].data;
@@ -57,22 +55,16 @@ Scratch::Scratch(size_t bytes) : data_(nullptr), bytes_(0) {
     }
   }
   data_ = std::aligned_alloc(alignment, bytes);
-  if (data_ == nullptr) {
-    throw std::bad_alloc();
-  }
+  if (data_ == nullptr) throw std::bad_alloc();
   bytes_ = bytes;
 #if defined(__linux__)
   // Streaming megabytes a step through 4 KiB pages would miss the TLB all the way.
-  if (alignment == kHugePage) {
-    madvise(data_, bytes, MADV_HUGEPAGE);
-  }
+  if (alignment == kHugePage) madvise(data_, bytes, MADV_HUGEPAGE);
 #endif
 }
 
 Scratch::~Scratch() {
-  if (data_ == nullptr) {
-    return;
-  }
+  if (data_ == nullptr) return;
   Store& kept = store();
   std::lock_guard lock(kept.mutex);
   if (kept.bytes + bytes_ > kMostKept) {

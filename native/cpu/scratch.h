@@ -1,5 +1,4 @@
-// Aligned working memory, kept from call to call: a fresh mapping would cost a page fault every 4
-// KiB.
+// Aligned working memory, kept from call to call: a fresh mapping costs a page fault every 4 KiB.
 #pragma once
 
 #include <cstddef>

@@ -56,18 +56,14 @@ static inline void Store(bfloat16* p, Vec v) {
 // What `T` would keep of v.
 template <class T>
 static inline Vec RoundTo(Vec v) {
-  if constexpr (sizeof(T) == 2) {
-    return (Vec)(RoundToBfloat16Bits(v) & 0xffff0000u);
-  }
+  if constexpr (sizeof(T) == 2) return (Vec)(RoundToBfloat16Bits(v) & 0xffff0000u);
   return v;
 }
 
 // The first n lanes, 1 <= n <= kLanes; the others read as zero and are not written.
 template <class T>
 static inline Vec LoadPart(const T* p, int n) {
-  if (n == kLanes) {
-    return Load(p);
-  }
+  if (n == kLanes) return Load(p);
   T lanes[kLanes] = {};
   std::memcpy(lanes, p, sizeof(T) * n);
   return Load(lanes);
@@ -75,9 +71,7 @@ static inline Vec LoadPart(const T* p, int n) {
 
 template <class T>
 static inline void StorePart(T* p, Vec v, int n) {
-  if (n == kLanes) {
-    return Store(p, v);
-  }
+  if (n == kLanes) return Store(p, v);
   T lanes[kLanes];
   Store(lanes, v);
   std::memcpy(p, lanes, sizeof(T) * n);

@@ -38,9 +38,7 @@ void Team::Run(int slices, int64_t steps, const Schedule& schedule, Work work) {
 void Team::RunAs(int home) {
   for (int64_t step = 0; step < steps_; ++step) {
     TryStep(home, step);
-    for (int i = 0; i < slices_; ++i) {
-      Await((home + i) % slices_, step);
-    }
+    for (int i = 0; i < slices_; ++i) Await((home + i) % slices_, step);
   }
 }
 
@@ -60,12 +58,8 @@ void Team::Await(int slice, int64_t step) {
   const std::atomic<int64_t>& value = progress_[slice].value;
   for (int spins = 0;; ++spins) {
     const int64_t seen = value.load(std::memory_order_acquire);
-    if (seen >= 2 * step + 2) {
-      return;
-    }
-    if (seen == 2 * step && TryStep(slice, step)) {
-      return;
-    }
+    if (seen >= 2 * step + 2) return;
+    if (seen == 2 * step && TryStep(slice, step)) return;
     if (spins < kSpins) {
       Pause();
     } else {

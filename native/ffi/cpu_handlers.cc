@@ -51,15 +51,11 @@ Header DecodeHeader(Decoder& decoder, const Attributes& attributes, const Decode
                     const Decoder::Type& sequence) {
   Header header;
   const CellTraits* cell = FindCell(attributes.cell);
-  if (cell == nullptr) {
-    decoder.Fail("cell: got unknown '" + std::string(attributes.cell) + "'");
-  }
+  if (cell == nullptr) decoder.Fail("cell: got unknown '" + std::string(attributes.cell) + "'");
   if (kernel.element != xffi::F32 && kernel.element != xffi::BF16) {
     decoder.Fail("recurrent_kernel: expected element type F32 or BF16");
   }
-  if (!decoder.ok()) {
-    return header;
-  }
+  if (!decoder.ok()) return header;
   header.cell = *cell;
   header.type = kernel.element;
   header.dtype = kernel.element == xffi::F32 ? cpu::DType::kFloat32 : cpu::DType::kBfloat16;
@@ -99,9 +95,7 @@ xffi::Error RunForward(std::string_view cell, bool reverse, bool time_major,
   const Decoder::Type sequence = decoder.Peek(0, "gates_x", 4);
   const Decoder::Type kernel = decoder.Peek(1, "recurrent_kernel", 3);
   const Header header = DecodeHeader(decoder, {cell, reverse, time_major}, kernel, sequence);
-  if (!decoder.ok()) {
-    return decoder.error();
-  }
+  if (!decoder.ok()) return decoder.error();
   const int states = header.cell.states;
 
   cpu::Forward a{};
@@ -123,9 +117,7 @@ xffi::Error RunForward(std::string_view cell, bool reverse, bool time_major,
                              header.sequence(header.cell.saved * header.shape.hidden));
   }
   decoder.Finish();
-  if (!decoder.ok()) {
-    return decoder.error();
-  }
+  if (!decoder.ok()) return decoder.error();
   return Run(kTarget, header, a, pool);
 }
 
@@ -138,9 +130,7 @@ xffi::Error RunBackward(std::string_view cell, bool reverse, bool time_major,
   const Decoder::Type kernel = decoder.Peek(0, "recurrent_kernel", 3);
   const Decoder::Type sequence = decoder.Peek(2 + (known ? known->states : 0), "outputs", 4);
   const Header header = DecodeHeader(decoder, {cell, reverse, time_major}, kernel, sequence);
-  if (!decoder.ok()) {
-    return decoder.error();
-  }
+  if (!decoder.ok()) return decoder.error();
   const int states = header.cell.states;
   const std::vector<int64_t> of_hidden = header.sequence(header.shape.hidden);
 
@@ -167,9 +157,7 @@ xffi::Error RunBackward(std::string_view cell, bool reverse, bool time_major,
     a.d_initial[s] = decoder.Result(kStateNames[s], header.type, header.state());
   }
   decoder.Finish();
-  if (!decoder.ok()) {
-    return decoder.error();
-  }
+  if (!decoder.ok()) return decoder.error();
   return Run(kTarget, header, a, pool);
 }
 

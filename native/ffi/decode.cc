@@ -9,9 +9,7 @@ namespace {
 template <class Sizes>
 std::string Join(const Sizes& sizes) {
   std::string text = "[";
-  for (int64_t size : sizes) {
-    text += (text.size() > 1 ? ", " : "") + std::to_string(size);
-  }
+  for (int64_t size : sizes) text += (text.size() > 1 ? ", " : "") + std::to_string(size);
   return text + "]";
 }
 
@@ -24,18 +22,14 @@ std::string TypeName(xffi::DataType type) {
 }  // namespace
 
 void Decoder::Fail(const std::string& message) {
-  if (ok()) {
-    message_ = target_ + ": " + message;
-  }
+  if (ok()) message_ = target_ + ": " + message;
 }
 
 bool Decoder::Matches(const char* name, const xffi::AnyBuffer& buffer, xffi::DataType type,
                       const std::vector<int64_t>& sizes) {
   const auto got = buffer.dimensions();
   const bool same = got.size() == sizes.size() && std::equal(got.begin(), got.end(), sizes.begin());
-  if (same && buffer.element_type() == type) {
-    return true;
-  }
+  if (same && buffer.element_type() == type) return true;
   Fail(std::string(name) + ": expected " + TypeName(type) + Join(sizes) + "; got " +
        TypeName(buffer.element_type()) + Join(got));
   return false;
@@ -43,9 +37,7 @@ bool Decoder::Matches(const char* name, const xffi::AnyBuffer& buffer, xffi::Dat
 
 const void* Decoder::Operand(const char* name, xffi::DataType type,
                              const std::vector<int64_t>& sizes) {
-  if (!ok()) {
-    return nullptr;
-  }
+  if (!ok()) return nullptr;
   auto buffer = operands_.get<xffi::AnyBuffer>(next_operand_++);
   if (!buffer.has_value()) {
     Fail(std::string("expected operand ") + name + "; got only " +
@@ -56,9 +48,7 @@ const void* Decoder::Operand(const char* name, xffi::DataType type,
 }
 
 void* Decoder::Result(const char* name, xffi::DataType type, const std::vector<int64_t>& sizes) {
-  if (!ok()) {
-    return nullptr;
-  }
+  if (!ok()) return nullptr;
   auto buffer = results_.get<xffi::AnyBuffer>(next_result_++);
   if (!buffer.has_value()) {
     Fail(std::string("expected result ") + name + "; got only " + std::to_string(results_.size()) +
@@ -69,9 +59,7 @@ void* Decoder::Result(const char* name, xffi::DataType type, const std::vector<i
 }
 
 Decoder::Type Decoder::Peek(size_t index, const char* name, size_t rank) {
-  if (!ok()) {
-    return {};
-  }
+  if (!ok()) return {};
   auto buffer = operands_.get<xffi::AnyBuffer>(index);
   if (!buffer.has_value()) {
     Fail(std::string("expected operand ") + name + "; got only " +
@@ -91,9 +79,7 @@ Decoder::Type Decoder::Peek(size_t index, const char* name, size_t rank) {
 }
 
 void Decoder::Finish() {
-  if (!ok()) {
-    return;
-  }
+  if (!ok()) return;
   if (next_operand_ != operands_.size()) {
     Fail("expected " + std::to_string(next_operand_) + " operands; got " +
          std::to_string(operands_.size()));

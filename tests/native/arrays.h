@@ -22,9 +22,7 @@ namespace jp::test {
 // The nearest value that `type` can hold.
 inline double RoundedTo(cpu::DType type, double value) {
   const float single = static_cast<float>(value);
-  if (type == cpu::DType::kFloat32) {
-    return single;
-  }
+  if (type == cpu::DType::kFloat32) return single;
   uint32_t bits = std::bit_cast<uint32_t>(single);
   bits += 0x7fff + (bits >> 16 & 1);
   return std::bit_cast<float>(bits & 0xffff0000);
@@ -48,9 +46,7 @@ inline Arrays MakeArrays(const cpu::Shape& s, const CellTraits& cell, cpu::DType
   const auto normal = [&](int64_t size, double scale) {
     std::normal_distribution<double> values(0, scale);
     std::vector<double> array(size);
-    for (double& value : array) {
-      value = RoundedTo(dtype, values(random));
-    }
+    for (double& value : array) value = RoundedTo(dtype, values(random));
     return array;
   };
   const int64_t rows = s.groups * s.batch * s.steps, states = s.groups * s.batch * s.hidden;
@@ -64,16 +60,12 @@ inline Arrays MakeArrays(const cpu::Shape& s, const CellTraits& cell, cpu::DType
   }
   a.gates_x = normal(rows * columns, 0.8);
   a.kernel = normal(s.groups * s.hidden * columns, 0.9 / std::sqrt(s.hidden));
-  if (cell.separate_product) {
-    a.recurrent_bias = normal(s.groups * columns, 0.3);
-  }
+  if (cell.separate_product) a.recurrent_bias = normal(s.groups * columns, 0.3);
   a.d_outputs = normal(rows * s.hidden, 1);
   a.outputs.resize(rows * s.hidden);
   a.saved.resize(rows * cell.saved * s.hidden);
   a.d_gates_x.resize(rows * columns);
-  if (cell.separate_product) {
-    a.d_product.resize(rows * columns);
-  }
+  if (cell.separate_product) a.d_product.resize(rows * columns);
   for (int i = 0; i < cell.states; ++i) {
     a.initial[i] = normal(states, 0.5);
     a.d_final[i] = normal(states, 1);

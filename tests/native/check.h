@@ -11,9 +11,7 @@ inline int failures = 0;
 
 // Prints a failure; after twenty, one like the others tells nothing new.
 inline void Fail(const char* file, int line, const std::string& what) {
-  if (++failures <= 20) {
-    std::cerr << file << ":" << line << ": " << what << "\n";
-  }
+  if (++failures <= 20) std::cerr << file << ":" << line << ": " << what << "\n";
 }
 
 // A test's exit status, after it has said how it went.
@@ -40,9 +38,7 @@ namespace jp::test {
 
 template <class... Values>
 void Print(std::ostream& out, const Values&... values) {
-  if constexpr (sizeof...(values) > 0) {
-    ((out << "; " << values), ...);
-  }
+  if constexpr (sizeof...(values) > 0) ((out << "; " << values), ...);
 }
 
 }  // namespace jp::test

@@ -88,9 +88,7 @@ inline UnitGradient BackwardUnit(CellKind kind, const double* saved, double h_be
     case CellKind::kElmanTanh: d.dx[0] = dh * (1 - h * h); break;
     case CellKind::kElmanRelu: d.dx[0] = h > 0 ? dh : 0; break;
   }
-  for (int g = 0; g < 4; ++g) {
-    d.d_product[g] = d.dx[g];
-  }
+  for (int g = 0; g < 4; ++g) d.d_product[g] = d.dx[g];
   return d;
 }
 
@@ -103,15 +101,11 @@ inline void ReferenceForward(const cpu::Shape& s, const CellTraits& cell, Arrays
       std::vector<double> h(H), c(H);
       for (int64_t u = 0; u < H; ++u) {
         h[u] = a.initial[0][at.state(b, u)];
-        if (cell.states > 1) {
-          c[u] = a.initial[1][at.state(b, u)];
-        }
+        if (cell.states > 1) c[u] = a.initial[1][at.state(b, u)];
       }
       for (int64_t step = 0; step < s.steps; ++step) {
         const int64_t t = s.reverse ? s.steps - 1 - step : step;
-        if (t >= a.lengths[n * s.batch + b]) {
-          continue;
-        }
+        if (t >= a.lengths[n * s.batch + b]) continue;
         const std::vector<double> before = h;
         for (int64_t u = 0; u < H; ++u) {
           double x[4], product[4];
@@ -134,9 +128,7 @@ inline void ReferenceForward(const cpu::Shape& s, const CellTraits& cell, Arrays
       }
       for (int64_t u = 0; u < H; ++u) {
         a.final[0][at.state(b, u)] = h[u];
-        if (cell.states > 1) {
-          a.final[1][at.state(b, u)] = a.Rounded(c[u]);
-        }
+        if (cell.states > 1) a.final[1][at.state(b, u)] = a.Rounded(c[u]);
       }
     }
   }
@@ -152,9 +144,7 @@ inline void ReferenceBackward(const cpu::Shape& s, const CellTraits& cell, Array
       std::vector<double> dh(H), dc(H), d_product(columns);
       for (int64_t u = 0; u < H; ++u) {
         dh[u] = a.d_final[0][at.state(b, u)];
-        if (cell.states > 1) {
-          dc[u] = a.d_final[1][at.state(b, u)];
-        }
+        if (cell.states > 1) dc[u] = a.d_final[1][at.state(b, u)];
       }
       for (int64_t i = 0; i < length; ++i) {
         const int64_t t = s.reverse ? i : length - 1 - i;
@@ -162,18 +152,12 @@ inline void ReferenceBackward(const cpu::Shape& s, const CellTraits& cell, Array
         const int64_t before = s.reverse ? t + 1 : t - 1;
         for (int64_t u = 0; u < H; ++u) {
           double saved[5] = {}, h_before = a.initial[0][at.state(b, u)], c_before = 0;
-          if (cell.states > 1) {
-            c_before = a.initial[1][at.state(b, u)];
-          }
+          if (cell.states > 1) c_before = a.initial[1][at.state(b, u)];
           if (!first) {
             h_before = a.outputs[at.row(b, before) * H + u];
-            if (cell.states > 1) {
-              c_before = a.saved[at.row(b, before) * width + 4 * H + u];
-            }
+            if (cell.states > 1) c_before = a.saved[at.row(b, before) * width + 4 * H + u];
           }
-          for (int v = 0; v < cell.saved; ++v) {
-            saved[v] = a.saved[at.row(b, t) * width + v * H + u];
-          }
+          for (int v = 0; v < cell.saved; ++v) saved[v] = a.saved[at.row(b, t) * width + v * H + u];
           const double h = a.outputs[at.row(b, t) * H + u];
           const UnitGradient d = BackwardUnit(cell.kind, saved, h_before, c_before, h,
                                               dh[u] + a.d_outputs[at.row(b, t) * H + u], dc[u]);
@@ -196,9 +180,7 @@ inline void ReferenceBackward(const cpu::Shape& s, const CellTraits& cell, Array
       }
       for (int64_t u = 0; u < H; ++u) {
         a.d_initial[0][at.state(b, u)] = a.Rounded(dh[u]);
-        if (cell.states > 1) {
-          a.d_initial[1][at.state(b, u)] = a.Rounded(dc[u]);
-        }
+        if (cell.states > 1) a.d_initial[1][at.state(b, u)] = a.Rounded(dc[u]);
       }
     }
   }

@@ -28,9 +28,7 @@ using jp::test::Buffer;
 struct Threads {
   std::vector<std::thread> threads;
   ~Threads() {
-    for (std::thread& thread : threads) {
-      thread.join();
-    }
+    for (std::thread& thread : threads) thread.join();
   }
   jp::cpu::Team::Schedule schedule() {
     return [this](std::function<void()> task) { threads.emplace_back(std::move(task)); };
@@ -92,9 +90,7 @@ struct Buffers {
     std::vector<Buffer*> list = {&gates_x, &kernel,    &recurrent_bias, &outputs,
                                  &saved,   &d_outputs, &d_gates_x,      &d_product};
     for (auto* states : {&initial, &final, &d_final, &d_initial}) {
-      for (auto& buffer : *states) {
-        list.push_back(buffer.get());
-      }
+      for (auto& buffer : *states) list.push_back(buffer.get());
     }
     return list;
   }
@@ -132,11 +128,10 @@ void RunOn(const Isa& isa, const Shape& shape, const CellTraits& cell, DType dty
                                      reinterpret_cast<float*>(aligned(carry)),
                                      row};
   const auto step = [&] {
-    if constexpr (kIsForward) {
+    if constexpr (kIsForward)
       return isa.forward;
-    } else {
+    else
       return isa.backward;
-    }
   }();
   Threads helpers;
   jp::cpu::Team::Run(pass.slices, shape.groups * (shape.steps + CallArrays::kExtraSteps),
@@ -163,9 +158,7 @@ void CheckClose(const Case& c, const char* what, const Buffer& got,
   // Float: rounding of sums of this length. Bfloat16: a flip of the last bit, and what grows of it.
   const double relative = c.dtype == DType::kFloat32 ? 2e-5 : 1.0 / 32;
   double scale = 1e-3;
-  for (double value : expected) {
-    scale = std::fmax(scale, std::fmin(std::fabs(value), 1));
-  }
+  for (double value : expected) scale = std::fmax(scale, std::fmin(std::fabs(value), 1));
   const std::vector<double> values = got.values();
   for (size_t i = 0; i < values.size(); ++i) {
     const double limit = relative * (scale + std::fabs(expected[i]));
@@ -219,9 +212,7 @@ void CheckCase(const Case& c, int seed) {
   CheckForward(c, buffers, arrays);
   CheckBackward(c, buffers, arrays);
   CheckThreads(c, buffers, arrays);
-  for (Buffer* buffer : buffers.all()) {
-    CHECK(buffer->Intact(), c.name());
-  }
+  for (Buffer* buffer : buffers.all()) CHECK(buffer->Intact(), c.name());
 }
 
 // What the library itself runs is the chosen instruction set's kernel.
@@ -234,9 +225,7 @@ void CheckLibrary(const Case& c) {
   RunOn(c.isa, c.shape, c.cell, c.dtype, 2, direct.forward(arrays, true));
   RunOn(c.isa, c.shape, c.cell, c.dtype, 2, direct.backward(arrays));
   const auto expected = direct.all(), got = library.all();
-  for (size_t i = 0; i < got.size(); ++i) {
-    CHECK(got[i]->SameBytes(*expected[i]), c.name(), i);
-  }
+  for (size_t i = 0; i < got.size(); ++i) CHECK(got[i]->SameBytes(*expected[i]), c.name(), i);
 }
 
 // N, B, T, H: odd sizes, one of each, rows beyond a tile, units beyond a panel, several slices.

@@ -24,9 +24,7 @@ class Threads {
     threads_.emplace_back(std::move(task));
   }
   void Join() {
-    for (std::thread& thread : threads_) {
-      thread.join();
-    }
+    for (std::thread& thread : threads_) thread.join();
     threads_.clear();
   }
 
@@ -51,9 +49,7 @@ class Chain {
  public:
   Chain(int slices, int64_t steps, int longest_delay)
       : slices_(slices), steps_(steps), delay_(longest_delay), runs_(slices), buffer_{} {
-    for (auto& values : buffer_) {
-      values.resize(slices);
-    }
+    for (auto& values : buffer_) values.resize(slices);
   }
 
   Team::Work work() {
@@ -63,9 +59,7 @@ class Chain {
   void CheckResult() {
     Chain alone(slices_, steps_, 0);
     for (int64_t step = 0; step < steps_; ++step) {
-      for (int slice = 0; slice < slices_; ++slice) {
-        alone.Step(slice, step);
-      }
+      for (int slice = 0; slice < slices_; ++slice) alone.Step(slice, step);
     }
     for (int slice = 0; slice < slices_; ++slice) {
       CHECK(runs_[slice] == steps_, runs_[slice], steps_);
@@ -77,15 +71,11 @@ class Chain {
   void Step(int slice, int64_t step) {
     if (delay_ > 0) {
       const uint64_t chance = Mix(static_cast<uint64_t>(slice * 1000003 + step));
-      if (chance % 3 == 0) {
-        SleepFor(static_cast<int>(chance % delay_));
-      }
+      if (chance % 3 == 0) SleepFor(static_cast<int>(chance % delay_));
     }
     CHECK(runs_[slice] == step, slice, runs_[slice], step);
     uint64_t sum = static_cast<uint64_t>(slice);
-    for (uint64_t value : buffer_[step & 1]) {
-      sum = Mix(sum + value);
-    }
+    for (uint64_t value : buffer_[step & 1]) sum = Mix(sum + value);
     buffer_[(step + 1) & 1][slice] = sum;
     ++runs_[slice];
   }
@@ -134,9 +124,7 @@ void TestLateHelpers() {
 }
 
 void TestHelpersThatNeverCome() {
-  for (int slices = 1; slices <= 8; ++slices) {
-    Run(slices, 19, 0, [](auto) {});
-  }
+  for (int slices = 1; slices <= 8; ++slices) Run(slices, 19, 0, [](auto) {});
   int asked = 0;
   Run(6, 19, 0, [&](auto) { ++asked; });
   CHECK(asked == 5, asked);
@@ -150,9 +138,7 @@ void TestHelpersAfterTheEnd() {
     Team::Run(4, 23, [&](auto task) { kept.push_back(std::move(task)); }, chain->work());
     chain->CheckResult();
   }
-  for (const auto& task : kept) {
-    task();
-  }
+  for (const auto& task : kept) task();
 }
 
 void TestHelpersInline() {
@@ -177,17 +163,13 @@ void TestManyTeamsAtOnce() {
       for (int job = 0; job < 5; ++job) {
         const int slices = 1 + static_cast<int>(random() % 6);
         Run(slices, 1 + random() % 30, 20, [&](auto task) {
-          if (random() % 3 == 0) {
-            return;
-          }
+          if (random() % 3 == 0) return;
           helpers.Start(std::move(task));
         });
       }
     });
   }
-  for (std::thread& caller : callers) {
-    caller.join();
-  }
+  for (std::thread& caller : callers) caller.join();
 }
 
 }  // namespace
