@@ -1,0 +1,173 @@
+"""Times the layers against flax over `lax.scan`, PyTorch and ONNX Runtime on this machine's CPU.
+
+    python -m benchmarks.cpu                         # a quick set of shapes
+    python -m benchmarks.cpu --threads 1 --full      # one core, the whole grid
+    python -m benchmarks.cpu --table FILE            # what a results file says
+
+benchmarks/README.md says what is timed, and how.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from benchmarks import limits, machine, memory, plot, summary
+from benchmarks.options import parse, shapes
+from benchmarks.peers import SOURCES, available
+from benchmarks.problem import PASSES, Shape
+
+RESULTS = Path(__file__).parent / "results"
+BUSY = 0.5  # load average at the start, above which the times tell of other work too
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    options = parse(arguments)
+    if options.table:
+        print(_report(json.loads(options.table.read_text())))
+    elif options.plot:
+        for path in plot.plot(json.loads(options.plot.read_text()), options.plot.with_suffix("")):
+            print(path)
+    else:
+        run(options)
+
+
+def run(options: Namespace) -> dict[str, Any]:
+    """Times what the options ask for; returns what it wrote to the results file."""
+    if options.threads is not None and "jax" in sys.modules:
+        raise RuntimeError(
+            "--threads: expected jax not to be imported yet, for XLA sizes its pool when it "
+            "starts; run python -m benchmarks.cpu in a process of its own"
+        )
+    try:
+        threads = machine.limit_cores(options.threads)
+    except ValueError as error:
+        raise SystemExit(f"--{error}") from error
+    results = _start(options, threads)
+    path = options.output or _default_path(results)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _time_all(results, options, threads, path)
+    if options.memory:
+        _measure_memory(results, options, threads)
+    path.write_text(_as_json(results))
+    print(_report(results))
+    for picture in plot.plot(results, path.with_suffix("")):
+        print(f"picture: {picture}")
+    print(f"results: {path}")
+    return results
+
+
+def _start(options: Namespace, threads: int) -> dict[str, Any]:
+    """The results, yet without a time."""
+    from jax_persistent.ffi.registration import native_module
+
+    facts = machine.describe(native_module().cpu_isa())
+    if facts["load_at_start"] > BUSY:
+        tqdm.write(
+            f"The machine is busy (load average {facts['load_at_start']}): the results file says "
+            "so, and the times will not be its best."
+        )
+    try:
+        measured = dataclasses.asdict(limits.measure(threads, facts["caches"]))
+        missing_limits = None
+    except RuntimeError as error:
+        measured, missing_limits = None, str(error)
+        tqdm.write(f"No physical limit: {error}")
+    return {
+        "machine": facts,
+        "threads": threads,
+        "limits": measured,
+        "missing_limits": missing_limits,
+        "options": {name: getattr(options, name) for name in ("rounds", "minutes")},
+        "peers": options.peers,
+        "missing": {},
+        "entries": [],
+        "refused": [],
+        "skipped": [],
+        "memory": [],
+    }
+
+
+def _time_all(results: dict[str, Any], options: Namespace, threads: int, path: Path) -> None:
+    from benchmarks.measure import Disagreement, time_shape
+
+    classes, results["missing"] = available(tuple(options.peers))
+    reference = SOURCES["flax"].load()
+    known = limits.Limits(**results["limits"]) if results["limits"] else None
+    asked = shapes(options)
+    end = time.monotonic() + 60 * options.minutes
+    with tqdm(asked, unit="shape") as bar:
+        for number, shape in enumerate(bar):
+            bar.set_postfix_str(f"{shape} {shape.dtype}")
+            left = end - time.monotonic()
+            if left <= 0 and number > 0:
+                results["skipped"] = [f"{each} {each.dtype}" for each in asked[number:]]
+                break
+            seconds = left / (len(asked) - number)
+            try:
+                found = time_shape(shape, classes, reference, threads, options.rounds, seconds)
+            except Disagreement as error:
+                tqdm.write(f"not timed: {error}")
+                results["refused"].append({"shape": str(shape), "reason": str(error)})
+                continue
+            for entry in found:
+                entry["limit_ms"] = _limit_ms(shape, entry["pass"], known)
+            results["entries"] += found
+            path.write_text(_as_json(results))  # what is there stays if the run is cut off
+    results["xla_threads"] = machine.xla_threads()
+
+
+def _limit_ms(shape: Shape, direction: str, known: limits.Limits | None) -> float | None:
+    if known is None:
+        return None
+    return float(f"{1e3 * limits.limit_seconds(shape, direction, known):.4g}")
+
+
+def _measure_memory(results: dict[str, Any], options: Namespace, threads: int) -> None:
+    classes, _ = available(tuple(options.peers))
+    for shape in tqdm(shapes(options), desc="memory", unit="shape"):
+        for direction in PASSES:
+            names = [name for name, c in classes.items() if not c.refuses(shape, direction)]
+            peak = {name: memory.measure(name, shape, direction, threads) for name in names}
+            results["memory"].append(
+                {"shape": f"{shape} {shape.dtype}", "pass": direction, "peak": peak}
+            )
+
+
+def _report(results: dict[str, Any]) -> str:
+    parts = [summary.table(results), summary.summary(results)]
+    if results["memory"]:
+        parts.append(f"Peak memory of a call:\n\n{memory.table(results['memory'])}")
+    return "\n\n".join(parts)
+
+
+def _default_path(results: dict[str, Any]) -> Path:
+    name = re.sub(r"[^a-z0-9]+", "-", results["machine"]["cpu"].lower()).strip("-")
+    stamp = datetime.now(UTC).strftime("%Y-%m-%d-%H%M")
+    return RESULTS / f"cpu-{name}-{results['threads']}-threads-{stamp}.json"
+
+
+def _as_json(results: dict[str, Any]) -> str:
+    """Indented, with a line for each entry of a list."""
+    lines = []
+    for name, value in results.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            rows = ",\n  ".join(json.dumps(row) for row in value)
+            lines.append(f"{json.dumps(name)}: [\n  {rows}\n ]")
+        else:
+            lines.append(f"{json.dumps(name)}: {json.dumps(value)}")
+    return "{\n " + ",\n ".join(lines) + "\n}\n"
+
+
+if __name__ == "__main__":
+    main()

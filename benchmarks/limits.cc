@@ -1,0 +1,145 @@
+// Measures what this machine's cores can do: bytes read a second from each level of memory, and
+// multiply-adds a second. Compiled for the machine it runs on (-march=native).
+//
+//   limits THREADS SECONDS {LEVEL BYTES_PER_THREAD}...   prints JSON
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kBytes = 64, kChains = 24;  // of 32 registers
+#elif defined(__AVX__)
+constexpr int kBytes = 32, kChains = 12;  // of 16 registers
+#elif defined(__aarch64__)
+constexpr int kBytes = 16, kChains = 24;
+#else
+constexpr int kBytes = 16, kChains = 12;
+#endif
+constexpr int kLanes = kBytes / 4;
+constexpr int kReadChains = 8;
+constexpr int kRepeats = 15;  // the best counts: others may use the machine
+using Vector = float __attribute__((vector_size(kBytes)));
+
+volatile float sink;
+volatile float factor = 0.999f, addend = 0.001f;
+
+// The most units of work a second that `threads` threads get done side by side. `work` returns how
+// many units one call of it did.
+double Rate(int threads, double seconds, const std::function<double(int)>& work) {
+  using Clock = std::chrono::steady_clock;
+  double best = 0;
+  for (int repeat = 0; repeat < kRepeats; ++repeat) {
+    std::atomic<int> waiting{threads};
+    std::vector<double> rates(threads);
+    auto run = [&](int thread) {
+      work(thread);  // the first touch of its data, and the clock's ramp
+      waiting.fetch_sub(1);
+      while (waiting.load() > 0) std::this_thread::yield();
+      const auto began = Clock::now();
+      double done = 0, elapsed = 0;
+      while (elapsed < seconds) {
+        done += work(thread);
+        elapsed = std::chrono::duration<double>(Clock::now() - began).count();
+      }
+      rates[thread] = done / elapsed;
+    };
+    std::vector<std::thread> others;
+    for (int thread = 1; thread < threads; ++thread) others.emplace_back(run, thread);
+    run(0);
+    for (std::thread& other : others) other.join();
+    double sum = 0;
+    for (double rate : rates) sum += rate;
+    best = sum > best ? sum : best;
+  }
+  return best;
+}
+
+double Bandwidth(int threads, double seconds, int64_t bytes_per_thread) {
+  constexpr int64_t block = kReadChains * kBytes;
+  const int64_t blocks = bytes_per_thread < block ? 1 : bytes_per_thread / block;
+  std::vector<float*> buffers(threads);
+  for (float*& buffer : buffers) {
+    buffer = static_cast<float*>(std::aligned_alloc(block, blocks * block));
+    for (int64_t i = 0; i < blocks * block / 4; ++i) buffer[i] = 1.0f;
+  }
+  const int64_t passes = 1 + (int64_t{1} << 20) / (blocks * block);
+  const double rate = Rate(threads, seconds, [&](int thread) {
+    const Vector* data = reinterpret_cast<const Vector*>(buffers[thread]);
+    Vector sums[kReadChains] = {};
+    for (int64_t pass = 0; pass < passes; ++pass) {
+      for (int64_t i = 0; i < blocks; ++i) {
+        for (int chain = 0; chain < kReadChains; ++chain) {
+          sums[chain] += data[i * kReadChains + chain];
+        }
+      }
+    }
+    for (const Vector& sum : sums) sink = sum[0];
+    return static_cast<double>(passes * blocks * block);
+  });
+  for (float* buffer : buffers) std::free(buffer);
+  return rate;
+}
+
+double MultiplyAdds(int threads, double seconds) {
+  return Rate(threads, seconds, [](int) {
+    constexpr int kSteps = 20000;
+    const Vector a = Vector{} + factor, b = Vector{} + addend;
+    Vector chains[kChains];
+    for (Vector& chain : chains) chain = b;
+    for (int step = 0; step < kSteps; ++step) {
+      for (Vector& chain : chains) chain = chain * a + b;
+    }
+    for (const Vector& chain : chains) sink = chain[0];
+    return 2.0 * kSteps * kChains * kLanes;
+  });
+}
+
+double BfloatMultiplyAdds(int threads, double seconds) {
+#if defined(__AVX512BF16__)
+  return Rate(threads, seconds, [](int) {
+    constexpr int kSteps = 20000;
+    const __m512 wide = _mm512_set1_ps(factor);
+    const __m512bh a = _mm512_cvtne2ps_pbh(wide, wide);
+    __m512 chains[kChains];
+    for (__m512& chain : chains) chain = _mm512_set1_ps(addend);
+    for (int step = 0; step < kSteps; ++step) {
+      for (__m512& chain : chains) chain = _mm512_dpbf16_ps(chain, a, a);
+    }
+    for (const __m512& chain : chains) sink = _mm512_cvtss_f32(chain);
+    return 4.0 * kSteps * kChains * kLanes;
+  });
+#else
+  return MultiplyAdds(threads, seconds);  // widened to float32
+#endif
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  if (count < 3 || count % 2 == 0) {
+    std::fprintf(stderr, "usage: limits THREADS SECONDS {LEVEL BYTES_PER_THREAD}...\n");
+    return 2;
+  }
+  const int threads = std::atoi(arguments[1]);
+  const double seconds = std::atof(arguments[2]);
+  std::printf("{\"flops\": {\"float32\": %.4g, ", MultiplyAdds(threads, seconds));
+  std::printf("\"bfloat16\": %.4g}, \"bandwidth\": {", BfloatMultiplyAdds(threads, seconds));
+  for (int i = 3; i < count; i += 2) {
+    const double rate = Bandwidth(threads, seconds, std::atoll(arguments[i + 1]));
+    std::printf("%s\"%s\": %.4g", i > 3 ? ", " : "", arguments[i], rate);
+  }
+  std::printf("}}\n");
+  return 0;
+}
