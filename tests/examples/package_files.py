@@ -22,7 +22,7 @@ def make_tar(files: Mapping[str, bytes], compression: str) -> bytes:
 
 
 def make_deb(files: Mapping[str, bytes], compression: str = "xz") -> bytes:
-    """A .deb of files by path (`usr/...`); control.tar has an odd length, so that padding counts."""
+    """A .deb of files by path (`usr/...`); control.tar has an odd length: padding counts."""
     members = {
         "debian-binary": b"2.0\n",
         "control.tar.xz": b"odd",

@@ -3,9 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from package_files import make_ar, make_deb, make_tar, write_program
 
 from examples.common.deb import unpack
-from package_files import make_ar, make_deb, make_tar, write_program
 
 FILES = {"usr/share/a/one.txt": b"first", "usr/share/b/two.bin": bytes(range(256)) * 40}
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from package_files import make_deb, make_tar, write_program
 
 from examples.common.download import (
     DownloadError,
@@ -16,7 +17,6 @@ from examples.common.download import (
     default_cache,
     sdist_file,
 )
-from package_files import make_deb, make_tar, write_program
 
 FILES = {"usr/share/a/one.txt": b"first", "usr/share/b/two.bin": bytes(range(256)) * 40}
 
