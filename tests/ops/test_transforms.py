@@ -292,16 +292,6 @@ def test_jacobian(name: str, jacobian: Callable, backend: str) -> None:
     same(transform, case, backend, p.params[name], p.params, p.lengths)
 
 
-@pytest.mark.parametrize("backend", ["native"])
-def test_hessian(backend: str) -> None:
-    p = problem(CASE)
-
-    def transform(run):
-        return jax.hessian(lambda h0, q, n: weighted(run, CASE, {**q, "h0": h0}, n))
-
-    same(transform, CASE, backend, p.params["h0"], p.params, p.lengths, tolerance=1e-4)
-
-
 @backends
 def test_linearize(backend: str) -> None:
     p = problem(CASE)
