@@ -174,8 +174,9 @@ def main(arguments: list[str] | None = None) -> None:
     prepared = prepare(settings, corpus.load(options.data, options.cache), options.cache)
     options.output.mkdir(parents=True, exist_ok=True)
     params, measured = train(prepared, settings)
+    _, found = run.translate_test(params, prepared, settings)
     result = {
-        **run.evaluate(params, prepared, settings, options.output),
+        **run.show_and_score(found, prepared, options.output),
         "test_sentences": len(prepared.test),
         **measured,
         "versions": {"torch": torch.__version__, "jax": jax.__version__},

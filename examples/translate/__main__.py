@@ -83,27 +83,22 @@ def settings_from(options: argparse.Namespace) -> Settings:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
+    places = options.cache, options.output
     try:
         settings = settings_from(options)
         if options.translate:
             print("\n".join(run.translate_texts(options.translate, settings, options.output)))
-        else:
-            run.train_and_report(
-                settings,
-                options.data,
-                options.cache,
-                options.output,
-                resume=options.resume,
-                overwrite=options.overwrite,
-            )
+            return 0
+        prepared = run.start(
+            settings, options.data, *places, resume=options.resume, overwrite=options.overwrite
+        )
     except (ValueError, OSError, DownloadError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    try:
+        run.train_and_report(prepared, settings, *places, resume=options.resume)
     except KeyboardInterrupt:
-        print(
-            "\ninterrupted; --resume goes on from the last checkpoint",
-            file=sys.stderr,
-        )
+        print("\ninterrupted; --resume goes on from the last checkpoint", file=sys.stderr)
         return 130
     return 0
 

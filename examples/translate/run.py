@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import jax
 import numpy as np
 
 from examples.translate import corpus, report, speed
-from examples.translate.batches import Example, collate
+from examples.translate.batches import Example, collate, width
 from examples.translate.decode import translate
 from examples.translate.model import Translator
 from examples.translate.prepare import (
@@ -24,7 +25,7 @@ from examples.translate.prepare import (
     save_tokenizers,
 )
 from examples.translate.settings import Settings
-from examples.translate.step import initial_state
+from examples.translate.step import initial_state, make_train_step
 from examples.translate.tokens import Tokenizer
 from examples.translate.train import open_checkpoints, read_metrics, restore, train
 
@@ -33,7 +34,7 @@ SHOWN = 12  # translations printed
 SHOWN_PIECES = 12  # subwords of the sentence in the attention plot
 
 
-def train_and_report(
+def start(
     settings: Settings,
     data: Path | None,
     cache: Path,
@@ -41,8 +42,8 @@ def train_and_report(
     *,
     resume: bool = False,
     overwrite: bool = False,
-) -> dict[str, Any]:
-    """Trains and leaves in `output`: settings, tokenizers, checkpoints, metrics, plots, summary."""
+) -> Prepared:
+    """Reads the data and makes `output` ready; raises ValueError or OSError where it can't be."""
     if overwrite:
         shutil.rmtree(output / "checkpoints", ignore_errors=True)
     if not resume and (output / "checkpoints").exists():
@@ -61,15 +62,27 @@ def train_and_report(
         f"{settings.max_length} subwords; {prepared.batches.steps_per_epoch} steps an epoch",
         flush=True,
     )
+    return prepared
+
+
+def train_and_report(
+    prepared: Prepared, settings: Settings, cache: Path, output: Path, *, resume: bool = False
+) -> dict[str, Any]:
+    """Trains, and leaves in `output` checkpoints, metrics, translations, plots and a summary."""
+    config = prepared.config
+    train_step = make_train_step(config, settings)
     params = train(
-        prepared.config, settings, prepared.batches, prepared.valid, output, resume=resume
+        config, settings, train_step, prepared.batches, prepared.valid, output, resume=resume
     )
     print(f"Translating {len(prepared.test)} held-out sentences", flush=True)
-    scores = evaluate(params, prepared, settings, output)
+    sources, found = translate_test(params, prepared, settings)
+    scores = show_and_score(found, prepared, output)
     report.plot_loss(output / "metrics.csv", output / "loss.png")
-    remark = draw_attention(params, prepared, settings, output, cache)
+    examples = [Example(*both) for both in zip(sources, found, strict=True)]
+    shown = min(examples, key=lambda example: abs(min(map(len, example)) - SHOWN_PIECES))
+    remark = draw_attention(params, prepared, shown, output, cache)
     print("Measuring speed against the same model over lax.scan", flush=True)
-    measured = speed.compare(prepared.config, settings, prepared.batches)
+    measured = speed.compare(config, settings, train_step, params, prepared.batches.widest())
     summary = {
         **scores,
         "test_sentences": len(prepared.test),
@@ -88,17 +101,19 @@ def train_and_report(
     return summary
 
 
-def evaluate(params: Any, prepared: Prepared, settings: Settings, output: Path) -> dict[str, float]:
-    """Translates the test pairs into `translations.txt`, shows some, and scores all."""
+def translate_test(
+    params: Any, prepared: Prepared, settings: Settings
+) -> tuple[list[list[int]], list[list[int]]]:
+    """The test sentences and their translations, as subwords."""
     sources = prepared.english.encode([pair.english for pair in prepared.test])
-    found = translate(
-        params,
-        prepared.config,
-        sources,
-        widths=settings.widths,
-        batch=DECODE_BATCH,
-        beam=settings.beam,
-    )
+    options = {"widths": settings.widths, "batch": DECODE_BATCH, "beam": settings.beam}
+    return sources, translate(params, prepared.config, sources, **options)
+
+
+def show_and_score(
+    found: Sequence[Sequence[int]], prepared: Prepared, output: Path
+) -> dict[str, float]:
+    """Writes all translations to `translations.txt`, prints some, and returns BLEU and chrF."""
     translations = [prepared.chinese.decode(pieces) for pieces in found]
     blocks = [
         f"{pair.english}\n  model      {translation}\n  reference  {pair.chinese}"
@@ -110,17 +125,13 @@ def evaluate(params: Any, prepared: Prepared, settings: Settings, output: Path) 
 
 
 def draw_attention(
-    params: Any, prepared: Prepared, settings: Settings, output: Path, cache: Path
+    params: Any, prepared: Prepared, example: Example, output: Path, cache: Path
 ) -> str:
-    """Plots what the decoder read for each subword of one held-out sentence; returns a remark."""
-    sources = prepared.english.encode([pair.english for pair in prepared.test])
-    source = min(sources, key=lambda pieces: abs(len(pieces) - SHOWN_PIECES))
-    [target] = translate(
-        params, prepared.config, [source], widths=settings.widths, batch=1, beam=settings.beam
-    )
-    one = collate([Example(source, target)], 1, max(len(source), len(target) + 1))
-    attention = Translator(prepared.config).apply(
-        {"params": params}, one.source, one.lengths, one.inputs, method="attention"
+    """Plots what the decoder read for each subword of a translation; returns a remark."""
+    source, target = example
+    one = collate([example], 1, width(example))
+    attention = jax.jit(partial(Translator(prepared.config).apply, method="attention"))(
+        {"params": params}, one.source, one.lengths, one.inputs
     )
     return report.plot_attention(
         np.asarray(attention[0])[: len(target) + 1, : len(source)],

@@ -7,15 +7,18 @@ import statistics
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from examples.translate.batches import Batches
+from examples.translate.batches import Batch
 from examples.translate.model import ModelConfig
 from examples.translate.settings import Settings
-from examples.translate.step import initial_state, make_train_step
+from examples.translate.step import State, TrainStep, make_optimizer, make_train_step
 from examples.translate.tokens import PAD
+
+ROUNDS = 9
 
 
 @dataclass(frozen=True)
@@ -45,20 +48,19 @@ def typical(metrics: Sequence[Mapping[str, str]]) -> float:
     return statistics.median(float(row["tokens"]) / float(row["seconds"]) for row in metrics)
 
 
-def compare(config: ModelConfig, settings: Settings, batches: Batches, *, rounds: int = 9) -> Speed:
-    """Trains both models for a few steps in turn, so that a busy machine slows both alike."""
-    batch = batches.widest()
-    state = initial_state(config, settings)
-    runs = []
-    for scan in (False, True):
-        train_step = make_train_step(dataclasses.replace(config, scan=scan), settings)
-        runs.append((train_step, [jax.tree.map(jnp.copy, state)], []))
-    for step in range(rounds + 1):
-        for train_step, state, seconds in runs:
+def compare(
+    config: ModelConfig, settings: Settings, train_step: TrainStep, params: Any, batch: Batch
+) -> Speed:
+    """Times `train_step` and its twin over lax.scan in turn, so that a busy machine slows both."""
+    state = State(params, make_optimizer(settings).init(params))
+    scan_step = make_train_step(dataclasses.replace(config, scan=True), settings)
+    runs = [(step, [jax.tree.map(jnp.copy, state)], []) for step in (train_step, scan_step)]
+    for number in range(ROUNDS + 1):
+        for step, current, seconds in runs:
             began = time.perf_counter()
-            state[0], loss = train_step(state[0], batch, step)
-            jax.block_until_ready((state[0], loss))
-            if step:  # the first one compiles
+            current[0], loss = step(current[0], batch, number)
+            jax.block_until_ready((current[0], loss))
+            if number:  # the first one compiles
                 seconds.append(time.perf_counter() - began)
     ours, scan = (statistics.median(seconds) for _, _, seconds in runs)
     size, width = batch.source.shape

@@ -22,6 +22,9 @@ class State(NamedTuple):
     optimizer: Any
 
 
+TrainStep = Callable[[State, Batch, int], tuple[State, jax.Array]]
+
+
 def cross_entropy(
     logits: jax.Array, targets: jax.Array, smoothing: float
 ) -> tuple[jax.Array, jax.Array]:
@@ -58,9 +61,7 @@ def initial_state(config: ModelConfig, settings: Settings) -> State:
     return State(params, make_optimizer(settings).init(params))
 
 
-def make_train_step(
-    config: ModelConfig, settings: Settings
-) -> Callable[[State, Batch, int], tuple[State, jax.Array]]:
+def make_train_step(config: ModelConfig, settings: Settings) -> TrainStep:
     """(state, batch, step) -> (state, loss); the state that goes in is used up."""
     model, optimizer = Translator(config), make_optimizer(settings)
     dropout = jax.random.key(settings.seed + 1)

@@ -18,10 +18,10 @@ from examples.translate.model import ModelConfig
 from examples.translate.settings import Settings
 from examples.translate.step import (
     State,
+    TrainStep,
     initial_state,
     learning_rate,
     make_evaluate,
-    make_train_step,
 )
 from examples.translate.tokens import PAD
 
@@ -50,6 +50,7 @@ def restore(checkpoints: ocp.CheckpointManager, like: State) -> tuple[State, int
 def train(
     config: ModelConfig,
     settings: Settings,
+    train_step: TrainStep,
     batches: Batches,
     valid: Sequence[Batch],
     output: Path,
@@ -60,8 +61,7 @@ def train(
     start = 0
     fresh = partial(initial_state, config, settings)
     state = jax.eval_shape(fresh) if resume else fresh()
-    train_step, evaluate = make_train_step(config, settings), make_evaluate(config)
-    rate = learning_rate(settings)
+    evaluate, rate = make_evaluate(config), learning_rate(settings)
     with open_checkpoints(output) as checkpoints:
         if resume:
             state, start = restore(checkpoints, state)

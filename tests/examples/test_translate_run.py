@@ -1,0 +1,193 @@
+"""The translator's program on a small made-up language: it learns, goes on bitwise, reports."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import shutil
+
+import jax
+import matplotlib.image
+import numpy as np
+import pytest
+
+from examples.common.download import DownloadError
+from examples.translate import report
+from examples.translate.__main__ import main
+from examples.translate.prepare import TOKENIZERS, model_config
+from examples.translate.settings import PRESETS, Settings
+from examples.translate.step import initial_state
+from examples.translate.tokens import Tokenizer
+from examples.translate.train import open_checkpoints, read_metrics, restore
+
+# Thirty made-up words, one hanzi each: fewer would make every sentence a near copy of another.
+WORDS = {
+    f"{first}{last}": chr(ord("一") + 7 * number)
+    for number, (first, last) in enumerate(
+        itertools.product("bdfgk", ("al", "en", "ip", "os", "un", "y"))
+    )
+}
+TINY = "--steps 1000 --evaluate-every 500 --hidden 48 --layers 1 --embedding 16 --batch 16"
+OPTIONS = f"{TINY} --vocabulary 330 --max-length 8 --learning-rate 0.01 --warmup 20 --beam 3"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _promotion():
+    """optax's schedules count on mixing dtypes."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """800 sentences, each word with one hanzi and the order reversed."""
+    folder = tmp_path_factory.mktemp("translate")
+    draw = random.Random(4)
+    sentences = {tuple(draw.choices(list(WORDS), k=draw.randint(3, 7))) for _ in range(800)}
+    lines = (
+        f"{' '.join(words)}\t{''.join(WORDS[word] for word in reversed(words))}\n"
+        for words in sorted(sentences)
+    )
+    (folder / "pairs.tsv").write_text("".join(lines), encoding="utf-8")
+    return folder
+
+
+def _main(folder, output, *more: str) -> int:
+    places = ["--data", folder / "pairs.tsv", "--cache", folder / "cache", "--output", output]
+    return main([*map(str, places), *more])
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _offline():
+    def refuse(*_):
+        raise DownloadError("no network in tests")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "debian_files", refuse)
+        yield
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    assert _main(folder, folder / "run", *OPTIONS.split()) == 0
+    return folder / "run"
+
+
+def _final(output) -> tuple:
+    settings = Settings.load(output / "settings.json")
+    tokenizers = (Tokenizer((output / name).read_bytes()) for name in TOKENIZERS)
+    config = model_config(settings, *tokenizers)
+    with open_checkpoints(output) as checkpoints:
+        return restore(checkpoints, jax.eval_shape(lambda: initial_state(config, settings)))
+
+
+def test_it_learns(trained):
+    summary = json.loads((trained / "summary.json").read_text())
+    assert summary["bleu"] > 95
+    assert summary["chrf"] > 95
+    rows = read_metrics(trained / "metrics.csv")
+    assert [int(row["step"]) for row in rows] == list(range(1, 1001))
+    valid = [float(row["valid_loss"]) for row in rows if row["valid_loss"]]
+    assert len(valid) == 2
+    assert valid[1] < valid[0]
+    blocks = (trained / "translations.txt").read_text(encoding="utf-8").split("\n")
+    models, references = blocks[1::3], blocks[2::3]
+    exact = [a.split()[1:] == b.split()[1:] for a, b in zip(models, references, strict=True)]
+    assert len(exact) == summary["test_sentences"]
+    assert sum(exact) >= 0.9 * len(exact)
+
+
+def test_everything_is_reported(trained):
+    summary = json.loads((trained / "summary.json").read_text())
+    assert summary["settings"]["hidden"] == 48
+    assert summary["train_tokens_per_second"] > 0
+    assert summary["speedup_over_scan"] > 0
+    for name in ("loss.png", "attention.png"):
+        image = matplotlib.image.imread(trained / name)
+        assert min(image.shape[:2]) > 200
+        assert image[..., :3].std() > 0.02
+
+
+def test_resume_goes_on_bitwise(folder, trained):
+    """A run that lost its last checkpoint and half of its metrics computes them again."""
+    cut = folder / "cut"
+    shutil.copytree(trained, cut)
+    shutil.rmtree(cut / "checkpoints" / "1000")
+    metrics = (cut / "metrics.csv").read_text().splitlines(keepends=True)
+    (cut / "metrics.csv").write_text("".join(metrics[:601]))
+    assert _main(folder, cut, "--resume") == 0
+    columns = ("step", "loss", "learning_rate", "tokens", "valid_loss")
+    rows, expected = (
+        [[row[column] for column in columns] for row in read_metrics(output / "metrics.csv")]
+        for output in (cut, trained)
+    )
+    assert rows == expected
+    (state, step), (expected_state, expected_step) = _final(cut), _final(trained)
+    assert step == expected_step == 1000
+    jax.tree.map(np.testing.assert_array_equal, state, expected_state)
+    assert (cut / "translations.txt").read_bytes() == (trained / "translations.txt").read_bytes()
+
+
+def test_translates_texts(folder, trained, capsys):
+    assert _main(folder, trained, "--translate", "bal den fip", "GOS Kun by dal") == 0
+    expected = ["fip den bal", "dal by kun gos"]
+    assert capsys.readouterr().out.split() == [
+        "".join(WORDS[word] for word in words.split()) for words in expected
+    ]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--hidden", "31"], "hidden: expected an even number"),
+        (["--steps", "0"], "steps: expected more than 0, got 0"),
+        (["--dropout", "1.0"], "dropout: expected less than 1, got 1.0"),
+        (["--dropout", "-0.5"], "dropout: expected at least 0.0, got -0.5"),
+        (["--seed", "-1"], "seed: expected at least 0, got -1"),
+        (["--dtype", "float16"], "dtype: expected float32 or bfloat16, got float16"),
+        (["--resume"], "no run to go on from"),
+        (["--translate", "a dog"], "no run to go on from"),
+        (["--vocabulary", "20"], "--vocabulary: 20 subwords do not suit this text"),
+        (["--max-length", "2"], "expected pairs of at most 2 subwords, got none"),
+    ],
+)
+def test_flags_that_can_not_be(folder, tmp_path, capsys, flags, message):
+    assert _main(folder, tmp_path / "new", *flags) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_earlier_run_is_not_lost(folder, trained, capsys):
+    assert _main(folder, trained, *OPTIONS.split()) == 1
+    assert "holds an earlier run: go on with --resume" in capsys.readouterr().err
+
+
+def test_resume_keeps_the_runs_settings(folder, trained, capsys):
+    assert _main(folder, trained, "--resume", "--hidden", "64") == 1
+    assert "--hidden: the run in" in capsys.readouterr().err
+
+
+def test_resume_needs_the_runs_data(folder, trained, tmp_path, capsys):
+    lines = (folder / "pairs.tsv").read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "pairs.tsv").write_text("".join(lines[:200]), encoding="utf-8")
+    places = ["--data", tmp_path / "pairs.tsv", "--cache", tmp_path, "--output", trained]
+    assert main([*map(str, places), "--resume"]) == 1
+    assert "differs from the subwords of the data given" in capsys.readouterr().err
+
+
+def test_data_that_is_not_there(tmp_path, capsys):
+    assert main(["--data", str(tmp_path / "no.tsv"), "--output", str(tmp_path / "run")]) == 1
+    assert "no.tsv" in capsys.readouterr().err
+
+
+def test_unknown_preset(capsys):
+    with pytest.raises(SystemExit):
+        main(["--preset", "slow"])
+    assert "invalid choice: 'slow'" in capsys.readouterr().err
+
+
+def test_presets_are_valid_settings():
+    assert set(PRESETS) == {"quick", "long"}
+    assert PRESETS["quick"].widths == (8, 12, 16)
+    assert PRESETS["long"].widths == (8, 12, 16, 24, 32, 40)
