@@ -162,16 +162,26 @@ def _run(
     recurrent_bias = operands["recurrent_bias"]
     if cell.separate_recurrent_gradient and recurrent_bias is None:
         recurrent_bias = lax.full(kernel.shape[1:], 0, x.dtype)
+    row_lengths = checks.check_lengths(lengths, batch, steps)
+    if lengths is not None:
+        x = _without_padding(x, row_lengths, time_major)
     problem = Problem(
         gates_x=project(x, operands["input_kernel"], operands["bias"]),
         recurrent_kernel=kernel,
         recurrent_bias=recurrent_bias,
-        lengths=checks.check_lengths(lengths, batch, steps),
+        lengths=row_lengths,
         initial=checks.check_initial_state(cell, initial_state, x, batch, kernel.shape[0]),
     )
     spec = Spec(cell, bool(reverse), bool(time_major), backend)
     result = recurrence(spec, problem)
     return result.outputs, result.final
+
+
+def _without_padding(x: Array, lengths: Array, time_major: bool) -> Array:
+    """x with zeros past each row's length: a NaN there would reach gradients as 0 * NaN."""
+    steps = lax.broadcasted_iota(lengths.dtype, x.shape, 0 if time_major else 1)
+    valid = steps < lax.broadcast_in_dim(lengths, x.shape, (1 if time_major else 0,))
+    return lax.select(valid, x, lax.full_like(x, 0))
 
 
 def project(x: Array, kernel: Array, bias: Array | None) -> Array:

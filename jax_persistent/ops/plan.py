@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 
 from jax_persistent.ffi import call
 from jax_persistent.ops.cells import CELLS, GRU, LSTM, Cell
+from jax_persistent.ops.spec import DTYPES
 
 _NAMES = {"lstm": LSTM, "gru": GRU, "elman": CELLS["elman_tanh"]}
 
@@ -58,16 +59,13 @@ def plan(
         CPU only the platform is known, and this machine's caches are assumed.
 
     Raises:
-      ValueError: an unknown cell, a size below 1, or something that isn't a dtype.
+      ValueError: an unknown cell, a size below 1, or a dtype that no recurrence has.
     """
     known = _cell(cell)
     for name, size in (("hidden", hidden), ("batch", batch)):
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise ValueError(f"{name}: expected an int of at least 1; got {size!r}")
-    try:
-        element = jnp.dtype(dtype)
-    except TypeError as error:
-        raise ValueError(f"dtype: expected a dtype such as jnp.float32; got {dtype!r}") from error
+    element = _element(dtype)
     platform = _platform(device)
     if platform not in call.PLATFORMS:
         kernels = ", ".join(call.PLATFORMS)
@@ -92,6 +90,16 @@ def _cell(name: Any) -> Cell:
         known = ", ".join(repr(n) for n in _NAMES)
         raise ValueError(f"cell: expected one of {known}; got {name!r}")
     return _NAMES[name]
+
+
+def _element(dtype: Any) -> Any:
+    try:
+        element = None if dtype is None else jnp.dtype(dtype)
+    except TypeError:
+        element = None
+    if element is None or element.name not in DTYPES:
+        raise ValueError(f"dtype: expected {', '.join(DTYPES)}; got {dtype!r}")
+    return element
 
 
 def _platform(device: jax.Device | str | None) -> str:
