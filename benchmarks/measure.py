@@ -20,6 +20,8 @@ SETTLE_SECONDS = 0.01
 TURN_SECONDS = 0.02
 LONG_SECONDS = 0.05
 FEWEST_ROUNDS = 3
+# Where a call takes so many times what the fastest takes, and that is seconds, one round is enough.
+HOPELESS, HOPELESS_SECONDS = 20, 1.0
 
 Clock = Callable[[], float]
 
@@ -98,7 +100,10 @@ def round_robin(
     seconds: float,
     clock: Clock = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Seconds of a call, by peer and round. Each round starts with another peer."""
+    """Seconds of a call, by peer and round. Each round starts with another peer.
+
+    A peer that is hopelessly slow takes part in the first round only.
+    """
     times: dict[str, list[float]] = {name: [] for name in calls}
     names, began = list(calls), clock()
     for number in range(rounds):
@@ -108,6 +113,8 @@ def round_robin(
         for name in names[first:] + names[:first]:
             time.sleep(SETTLE_SECONDS)
             times[name].append(turn(calls[name], clock))
+        bound = max(HOPELESS * min((times[name][-1] for name in names), default=0), HOPELESS_SECONDS)
+        names = [name for name in names if times[name][-1] <= bound]
     return times
 
 

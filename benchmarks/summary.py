@@ -33,7 +33,8 @@ def ratio(entry: Entry) -> float | None:
     if rival is None or OURS not in entry["peers"]:
         return None
     rounds = (entry["peers"][name]["rounds_ms"] for name in (rival, OURS))
-    return median(theirs / ours for theirs, ours in zip(*rounds, strict=True))
+    # Not strict: a peer far behind has one round.
+    return median(theirs / ours for theirs, ours in zip(*rounds, strict=False))
 
 
 def fraction_of_limit(entry: Entry) -> float | None:
