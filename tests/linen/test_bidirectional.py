@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 
 import jax
@@ -60,3 +61,18 @@ def test_a_shared_cell():
     assert shapes == jax.eval_shape(flaxs.init, KEY, x)
     variables = drawn(shapes)
     assert_trees_close(compiled(ours.apply, variables, x), compiled(flaxs.apply, variables, x))
+
+
+def test_a_carry_that_nobody_reads_costs_nothing():
+    options = Options(lengths=True)
+    x, lengths = options.inputs(), options.flags()["seq_lengths"]
+    cell = nn.OptimizedLSTMCell(H)
+    layer = Bidirectional(RNN(cell), RNN(cell))
+    variables = drawn(jax.eval_shape(layer.init, KEY, x))
+
+    def loss(variables):
+        return layer.apply(variables, x, seq_lengths=lengths).sum()
+
+    program = jax.jit(jax.grad(loss)).lower(variables).compile().as_text()
+    calls = re.findall(r'custom_call_target="jax_persistent\.(\w+)"', program)
+    assert sorted(calls) == ["backward", "backward", "forward", "forward"]
