@@ -8,7 +8,8 @@ from typing import Any
 
 import jax
 from jax import Array
-from jax._src import core
+from jax._src import core, dispatch
+from jax.extend.core import Primitive
 
 OLDEST_JAX = (0, 10, 0)
 
@@ -19,6 +20,11 @@ def match_varying_axes(*arrays: Array) -> tuple[Array, ...]:
     `jax.shard_map` with `check_vma=True` asks this of a primitive's operands.
     """
     return tuple(core.auto_insert_reshard(*arrays))
+
+
+def lowers_with_devices(primitive: Primitive) -> None:
+    """Lets a lowering rule of `primitive` use `custom_partitioning`, which asks for the devices."""
+    dispatch.prim_requires_devices_during_lowering.add(primitive)
 
 
 def result_aval(like: Any, shape: tuple[int, ...]) -> Any:

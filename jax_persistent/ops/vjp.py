@@ -23,16 +23,20 @@ from jax.interpreters import ad, batching, mlir
 
 from jax_persistent import compat
 from jax_persistent.ffi import call
+from jax_persistent.ffi.sharding import partitioned
 from jax_persistent.ops import reference
 from jax_persistent.ops.batching import fold, unfold
 from jax_persistent.ops.spec import Backward, Gradients, Problem, Result, Spec, Tangent
 
-_KINDS = {
-    **dict.fromkeys(("gates_x", "outputs", "saved", "d_product"), "sequence"),
-    **dict.fromkeys(("d_gates_x", "d_outputs"), "sequence"),
-    **dict.fromkeys(("recurrent_kernel", "recurrent_bias"), "weight"),
-    **dict.fromkeys(("d_recurrent_kernel", "d_recurrent_bias"), "weight"),
-    **dict.fromkeys(("lengths", "initial", "final", "d_initial", "d_final"), "row"),
+# Dimensions by the name of a field: n groups, b batch, t time; h, g and s count features.
+_DIMS = {
+    **dict.fromkeys(("gates_x", "d_gates_x", "d_product"), "n b t g"),
+    **dict.fromkeys(("outputs", "d_outputs"), "n b t h"),
+    "saved": "n b t s",
+    **dict.fromkeys(("recurrent_kernel", "d_recurrent_kernel"), "n h g"),
+    **dict.fromkeys(("recurrent_bias", "d_recurrent_bias"), "n g"),
+    "lengths": "n b",
+    **dict.fromkeys(("initial", "final", "d_initial", "d_final"), "n b h"),
 }
 
 
@@ -77,6 +81,12 @@ def _names(kind: type, spec: Spec, *, save: bool = True) -> list[str]:
     return jax.tree.leaves(_tree(kind, spec, save=save))
 
 
+def _dims(kind: type, spec: Spec, *, save: bool = True) -> list[str]:
+    """The dimensions of each leaf, in the order in which they are in memory."""
+    dims = [_DIMS[name] for name in _names(kind, spec, save=save)]
+    return [d.replace("b t", "t b") for d in dims] if spec.time_major else dims
+
+
 def _bind(primitive: Primitive, spec: Spec, operands: Any, **params: Any) -> Any:
     flat = compat.match_varying_axes(*jax.tree.leaves(operands))
     results = primitive.bind(*flat, spec=spec, **params)
@@ -119,11 +129,10 @@ def _abstract(kind: type, like: str, *avals, spec: Spec, save: bool = True) -> l
 
 def _batch(primitive: Primitive, kind: type, operands, axes, *, spec: Spec, **params: Any):
     (size,) = {o.shape[a] for o, a in zip(operands, axes, strict=True) if a is not None}
-    kinds = [_KINDS[name] for name in _names(kind, spec)]
-    folded, into = fold(kinds, spec.time_major, size, operands, axes)
+    folded, into = fold(_dims(kind, spec), size, operands, axes)
     results = primitive.bind(*folded, spec=spec, **params)
-    names = _names(_RESULTS_OF[kind], spec, save=params.get("save", True))
-    return unfold([_KINDS[n] for n in names], spec.time_major, size, results, into)
+    of_results = _dims(_RESULTS_OF[kind], spec, save=params.get("save", True))
+    return unfold(of_results, size, results, into)
 
 
 def _native(kind: type, target: str, function, *flat: Array, spec: Spec, save: bool = True):
@@ -135,11 +144,15 @@ def _native(kind: type, target: str, function, *flat: Array, spec: Spec, save: b
             message = f"backend='native': {reason}. Use backend=None or 'reference'"
             raise NotImplementedError(message)
         return _reference(kind, function, *flat, spec=spec, save=save)
-    avals = [jax.typeof(a) for a in flat]
-    like = "gates_x" if kind is Problem else "outputs"
-    shapes = _abstract(kind, like, *avals, spec=spec, save=save)
     attributes = {"cell": spec.cell.name, "reverse": spec.reverse, "time_major": spec.time_major}
-    return call.kernel_call(target, flat, shapes, attributes)
+
+    def kernel(*local: Array) -> list[Array]:
+        like = "gates_x" if kind is Problem else "outputs"
+        shapes = _abstract(kind, like, *map(jax.typeof, local), spec=spec, save=save)
+        return call.kernel_call(target, local, shapes, attributes)
+
+    dims = _dims(kind, spec), _dims(_RESULTS_OF[kind], spec, save=save)
+    return partitioned(kernel, *dims)(*flat)
 
 
 def _refuse_or_reference(kind: type, function, *flat: Array, spec: Spec, save: bool = True):
@@ -177,6 +190,7 @@ for _p, _kind, _target, _function in (
 ):
     _rule = mlir.lower_fun(partial(_native, _kind, _target, _function), multiple_results=True)
     mlir.register_lowering(_p, _rule, platform="cpu")
+    compat.lowers_with_devices(_p)
 
 
 def _forward_jvp(primals, tangents, *, spec: Spec, save: bool):
