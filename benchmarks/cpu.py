@@ -58,7 +58,7 @@ def run(options: Namespace) -> dict[str, Any]:
     path.parent.mkdir(parents=True, exist_ok=True)
     _time_all(results, options, threads, path)
     if options.memory:
-        _measure_memory(results, options, threads)
+        _measure_memory(results, options, threads, path)
     path.write_text(_as_json(results))
     print(_report(results))
     for picture in plot.plot(results, path.with_suffix("")):
@@ -133,7 +133,7 @@ def _limit_ms(shape: Shape, direction: str, known: limits.Limits | None) -> floa
     return float(f"{1e3 * limits.limit_seconds(shape, direction, known):.4g}")
 
 
-def _measure_memory(results: dict[str, Any], options: Namespace, threads: int) -> None:
+def _measure_memory(results: dict[str, Any], options: Namespace, threads: int, path: Path) -> None:
     classes, _ = available(tuple(options.peers))
     for shape in tqdm(shapes(options), desc="memory", unit="shape"):
         for direction in PASSES:
@@ -142,6 +142,7 @@ def _measure_memory(results: dict[str, Any], options: Namespace, threads: int) -
             results["memory"].append(
                 {"shape": f"{shape} {shape.dtype}", "pass": direction, "peak": peak}
             )
+            path.write_text(_as_json(results))
 
 
 def _report(results: dict[str, Any]) -> str:

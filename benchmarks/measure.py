@@ -113,7 +113,9 @@ def round_robin(
         for name in names[first:] + names[:first]:
             time.sleep(SETTLE_SECONDS)
             times[name].append(turn(calls[name], clock))
-        bound = max(HOPELESS * min((times[name][-1] for name in names), default=0), HOPELESS_SECONDS)
+        bound = max(
+            HOPELESS * min((times[name][-1] for name in names), default=0), HOPELESS_SECONDS
+        )
         names = [name for name in names if times[name][-1] <= bound]
     return times
 
