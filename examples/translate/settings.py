@@ -78,11 +78,12 @@ class Settings:
 PRESETS = {
     "quick": Settings(),
     "long": Settings(
-        steps=12000,
+        steps=4000,
+        batch=64,
         max_length=40,
         dropout=0.2,
-        warmup=500,
-        evaluate_every=1000,
+        warmup=400,
+        evaluate_every=400,
         test_sentences=2000,
     ),
 }
