@@ -1,5 +1,5 @@
 # make setup   creates .venv and installs the package in it, ready for work
-# make train   learns to translate English to Chinese; ARGS="--steps 200" passes options on
+# make train   learns to translate English to Chinese; ARGS="--preset long" passes options on
 # make test    everything that is checked: style, types, native tests, Python tests
 # make lint, make native-test, make pytest   its parts
 # make format  puts the sources in the style that `make lint` asks for
@@ -39,6 +39,7 @@ setup: .venv/installed
 	$(bin)/python -m jax_persistent info
 	@touch $@
 
+train: ARGS ?= --overwrite
 train: setup
 	$(bin)/python -m examples.translate $(ARGS)
 
