@@ -7,11 +7,16 @@
 namespace jp::cpu {
 namespace {
 
+// Floats from one row of the exchange to the next: whole cache lines and one more, as rows a power
+// of two apart would all fall into the same few sets of the L1 cache.
+int64_t RowStride(int64_t values) { return (values + 15) / 16 * 16 + 16; }
+
 template <class Arrays>
 void RunJob(const Shape& shape, const CellTraits& cell, DType dtype, const Arrays& arrays,
-            const CpuPass& pass, int64_t row,
+            const CpuPass& pass, int64_t values,
             void (*step)(const Job<Arrays>& job, int slice, int64_t step),
             const Team::Schedule& schedule) {
+  const int64_t row = RowStride(values);
   const int64_t carried = cell.states * shape.batch * pass.padded_units();
   const Scratch packed(pass.packed_bytes);
   const Scratch exchange(2 * shape.batch * row * sizeof(float));
