@@ -184,7 +184,7 @@ def main(arguments: list[str] | None = None) -> None:
         "settings": dataclasses.asdict(settings),
     }
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / "translate_torch.json"
+    path = RESULTS / f"translate-{options.preset}-pytorch.json"
     path.write_text(json.dumps(result, indent=2) + "\n")
     print(f"BLEU {result['bleu']}, chrF {result['chrf']}: {path}")
 
