@@ -11,8 +11,6 @@ from jax import Array
 from jax._src import core, dispatch
 from jax.extend.core import Primitive
 
-OLDEST_JAX = (0, 10, 0)
-
 
 def match_varying_axes(*arrays: Array) -> tuple[Array, ...]:
     """Marks every array as varying over the manual mesh axes that any of them varies over.

@@ -34,11 +34,10 @@ def partitioned(
 
     def partition(mesh: Any, operand_infos: Any, result_infos: Any) -> Any:
         leading = operand_infos[leader].sharding
-        if not isinstance(
-            leading, NamedSharding
-        ):  # no named mesh: take what propagation arrived at
-            kept = [info.sharding for info in result_infos], [i.sharding for i in operand_infos]
-            return mesh, function, kept[0], tuple(kept[1])
+        if not isinstance(leading, NamedSharding):
+            # Without a named mesh, what propagation arrived at is all there is.
+            of_operands = tuple(info.sharding for info in operand_infos)
+            return mesh, function, [info.sharding for info in result_infos], of_operands
         placed = dict(zip(operands[leader].split(), leading.spec, strict=False))
 
         def sharding(dims: str) -> NamedSharding:
