@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import re
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jax import Array
-from jax._src import core, dispatch
-from jax.extend.core import Primitive
+from jax._src import config, core, custom_partitioning_sharding_rule, sharding_impls, xla_bridge
+from jax._src.interpreters import mlir
+from jax._src.lib import xla_client
 
 
 def match_varying_axes(*arrays: Array) -> tuple[Array, ...]:
@@ -20,14 +25,14 @@ def match_varying_axes(*arrays: Array) -> tuple[Array, ...]:
     return tuple(core.auto_insert_reshard(*arrays))
 
 
-def lowers_with_devices(primitive: Primitive) -> None:
-    """Lets a lowering rule of `primitive` use `custom_partitioning`, which asks for the devices."""
-    dispatch.prim_requires_devices_during_lowering.add(primitive)
-
-
 def result_aval(like: Any, shape: tuple[int, ...]) -> Any:
     """The type of a primitive's result: `like` (of the same rank) with another shape."""
     return like.update(shape=shape, weak_type=False)
+
+
+def shaped(like: Any) -> Any:
+    """The type of an array with the shape and dtype of `like`."""
+    return core.ShapedArray(like.shape, like.dtype)
 
 
 def runtime_ffi_version() -> tuple[int, int] | None:
@@ -42,3 +47,118 @@ def runtime_ffi_version() -> tuple[int, int] | None:
     ]
     major, minor = (int(m.group(1)) if m else -1 for m in found)
     return (major, minor) if major >= 0 and minor >= 0 else None
+
+
+# Splitting a custom call over devices. XLA's partitioner asks back through callbacks that jax
+# keeps to itself, and its shardings are lists of devices, with no mesh and no names.
+
+REPLICATED = xla_client.OpSharding.Type.REPLICATED
+
+
+class Tiles(NamedTuple):
+    """A sharding: which device has which piece of an array."""
+
+    devices: np.ndarray  # [pieces of each dimension.., devices of each subgroup..]
+    kinds: tuple[Any, ...]  # of the subgroups: the devices of a REPLICATED one have the same piece
+
+
+def tiles_of(sharding: Any, rank: int) -> Tiles:
+    """What XLA's sharding of an array of this rank says; without tiles there is one piece."""
+    if not sharding.is_tiled():
+        return Tiles(np.zeros((1,) * rank, np.int64), ())
+    kinds = tuple(sharding.subgroup_types())
+    if sharding.replicate_on_last_tile_dim():
+        kinds = (REPLICATED,)
+    devices = np.asarray(sharding.tile_assignment_devices(), np.int64)
+    return Tiles(devices.reshape(sharding.tile_assignment_dimensions()), kinds)
+
+
+def sharding_of(tiles: Tiles) -> Any:
+    """A sharding that XLA reads."""
+    rank = tiles.devices.ndim - len(tiles.kinds)
+    if set(tiles.kinds) <= {REPLICATED} and set(tiles.devices.shape[:rank]) <= {1}:
+        return xla_client.HloSharding.replicate()
+    return xla_client.HloSharding.subgroup_with_device_ordering(tiles.devices, tiles.kinds)
+
+
+def shape_of_a_tile(shape: Any, sharding: Any) -> tuple[int, ...]:
+    """How much of an array a device has; rounded up where it doesn't divide."""
+    return tuple(sharding.tile(shape).dimensions())
+
+
+def is_split_by_xla(ctx: Any) -> bool:
+    """Whether the program that a lowering rule adds to will be split over devices by XLA."""
+    axes = ctx.module_context.axis_context
+    if isinstance(axes, sharding_impls.SPMDAxisContext):
+        return axes.mesh.size > 1 and axes.manual_axes != frozenset(axes.mesh.axis_names)
+    return isinstance(axes, sharding_impls.ShardingContext) and axes.num_devices > 1
+
+
+def split_call(
+    ctx: Any,
+    target: str,
+    description: str,
+    operands: Sequence[Any],
+    operand_dims: Sequence[str],
+    result_dims: Sequence[str],
+    whole: Sequence[str],
+) -> Sequence[Any]:
+    """A custom call that XLA replaces by what the partitioner of `target` makes of `description`.
+
+    The dimensions named in `whole` are not split.
+    """
+    types = [mlir.aval_to_ir_type(ctx.module_context, aval) for aval in ctx.avals_out]
+    call = mlir.custom_call(
+        target, result_types=types, operands=operands, backend_config=description
+    )
+    if config.use_shardy_partitioner.value:
+        rules = custom_partitioning_sharding_rule
+        rule = rules.str_to_sdy_sharding_rule(
+            f"{', '.join(operand_dims)} -> {', '.join(result_dims)}",
+            need_replication_factors=tuple(whole),
+        )
+        call.attributes["sdy.sharding_rule"] = rules.sdy_sharding_rule_to_mlir(
+            rule, [operand.type for operand in operands], types
+        )
+    return call.results
+
+
+def module_of(function: Callable[..., Any], operands: Sequence[Any], platform: str) -> bytes:
+    """A function on one device's arrays as a program in XLA's portable form."""
+    program = jax.jit(function).trace(*operands).lower(lowering_platforms=(platform,))
+    text = io.BytesIO()
+    program.compiler_ir("stablehlo").operation.write_bytecode(text)
+    return text.getvalue()
+
+
+def register_partitioner(
+    target: str, partition: Callable[[str, Sequence[Any], Sequence[Any]], Any]
+) -> None:
+    """Has XLA ask `partition` how to split the calls of `target`.
+
+    It gets a call's description, its operands' shapes and their shardings, and answers with one
+    device's program and the shardings of operands and of results.
+    """
+
+    def split(shapes: Any, shardings: Any, result: Any, _: Any, description: bytes) -> Any:
+        program, of_operands, of_results = partition(description.decode(), shapes, shardings)
+        return program, of_operands, _packed(result, of_results)
+
+    def propagated(shapes: Any, shardings: Any, result: Any, description: bytes) -> Any:
+        return _packed(result, partition(description.decode(), shapes, shardings)[2])
+
+    def asked_for(sharding: Any, shape: Any, description: bytes) -> Any:
+        del shape, description
+        return sharding
+
+    register = partial(
+        xla_client.register_custom_call_partitioner, target, asked_for, split, propagated
+    )
+    register()
+    xla_bridge.register_plugin_callbacks(register)
+
+
+def _packed(result: Any, shardings: Sequence[Any]) -> Any:
+    if result.is_tuple():
+        return xla_client.HloSharding.tuple_sharding(result, shardings)
+    return shardings[0]

@@ -12,6 +12,7 @@ weights becomes more groups, `jax.vmap` over inputs more batch.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -23,9 +24,10 @@ from jax.interpreters import ad, batching, mlir
 
 from jax_persistent import compat
 from jax_persistent.ffi import call
-from jax_persistent.ffi.sharding import partitioned
+from jax_persistent.ffi.sharding import partitioned, register
 from jax_persistent.ops import reference
 from jax_persistent.ops.batching import fold, unfold
+from jax_persistent.ops.cells import CELLS
 from jax_persistent.ops.spec import Backward, Gradients, Problem, Result, Spec, Tangent
 
 # Dimensions by the name of a field: n groups, b batch, t time; h, g and s count features.
@@ -144,15 +146,29 @@ def _native(kind: type, target: str, function, *flat: Array, spec: Spec, save: b
             message = f"backend='native': {reason}. Use backend=None or 'reference'"
             raise NotImplementedError(message)
         return _reference(kind, function, *flat, spec=spec, save=save)
-    attributes = {"cell": spec.cell.name, "reverse": spec.reverse, "time_major": spec.time_major}
-
-    def kernel(*local: Array) -> list[Array]:
-        like = "gates_x" if kind is Problem else "outputs"
-        shapes = _abstract(kind, like, *map(jax.typeof, local), spec=spec, save=save)
-        return call.kernel_call(target, local, shapes, attributes)
-
+    static = {
+        "platform": "cpu",
+        "target": target,
+        "cell": spec.cell.name,
+        "reverse": spec.reverse,
+        "time_major": spec.time_major,
+        "save": save,
+    }
     dims = _dims(kind, spec), _dims(_RESULTS_OF[kind], spec, save=save)
-    return partitioned(kernel, *dims)(*flat)
+    return partitioned("recurrence", static, *dims)(*flat)
+
+
+def _kernel(static: Mapping[str, Any], *local: Array) -> list[Array]:
+    """The custom call, on the whole problem or on one device's part of it."""
+    target, save = static["target"], static["save"]
+    spec = Spec(CELLS[static["cell"]], static["reverse"], static["time_major"])
+    kind, like = (Problem, "gates_x") if target == call.FORWARD else (Backward, "outputs")
+    shapes = _abstract(kind, like, *map(jax.typeof, local), spec=spec, save=save)
+    attributes = {name: static[name] for name in ("cell", "reverse", "time_major")}
+    return call.kernel_call(target, local, shapes, attributes)
+
+
+register("recurrence", _kernel)
 
 
 def _refuse_or_reference(kind: type, function, *flat: Array, spec: Spec, save: bool = True):
@@ -190,7 +206,6 @@ for _p, _kind, _target, _function in (
 ):
     _rule = mlir.lower_fun(partial(_native, _kind, _target, _function), multiple_results=True)
     mlir.register_lowering(_p, _rule, platform="cpu")
-    compat.lowers_with_devices(_p)
 
 
 def _forward_jvp(primals, tangents, *, spec: Spec, save: bool):
