@@ -5,24 +5,12 @@
 // each warp on an operating system's thread, so that they can be tested without a GPU.
 #pragma once
 
-#include <cstdint>
-
-namespace jp::cuda {
-
-// Sixteen bytes, as one thread loads and stores them.
-struct alignas(16) Quad {
-  uint32_t word[4];
-};
-
-constexpr int kLanes = 32;  // threads of a warp
-
-// Element types of the matrix unit's operands; sums are float.
-enum class Operand { kBfloat16, kFloat16, kTf32 };
-
-}  // namespace jp::cuda
+#include "cuda/arch_types.h"
 
 #if defined(__CUDACC__)
+#define JP_UNROLL _Pragma("unroll")
 #include "cuda/arch_device.cuh"
 #else
+#define JP_UNROLL
 #include "cuda/arch_host.h"
 #endif
