@@ -8,6 +8,7 @@ Legend: T time steps, B batch, I input features, H hidden units, G gates (LSTM 4
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from jax import Array, lax
@@ -15,6 +16,7 @@ from jax.typing import ArrayLike
 
 from jax_persistent.ops import spec as checks
 from jax_persistent.ops.cells import GRU, LSTM, Cell
+from jax_persistent.ops.explicit import in_auto_axes
 from jax_persistent.ops.reference import accumulation_dtype
 from jax_persistent.ops.spec import Problem, Spec
 from jax_persistent.ops.vjp import recurrence
@@ -159,20 +161,50 @@ def _run(
     )
     x, kernel = operands["x"], operands["recurrent_kernel"]
     batch, steps = (x.shape[1], x.shape[0]) if time_major else x.shape[:2]
-    recurrent_bias = operands["recurrent_bias"]
-    if cell.separate_recurrent_gradient and recurrent_bias is None:
-        recurrent_bias = lax.full(kernel.shape[1:], 0, x.dtype)
     row_lengths = checks.check_lengths(lengths, batch, steps)
-    if lengths is not None:
-        x = _without_padding(x, row_lengths, time_major)
-    problem = Problem(
-        gates_x=project(x, operands["input_kernel"], operands["bias"]),
-        recurrent_kernel=kernel,
-        recurrent_bias=recurrent_bias,
-        lengths=row_lengths,
-        initial=checks.check_initial_state(cell, initial_state, x, batch, kernel.shape[0]),
+    initial = checks.check_initial_state(cell, initial_state, x, batch, kernel.shape[0])
+    compute = partial(
+        _project_and_run, Spec(cell, bool(reverse), bool(time_major), backend), lengths is not None
     )
-    spec = Spec(cell, bool(reverse), bool(time_major), backend)
+    sequence = "T B {}" if time_major else "B T {}"
+    dims = {
+        "x": sequence.format("I"),
+        "input_kernel": "I G*H",
+        "recurrent_kernel": "H G*H",
+        "bias": "G*H",
+        "recurrent_bias": "G*H",
+    }
+    return in_auto_axes(
+        compute,
+        {name: (dims[name], array) for name, array in operands.items()}
+        | {"lengths": ("B", row_lengths)}
+        | {f"{s}0": ("B H", array) for s, array in zip(cell.states, initial, strict=True)},
+        (sequence.format("H"), ("B H",) * len(cell.states)),
+    )
+
+
+def _project_and_run(
+    spec: Spec,
+    ragged: bool,
+    x: Array,
+    input_kernel: Array,
+    recurrent_kernel: Array,
+    bias: Array | None,
+    recurrent_bias: Array | None,
+    lengths: Array,
+    *initial: Array,
+) -> tuple[Array, tuple[Array, ...]]:
+    if spec.cell.separate_recurrent_gradient and recurrent_bias is None:
+        recurrent_bias = lax.full(recurrent_kernel.shape[1:], 0, x.dtype)
+    if ragged:
+        x = _without_padding(x, lengths, spec.time_major)
+    problem = Problem(
+        gates_x=project(x, input_kernel, bias),
+        recurrent_kernel=recurrent_kernel,
+        recurrent_bias=recurrent_bias,
+        lengths=lengths,
+        initial=initial,
+    )
     result = recurrence(spec, problem)
     return result.outputs, result.final
 
