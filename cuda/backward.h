@@ -1,0 +1,148 @@
+// The backward kernel: one launch runs the whole sequence, last step first.
+//
+// A step: every warp multiplies its weights with its part of the message of the step after, the
+// gradient of that step's product; the lanes that look after a (unit, row) pair add it to the
+// gradient that the cell passes on by itself, work the cell's gradients out, and send theirs. After
+// the last step comes one product more, for the initial state.
+#pragma once
+
+#include "cuda/pass.h"
+
+namespace jp::cuda {
+
+template <class Cell>
+constexpr GpuKernelTraits kBackwardTraits = GpuBackwardTraits(Cell::kGates, Cell::kStates);
+
+template <class Cell, class Number, template <class, class> class Team>
+class Backward : Pass<Number, kBackwardTraits<Cell>, cpu::Backward, Team> {
+  using Base = Pass<Number, kBackwardTraits<Cell>, cpu::Backward, Team>;
+  using typename Base::Bits;
+  using Base::args_, Base::shape_, Base::at_, Base::team_, Base::product_, Base::kSlots;
+  static constexpr int kGates = Cell::kGates, kSaved = Cell::kSaved > 0 ? Cell::kSaved : 1;
+
+ public:
+  JP_DEVICE explicit Backward(const LaunchArgs<cpu::Backward>& args) : Base(args) {}
+
+  JP_DEVICE void Run() {
+    // The first step has no product: no message is there to be read.
+    team_.Start([](int64_t) { return static_cast<const Bits*>(nullptr); });
+    if (this->HasUnits()) {
+      product_.LoadWeights([this](int, int unit, int k) { return Weight(unit, k); });
+      this->ForEachOwnPair([this](int tile, int slot) {
+        const Pair p = this->PairOf(tile, slot);
+        for (int s = 0; s < Cell::kStates; ++s) {
+          this->Kept(tile, slot, s) = this->LoadState(args_.arrays.d_final[s], p);
+        }
+      });
+      for (int64_t step = 0; step <= shape_.steps; ++step) {
+        for (int tile = 0; tile < at_.tiles; ++tile) Step(step, tile);
+      }
+    }
+    team_.Finish();
+  }
+
+ private:
+  // What a pair's step reads from memory: for a warp's first pair before the product.
+  struct Inputs {
+    bool runs;
+    float d_output[1], h[1], saved[kSaved], previous[Cell::kStates];
+  };
+
+  // Of unit `in_block` as a row of the kernel, element k of a message: gate by gate, each padded.
+  JP_DEVICE Bits Weight(int in_block, int k) const {
+    const int gate = k / args_.pass.segment, column = k % args_.pass.segment;
+    const int64_t unit = this->FirstUnit(0) + in_block, hidden = shape_.hidden;
+    if (unit >= hidden || gate >= kGates || column >= hidden) return 0;
+    const int64_t row = (at_.group * hidden + unit) * kGates + gate;
+    return static_cast<const Bits*>(args_.arrays.recurrent_kernel)[row * hidden + column];
+  }
+
+  JP_DEVICE void Step(int64_t step, int tile) {
+    const int64_t time = shape_.reverse ? step : shape_.steps - 1 - step;
+    const bool is_last = step == shape_.steps;
+    Inputs inputs{};
+    if (at_.warp_k < kSlots && !is_last) inputs = LoadInputs(time, tile, at_.warp_k);
+
+    if (step > 0) {
+      auto reader = team_.Reader(step, tile, this->RowOf(tile, at_.row),
+                                 shape_.reverse ? time - 1 : time + 1, nullptr);
+      product_.Multiply(reader, this->RowsOf(tile));
+    }
+    this->ForEachOwnSlot([&](int slot) {
+      const float product = step > 0 ? product_.Product(slot, 0) : 0.0f;
+      if (is_last) return StoreInitial(tile, slot, product);
+      if (slot != at_.warp_k) inputs = LoadInputs(time, tile, slot);
+      Update(step, time, tile, slot, inputs, product);
+    });
+    if (!is_last && at_.warp_k < kSlots) team_.Sent(tile);
+  }
+
+  JP_DEVICE Inputs LoadInputs(int64_t time, int tile, int slot) const {
+    const auto& a = args_.arrays;
+    const Pair p = this->PairOf(tile, slot);
+    Inputs in{};
+    in.runs = p.exists && time < this->Length(p.b);
+    this->Load(a.d_outputs, time, p, in.runs, in.d_output);
+    if constexpr (Cell::kReadsH) this->Load(a.outputs, time, p, in.runs, in.h);
+    if constexpr (Cell::kSaved > 0) this->Load(a.saved, time, p, in.runs, in.saved);
+    const int64_t before = shape_.reverse ? time + 1 : time - 1;
+    const bool begins = time == (shape_.reverse ? this->Length(p.b) - 1 : 0);
+    const Pair initial{p.b, p.unit, in.runs && begins};
+    if constexpr (Cell::kReadsPreviousH) {
+      float h[1];
+      this->Load(a.outputs, before, p, in.runs && !begins, h);
+      in.previous[0] = begins ? this->LoadState(a.initial[0], initial) : h[0];
+    }
+    if constexpr (Cell::kStates > 1) {  // c, the last of the saved values
+      const Bits* c = static_cast<const Bits*>(a.saved) +
+                      this->layout_.sequence(p.b, before, Cell::kSaved * shape_.hidden) +
+                      (Cell::kSaved - 1) * shape_.hidden + p.unit;
+      in.previous[1] = begins ? this->LoadState(a.initial[1], initial)
+                              : (in.runs ? Number::ToFloat(*c) : 0.0f);
+    }
+    return in;
+  }
+
+  JP_DEVICE void Update(int64_t step, int64_t time, int tile, int slot, const Inputs& in,
+                        float product) {
+    const Pair p = this->PairOf(tile, slot);
+    float d_state[Cell::kStates], dx[kGates] = {}, d_product[kGates] = {};
+    JP_UNROLL
+    for (int s = 0; s < Cell::kStates; ++s) d_state[s] = this->Kept(tile, slot, s);
+    d_state[0] += product;
+    if (in.runs) {
+      d_state[0] += in.d_output[0];
+      Cell::template Backward<typename Number::Math>(in.saved, in.previous, in.h[0], d_state, dx,
+                                                     d_product);
+    }
+    JP_UNROLL
+    for (int s = 0; s < Cell::kStates; ++s) this->Kept(tile, slot, s) = d_state[s];
+    const float(&sent)[kGates] = Cell::kSeparateProduct ? d_product : dx;
+    JP_UNROLL
+    for (int g = 0; g < kGates; ++g) {
+      team_.Send(step, tile, time, p.b, this->RowInTile(slot), g, this->FirstUnit(slot),
+                 Number::FromFloat(sent[g]));
+    }
+    const bool stores = team_.StoresResults();
+    if (Cell::kSeparateProduct || stores) this->Store(args_.arrays.d_gates_x, time, p, dx);
+    if (Cell::kSeparateProduct && stores) {
+      this->Store(args_.arrays.d_product, time, p, d_product);
+    }
+  }
+
+  JP_DEVICE void StoreInitial(int tile, int slot, float product) const {
+    const Pair p = this->PairOf(tile, slot);
+    for (int s = 0; s < Cell::kStates; ++s) {
+      this->StoreState(args_.arrays.d_initial[s], p,
+                       this->Kept(tile, slot, s) + (s == 0 ? product : 0.0f));
+    }
+  }
+};
+
+template <class Cell, class Number, template <class, class> class Team>
+JP_KERNEL(kGpuWarps* kLanes)
+BackwardKernel(JP_CONSTANT LaunchArgs<cpu::Backward> args) {
+  Backward<Cell, Number, Team>(args).Run();
+}
+
+}  // namespace jp::cuda

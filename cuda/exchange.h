@@ -1,0 +1,160 @@
+// How a block hands its part of a message to the blocks of its team, and gets theirs.
+//
+// Grid: through L2, in `messages`. Every step has a place of its own and nothing is overwritten, so
+// a reader needs no permission and the data can be the signal: a word that is not kUnwritten has
+// arrived, each word for itself, in whatever order the memory delivers them. (A barrier costs three
+// trips to L2 before the read: write, arrive, poll.)
+//
+// Cluster: into the shared memory of every block of the team, two messages deep. A block writes a
+// message only when it has read the one before in full, from all blocks, and each of those was
+// written after its writer had read the one before that: so nobody still reads what is overwritten.
+#pragma once
+
+#include "cuda/number.h"
+#include "cuda/place.h"
+
+namespace jp::cuda {
+
+// What a wait that is too long has to say of itself.
+struct Waiter {
+  const char* kernel;
+  uint64_t nanoseconds;
+  int step;
+};
+
+// Counts a wait, and ends the launch when it is too long.
+class Patience {
+ public:
+  JP_DEVICE explicit Patience(const Waiter& waiter) : waiter_(waiter) {}
+
+  JP_DEVICE void Wait(uint32_t expected, uint32_t seen) {
+    arch::Pause();
+    if (++looks_ % kLooksPerClock != 0) return;
+    const uint64_t now = arch::Nanoseconds();
+    if (start_ == 0) start_ = now;
+    if (now - start_ > waiter_.nanoseconds) {
+      arch::Trap(waiter_.kernel, waiter_.step, expected, seen);
+    }
+  }
+
+ private:
+  static constexpr uint32_t kLooksPerClock = 256;
+
+  const Waiter waiter_;
+  uint64_t start_ = 0;
+  uint32_t looks_ = 0;
+};
+
+JP_DEVICE bool Unwritten(const Quad& q) {
+  return q.word[0] == kUnwritten || q.word[1] == kUnwritten || q.word[2] == kUnwritten ||
+         q.word[3] == kUnwritten;
+}
+
+// One lane's 16 bytes of each chunk of a message, as its warp multiplies them.
+template <class Number>
+struct GridReader {
+  using Bits = typename Number::Bits;
+
+  const unsigned char* row;  // of the message; null where the row is all zeros
+  const Bits* initial;       // read instead of the message, plain and unpadded, where not null
+  int64_t hidden;            // elements of `initial`
+  int offset, bytes;         // of this lane in the first chunk; of a whole row
+  bool is_signal;
+  Waiter waiter;
+
+  JP_DEVICE Quad Load(int chunk) const {
+    const int at = offset + chunk * kGpuChunkBytes;
+    if (initial != nullptr) return Gather(at / static_cast<int>(sizeof(Bits)));
+    if (row == nullptr || at >= bytes) return Quad{};
+    return arch::LoadRelaxed(row + at);
+  }
+
+  JP_DEVICE Quad Await(int chunk, Quad quad) const {
+    if (!is_signal || initial != nullptr || !Unwritten(quad)) return quad;
+    Patience patience(waiter);
+    do {
+      patience.Wait(0, kUnwritten);
+      quad = Load(chunk);
+    } while (Unwritten(quad));
+    return quad;
+  }
+
+ private:
+  JP_DEVICE Quad Gather(int first) const {
+    Quad quad{};
+    JP_UNROLL
+    for (int i = 0; i < kPerQuad<Number>; ++i) {
+      const int word = i / kPerWord<Number>, shift = i % kPerWord<Number> * 16;
+      if (first + i < hidden) quad.word[word] |= uint32_t{initial[first + i]} << shift;
+    }
+    return quad;
+  }
+};
+
+struct ClusterReader {
+  const Quad* row;  // of the message, this lane's quad of the first chunk
+
+  JP_DEVICE Quad Load(int chunk) const { return row[chunk * (kGpuChunkBytes / sizeof(Quad))]; }
+  JP_DEVICE Quad Await(int /*chunk*/, const Quad& quad) const { return quad; }
+};
+
+// Where one (step, tile)'s message goes: `Send` is called by whole warps, with each lane's value of
+// one row and unit; `unit` is the first of the eight units of the warp's lanes.
+template <class Number>
+struct GridWriter {
+  using Bits = typename Number::Bits;
+  Bits* message;  // row 0 of the batch at this time
+  int64_t row_stride;
+  int segment;
+
+  JP_DEVICE void Send(const Place& at, int64_t b, bool has_row, int gate, int unit,
+                      Bits bits) const {
+    bits = Publishable(bits);
+    const int mine = unit + at.row;
+    Bits* to = message + b * row_stride + gate * segment + mine;
+    if constexpr (sizeof(Bits) == 4) {
+      if (has_row && mine < segment) arch::StoreRelaxed(to, bits);
+    } else {
+      // Two neighbours' halves make a word: one store, so that no reader sees half of it.
+      const uint32_t other = arch::ShuffleXor(uint32_t{bits}, 4);
+      if (has_row && mine < segment && at.row % 2 == 0) {
+        arch::StoreRelaxed(reinterpret_cast<uint32_t*>(to), bits | other << 16);
+      }
+    }
+  }
+};
+
+template <class Number>
+struct ClusterWriter {
+  using Bits = typename Number::Bits;
+  unsigned char* message;  // row 0 of the tile
+  uint64_t* barrier;
+  int row_pitch, segment, blocks;
+
+  // Eight lanes, those of one t, gather their units' values and share out the blocks of the team.
+  JP_DEVICE void Send(const Place& at, int row, int gate, int unit, Bits bits) const {
+    constexpr int kQuads = 8 / kPerQuad<Number>;
+    uint32_t word = bits;
+    if constexpr (sizeof(Bits) == 2) {
+      const uint32_t other = arch::ShuffleXor(word, 4);
+      word = at.row % 2 == 0 ? word | other << 16 : other | word << 16;
+    }
+    Quad quads[kQuads];
+    JP_UNROLL
+    for (int i = 0; i < 4 * kQuads; ++i) {
+      const int from = (kQuads == 1 ? 2 * i : i) * 4 + at.t;
+      quads[i / 4].word[i % 4] = arch::Shuffle(word, from);
+    }
+    unsigned char* to = message + row * row_pitch + (gate * segment + unit) * int{sizeof(Bits)};
+    for (int rank = at.row; rank < blocks; rank += 8) {
+      const arch::ClusterAddress there = arch::MapToRank(to, rank);
+      const arch::ClusterAddress signal = arch::MapToRank(barrier, rank);
+      JP_UNROLL
+      for (int q = 0; q < kQuads; ++q) {
+        arch::StoreAsync(there + q * sizeof(Quad), quads[q], signal);
+      }
+    }
+  }
+};
+
+}  // namespace jp::cuda

@@ -1,0 +1,113 @@
+// What the forward and the backward kernel share: a block's place, its team, its product, and the
+// (unit, row) pairs that each lane looks after.
+#pragma once
+
+#include "cuda/step_product.h"
+#include "cuda/team.h"
+
+namespace jp::cuda {
+
+// One (unit, row) pair of a tile.
+struct Pair {
+  int64_t b, unit;
+  bool exists;  // in the batch and in H
+};
+
+template <class Number, GpuKernelTraits kTraits, class Arrays, template <class, class> class Team>
+class Pass {
+ protected:
+  using Bits = typename Number::Bits;
+  static constexpr int kSlots = kTraits.slots();
+
+  JP_DEVICE explicit Pass(const LaunchArgs<Arrays>& args)
+      : args_(args),
+        shape_(args.shape),
+        at_(args.pass, args.shape),
+        layout_{args.shape, at_.group},
+        team_(args, at_, kTraits.segments),
+        product_(args.pass, at_, args.streamed) {}
+
+  // Warps past the last unit have nothing to do but to wait for their block.
+  JP_DEVICE bool HasUnits() const { return at_.unit_block < args_.pass.unit_blocks; }
+
+  // The warps of a unit block take its pairs in turn: where K is cut into as many parts as a lane
+  // has pairs, or more, a warp looks after one at most.
+  template <class F>
+  JP_DEVICE void ForEachOwnSlot(const F& f) const {
+    for (int slot = at_.warp_k; slot < kSlots; slot += args_.pass.warps_k) f(slot);
+  }
+  template <class F>
+  JP_DEVICE void ForEachOwnPair(const F& f) const {
+    ForEachOwnSlot([&](int slot) {
+      for (int tile = 0; tile < at_.tiles; ++tile) f(tile, slot);
+    });
+  }
+
+  JP_DEVICE int64_t RowOf(int tile, int in_tile) const {
+    return int64_t{at_.first_tile + tile} * kGpuTileRows + in_tile;
+  }
+  JP_DEVICE int RowsOf(int tile) const {
+    const int64_t left = shape_.batch - RowOf(tile, 0);
+    return left < kGpuTileRows ? static_cast<int>(left) : kGpuTileRows;
+  }
+  // Slot 2 half + column: unit row + 8 half of the block, batch row 2t + column of the tile.
+  JP_DEVICE int FirstUnit(int slot) const { return at_.unit_block * kTraits.units() + slot / 2 * 8; }
+  JP_DEVICE int RowInTile(int slot) const { return 2 * at_.t + slot % 2; }
+  JP_DEVICE Pair PairOf(int tile, int slot) const {
+    const int64_t b = RowOf(tile, RowInTile(slot)), unit = FirstUnit(slot) + at_.row;
+    return {b, unit, b < shape_.batch && unit < shape_.hidden};
+  }
+
+  JP_DEVICE int64_t Length(int64_t b) const {
+    return b < shape_.batch ? args_.arrays.lengths[at_.group * shape_.batch + b] : 0;
+  }
+  JP_DEVICE const Bits* StateRow(const void* array, int64_t b) const {
+    return static_cast<const Bits*>(array) + layout_.state(b);
+  }
+  JP_DEVICE float LoadState(const void* array, const Pair& p) const {
+    return p.exists ? Number::ToFloat(StateRow(array, p.b)[p.unit]) : 0.0f;
+  }
+  JP_DEVICE void StoreState(void* array, const Pair& p, float value) const {
+    if (p.exists) {
+      static_cast<Bits*>(array)[layout_.state(p.b) + p.unit] = Number::FromFloat(value);
+    }
+  }
+
+  // Values of one pair at one time, `count` of them, H elements apart.
+  template <int kCount>
+  JP_DEVICE void Load(const void* array, int64_t time, const Pair& p, bool wanted,
+                      float (&values)[kCount]) const {
+    const Bits* from = static_cast<const Bits*>(array) +
+                       layout_.sequence(p.b, time, kCount * shape_.hidden) + p.unit;
+    JP_UNROLL
+    for (int i = 0; i < kCount; ++i) {
+      values[i] = wanted ? Number::ToFloat(from[i * shape_.hidden]) : 0.0f;
+    }
+  }
+  template <int kCount>
+  JP_DEVICE void Store(void* array, int64_t time, const Pair& p,
+                       const float (&values)[kCount]) const {
+    Bits* to = static_cast<Bits*>(array) +
+               layout_.sequence(p.b, time, kCount * shape_.hidden) + p.unit;
+    JP_UNROLL
+    for (int i = 0; i < kCount; ++i) {
+      if (p.exists) to[i * shape_.hidden] = Number::FromFloat(values[i]);
+    }
+  }
+
+  // What a pair keeps from step to step, in shared memory, touched by its own lane alone.
+  JP_DEVICE float& Kept(int tile, int slot, int state) const {
+    float* states = reinterpret_cast<float*>(arch::SharedMemory() + args_.pass.states);
+    const int block = tile * args_.pass.warps_m + at_.warp_m;
+    return states[((block * kSlots + slot) * kTraits.states + state) * kLanes + at_.lane];
+  }
+
+  const LaunchArgs<Arrays>& args_;
+  const cpu::Shape& shape_;
+  const Place at_;
+  const Layout layout_;
+  Team<Number, Arrays> team_;
+  StepProduct<Number, kTraits> product_;
+};
+
+}  // namespace jp::cuda

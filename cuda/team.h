@@ -1,0 +1,174 @@
+// A block's dealings with its team: it reads the messages of the step before, sends its own, and
+// knows when they are complete. One class for each residency, with the same functions.
+#pragma once
+
+#include "cuda/exchange.h"
+
+namespace jp::cuda {
+
+template <class Arrays>
+JP_DEVICE Waiter WaiterAt(const LaunchArgs<Arrays>& args, int64_t step) {
+  return {LaunchArgs<Arrays>::kKernel, args.wait_nanoseconds, static_cast<int>(step)};
+}
+
+// Through L2.
+template <class Number, class Arrays>
+class GridTeam {
+  using Bits = typename Number::Bits;
+
+ public:
+  static constexpr bool kCarriesStates = false;  // a message is the result itself
+
+  JP_DEVICE GridTeam(const LaunchArgs<Arrays>& args, const Place& at, int segments)
+      : args_(args),
+        at_(at),
+        base_(static_cast<Bits*>(args.messages.base) + at.group * args.messages.group_stride),
+        row_bytes_(segments * args.pass.segment * int{sizeof(Bits)}) {}
+
+  template <class InitialRow>
+  JP_DEVICE void Start(const InitialRow& /*initial*/) {}
+  JP_DEVICE void Finish() {}
+  JP_DEVICE bool StoresResults() const { return !args_.messages.is_result; }
+
+  // The message of `time`, in the step after it; row b of it, or `initial` where that isn't null.
+  JP_DEVICE GridReader<Number> Reader(int64_t step, int tile, int64_t b, int64_t time,
+                                      const Bits* initial) {
+    const Waiter waiter = WaiterAt(args_, step);
+    const bool is_signal = args_.signal == Signal::kData;
+    if (!is_signal && step > 0) AwaitBarrier(static_cast<uint32_t>(step), tile, waiter);
+    const bool exists = b < args_.shape.batch && time >= 0 && time < args_.shape.steps;
+    const Bits* row =
+        base_ + time * args_.messages.step_stride + b * args_.messages.row_stride;
+    return {.row = exists ? reinterpret_cast<const unsigned char*>(row) : nullptr,
+            .initial = b < args_.shape.batch ? initial : nullptr,
+            .hidden = args_.shape.hidden,
+            .offset = at_.first_chunk * kGpuChunkBytes + at_.t * int{sizeof(Quad)},
+            .bytes = row_bytes_,
+            .is_signal = is_signal,
+            .waiter = waiter};
+  }
+
+  JP_DEVICE void Send(int64_t /*step*/, int /*tile*/, int64_t time, int64_t b, int /*row*/,
+                      int gate, int unit, Bits bits) const {
+    const GridWriter<Number> writer{base_ + time * args_.messages.step_stride,
+                                    args_.messages.row_stride, args_.pass.segment};
+    writer.Send(at_, b, b < args_.shape.batch, gate, unit, bits);
+  }
+
+  // After this warp's last Send of a step.
+  JP_DEVICE void Sent(int tile) const {
+    if (args_.signal == Signal::kData) return;
+    arch::SyncWarp();
+    if (at_.lane == 0) arch::AddRelease(Counter(tile), 1);
+  }
+
+ private:
+  JP_DEVICE uint32_t* Counter(int tile) const {
+    return args_.counters + at_.team * args_.pass.tiles_per_team + tile;
+  }
+
+  // Until every warp that sends has sent `step` times.
+  JP_DEVICE void AwaitBarrier(uint32_t step, int tile, const Waiter& waiter) const {
+    const uint32_t expected = step * static_cast<uint32_t>(args_.pass.senders);
+    if (at_.lane == 0) {
+      Patience patience(waiter);
+      for (uint32_t seen; (seen = arch::LoadAcquire(Counter(tile))) < expected;) {
+        patience.Wait(expected, seen);
+      }
+    }
+    arch::SyncWarp();
+  }
+
+  const LaunchArgs<Arrays>& args_;
+  const Place at_;
+  Bits* base_;
+  int row_bytes_;
+};
+
+// Through the shared memory of a cluster.
+template <class Number, class Arrays>
+class ClusterTeam {
+  using Bits = typename Number::Bits;
+
+ public:
+  // A row that has ended, or not begun, hands on its state: nothing else says where it begins.
+  static constexpr bool kCarriesStates = true;
+
+  JP_DEVICE ClusterTeam(const LaunchArgs<Arrays>& args, const Place& at, int segments)
+      : args_(args),
+        at_(at),
+        messages_(arch::SharedMemory() + args.pass.messages),
+        barriers_(reinterpret_cast<uint64_t*>(arch::SharedMemory() + args.pass.barriers)),
+        message_bytes_(static_cast<uint32_t>(kGpuTileRows * segments * args.pass.segment) *
+                       sizeof(Bits)) {}
+
+  // Whole block: the first message of each tile is the initial one, all zeros if null.
+  template <class InitialRow>
+  JP_DEVICE void Start(const InitialRow& initial) {
+    const int words = args_.pass.message_pitch / int{sizeof(Bits)};
+    const int all = at_.tiles * 2 * kGpuTileRows * words;
+    Bits* to = reinterpret_cast<Bits*>(messages_);
+    for (int i = arch::ThreadIndex(); i < all; i += args_.pass.threads()) {
+      const int k = i % words, row = i / words % kGpuTileRows, tile = i / words / kGpuTileRows;
+      const int64_t b = int64_t{at_.first_tile + tile / 2} * kGpuTileRows + row;
+      const Bits* from = tile % 2 == 0 && b < args_.shape.batch ? initial(b) : nullptr;
+      to[i] = from != nullptr && k < args_.shape.hidden ? from[k] : Bits{0};
+    }
+    if (arch::ThreadIndex() < 2 * at_.tiles) {
+      uint64_t* barrier = barriers_ + arch::ThreadIndex();
+      arch::InitByteBarrier(barrier);
+      arch::FenceByteBarrierInit();
+      arch::ArriveExpectingBytes(barrier, message_bytes_);
+    }
+    arch::SyncCluster();
+  }
+
+  // No block may leave while others still write to it.
+  JP_DEVICE void Finish() { arch::SyncCluster(); }
+  JP_DEVICE bool StoresResults() const { return true; }
+
+  JP_DEVICE ClusterReader Reader(int64_t step, int tile, int64_t /*b*/, int64_t /*time*/,
+                                 const Bits* /*initial*/) {
+    if (step > 0) Await(step, tile);
+    const unsigned char* row = Message(step, tile) + at_.row * args_.pass.message_pitch;
+    return {reinterpret_cast<const Quad*>(row) + at_.first_chunk * 4 + at_.t};
+  }
+
+  JP_DEVICE void Send(int64_t step, int tile, int64_t /*time*/, int64_t /*b*/, int row, int gate,
+                      int unit, Bits bits) const {
+    if (step + 1 == steps()) return;
+    const ClusterWriter<Number> writer{Message(step + 1, tile), Barrier(step + 1, tile),
+                                       args_.pass.message_pitch, args_.pass.segment,
+                                       args_.pass.slices};
+    writer.Send(at_, row, gate, unit, bits);
+  }
+  JP_DEVICE void Sent(int /*tile*/) const {}
+
+ private:
+  JP_DEVICE int64_t steps() const { return args_.shape.steps + Arrays::kExtraSteps - 1; }
+  JP_DEVICE unsigned char* Message(int64_t step, int tile) const {
+    const int which = 2 * tile + static_cast<int>(step & 1);
+    return messages_ + which * kGpuTileRows * args_.pass.message_pitch;
+  }
+  JP_DEVICE uint64_t* Barrier(int64_t step, int tile) const {
+    return barriers_ + 2 * tile + (step & 1);
+  }
+
+  // Each buffer's barrier has a phase every second step, beginning with steps 1 and 2.
+  JP_DEVICE void Await(int64_t step, int tile) {
+    const uint32_t parity = static_cast<uint32_t>((step - 1) / 2) & 1;
+    uint64_t* barrier = Barrier(step, tile);
+    Patience patience(WaiterAt(args_, step));
+    while (!arch::TryWait(barrier, parity)) patience.Wait(parity, !parity);
+    // The phase after cannot end before this block has taken part in the step between.
+    if (arch::ThreadIndex() == 0) arch::ArriveExpectingBytes(barrier, message_bytes_);
+  }
+
+  const LaunchArgs<Arrays>& args_;
+  const Place at_;
+  unsigned char* messages_;
+  uint64_t* barriers_;
+  uint32_t message_bytes_;
+};
+
+}  // namespace jp::cuda
