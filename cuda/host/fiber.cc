@@ -115,7 +115,6 @@ void Fiber::Give(std::unique_ptr<Fiber> fiber) {
 
 void Fiber::Start(std::function<void()> job) {
   job_ = std::move(job);
-  ended_ = false;
 #if defined(__SANITIZE_THREAD__)
   thread_outside_ = __tsan_get_current_fiber();
 #endif
@@ -132,7 +131,6 @@ void Fiber::Main(Fiber* self) {
 #endif
   for (;;) {
     self->job_();
-    self->ended_ = true;
     self->Leave(true);
   }
 }

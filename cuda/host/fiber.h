@@ -24,7 +24,6 @@ class Fiber {
   void Start(std::function<void()> job);
   void Resume();
   void Suspend();  // the job's own call
-  bool ended() const { return ended_; }
 
   // Fibers are kept for later launches. The pool is safe to use from any thread.
   static std::unique_ptr<Fiber> Take();
@@ -46,7 +45,6 @@ class Fiber {
   unsigned char* memory_;  // a guard page, then the stack
   Context inside_{}, outside_{};
   std::function<void()> job_;
-  bool ended_ = true;
 
   void* thread_inside_ = nullptr;  // ThreadSanitizer's
   void* thread_outside_ = nullptr;

@@ -158,11 +158,12 @@ void Warp::RunLanes(const std::function<void()>& thread) {
 
 void Warp::RunLane(Lane& lane, const std::function<void()>& thread) {
   current_lane.store(&lane, std::memory_order_relaxed);
-  if (!lane.fiber_->ended()) {
+  if (lane.started_) {
     lane.fiber_->Resume();
   } else if (grid.failed()) {
     lane.stop_.store(static_cast<uint32_t>(Stop::kEnd), std::memory_order_relaxed);
   } else {
+    lane.started_ = true;
     lane.fiber_->Start([&lane, &thread] { lane.Run(thread); });
   }
 }

@@ -73,6 +73,7 @@ class Lane {
   std::string Name() const;
 
   std::unique_ptr<Fiber> fiber_;
+  bool started_ = false;
   int syncs_ = 0;
   std::vector<PendingStore> pending_;
   std::atomic<uint32_t> stop_ = 0;        // Stop, and its detail above kStopBits
