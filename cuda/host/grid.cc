@@ -1,5 +1,6 @@
 #include "cuda/host/grid.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -19,10 +20,11 @@ constexpr unsigned char kGuardFill = 0xa5;
 uint32_t Barrier::Arrive(int warps) {
   std::lock_guard lock(mutex_);
   const uint32_t generation = generation_.load(std::memory_order_relaxed);
-  if (left_ > 0) grid_.Fail("a warp came to a barrier after another of its warps had ended");
+  if (left_) Fail("a warp ended before it came");
   if (arrived_ > 0 && expected_ != warps) {
-    grid_.Fail("a barrier was given " + std::to_string(32 * expected_) +
-               " threads by one warp and " + std::to_string(32 * warps) + " by another");
+    const auto [less, more] = std::minmax(expected_, warps);
+    Fail("one warp expects " + std::to_string(32 * more) + " threads, another " +
+         std::to_string(32 * less));
   }
   expected_ = warps;
   if (++arrived_ == warps) {
@@ -33,29 +35,36 @@ uint32_t Barrier::Arrive(int warps) {
   return generation;
 }
 
-void Barrier::Wait(uint32_t generation, const std::string& who) {
+void Barrier::Wait(uint32_t generation) {
   const auto start = Clock::now();
   std::unique_lock lock(mutex_);
   while (generation_.load(std::memory_order_relaxed) == generation && !grid_.failed()) {
     // Woken now and then to see whether the launch has failed. By the system's clock: the wait on
     // the steady one is unknown to older ThreadSanitizers.
     changed_.wait_until(lock, std::chrono::system_clock::now() + std::chrono::milliseconds(10));
-    if (Clock::now() - start > std::chrono::duration<double>(grid_.options.patience_seconds)) {
-      grid_.Fail(who + " waited too long at a barrier: " + std::to_string(arrived_) + " of " +
-                 std::to_string(expected_) + " warps had come");
+    const auto patience = std::chrono::duration<double>(grid_.options.patience_seconds);
+    if (Clock::now() - start > patience &&
+        generation_.load(std::memory_order_relaxed) == generation) {
+      Fail(std::to_string(arrived_) + " of " + std::to_string(expected_) +
+           " warps had come when patience ended");
     }
   }
 }
 
 void Barrier::Leave() {
   std::lock_guard lock(mutex_);
-  ++left_;
-  if (arrived_ > 0) grid_.Fail("a warp ended while others waited for it at a barrier");
+  left_ = true;
+  if (arrived_ > 0) Fail("a warp ended before it came");
 }
+
+void Barrier::Fail(const std::string& what) { grid_.Fail(name_ + ": " + what); }
 
 Block::Block(Grid& grid, int index, size_t shared_bytes, int warps)
     : index(index), running(warps), shared_bytes_(shared_bytes) {
-  for (int i = 0; i < kBarriers; ++i) barriers.emplace_back(grid);
+  for (int i = 0; i < kBarriers; ++i) {
+    barriers.emplace_back(grid,
+                          "block " + std::to_string(index) + "'s barrier " + std::to_string(i));
+  }
   const size_t whole = (bytes() + kSharedAlignment - 1) / kSharedAlignment * kSharedAlignment;
   memory_ = static_cast<unsigned char*>(std::aligned_alloc(kSharedAlignment, whole));
   if (memory_ == nullptr) throw std::bad_alloc();
@@ -90,7 +99,9 @@ Grid::Grid(const LaunchShape& shape, const LaunchOptions& options)
   for (int i = 0; i < shape.blocks; ++i) {
     blocks.push_back(std::make_unique<Block>(*this, i, shape.shared_bytes, shape.threads / 32));
   }
-  for (int i = 0; i < shape.blocks / shape.cluster; ++i) cluster_barriers.emplace_back(*this);
+  for (int i = 0; i < shape.blocks / shape.cluster; ++i) {
+    cluster_barriers.emplace_back(*this, "cluster " + std::to_string(i) + "'s barrier");
+  }
 }
 
 void Grid::Fail(const std::string& what) {

@@ -8,6 +8,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cuda/host/launch.h"
@@ -41,22 +42,26 @@ class Grid;
 // releasing to and acquiring from `order()`, taken before they arrive.
 class Barrier {
  public:
-  explicit Barrier(Grid& grid) : grid_(grid) {}
-  Barrier(Barrier&& other) : grid_(other.grid_) {}
+  Barrier(Grid& grid, std::string name) : grid_(grid), name_(std::move(name)) {}
+  Barrier(Barrier&& other) : grid_(other.grid_), name_(std::move(other.name_)) {}
 
   void* order() { return &order_[generation_.load(std::memory_order_relaxed) & 1]; }
   // Counts one warp of `warps`; the generation to wait for the end of.
   uint32_t Arrive(int warps);
-  void Wait(uint32_t generation, const std::string& who);
+  void Wait(uint32_t generation);
   // A warp that will not come again has ended.
   void Leave();
 
  private:
+  void Fail(const std::string& what);
+
   Grid& grid_;
+  std::string name_;
   std::mutex mutex_;
   std::condition_variable changed_;
   std::atomic<uint32_t> generation_ = 0;
-  int arrived_ = 0, expected_ = 0, left_ = 0;
+  int arrived_ = 0, expected_ = 0;
+  bool left_ = false;
   uint64_t order_[2] = {};
 };
 

@@ -135,7 +135,7 @@ void Warp::Run(const std::function<void()>& thread) {
   for (Lane& lane : lanes_) Fiber::Give(std::move(lane.fiber_));
   block.running.fetch_sub(1, std::memory_order_relaxed);
   if (grid.failed()) return;
-  for (Barrier& barrier : block.barriers) barrier.Leave();
+  block.barriers[0].Leave();
   grid.cluster_barrier(block.index).Leave();
 }
 
@@ -249,7 +249,7 @@ void Warp::Meet(Barrier& barrier, int warps) {
   const uint32_t generation = barrier.Arrive(warps);
   if (grid.jitter()) grid.Delay(dice_, 16);
   DeliverStores(true);
-  barrier.Wait(generation, Name());
+  barrier.Wait(generation);
 }
 
 void Warp::Shuffle() {

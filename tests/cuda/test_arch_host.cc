@@ -1,0 +1,325 @@
+// What the intrinsics of the host twin compute and carry from thread to thread.
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <random>
+#include <vector>
+
+#include "cuda/arch.h"
+#include "tests/native/check.h"
+
+namespace {
+
+using namespace jp::cuda;
+
+// ---- Multiply: the fragments are built from the PTX ISA's own words, element by element.
+
+struct Tile {
+  float a[16][16], b[16][8], sum[16][8];
+};
+struct TileArgs {
+  Tile* tile;
+};
+
+// A matrix element's register and place in it: "groupID = lane >> 2, threadID_in_group = lane % 4".
+// a's row is groupID in registers 0 and 2, groupID + 8 in 1 and 3; a's column of element i (two to
+// a register) is 2 threadID + (i & 1), and 8 more from element 4 on.
+template <Operand kOperand>
+JP_KERNEL(32)
+MultiplyTile(JP_CONSTANT TileArgs args) {
+  Tile* const tile = args.tile;
+  const int group = arch::Lane() >> 2, member = arch::Lane() % 4;
+  const auto narrow = [](float value) -> uint32_t {
+    return kOperand == Operand::kBfloat16 ? arch::RoundToBfloat16(value)
+                                          : arch::RoundToFloat16(value);
+  };
+  uint32_t a[4] = {}, b[2] = {};
+  if constexpr (kOperand == Operand::kTf32) {
+    a[0] = arch::BitsOf(tile->a[group][member]);
+    a[1] = arch::BitsOf(tile->a[group + 8][member]);
+    a[2] = arch::BitsOf(tile->a[group][member + 4]);
+    a[3] = arch::BitsOf(tile->a[group + 8][member + 4]);
+    b[0] = arch::BitsOf(tile->b[member][group]);
+    b[1] = arch::BitsOf(tile->b[member + 4][group]);
+  } else {
+    for (int i = 0; i < 8; ++i) {
+      const int row = i < 2 || (i >= 4 && i < 6) ? group : group + 8;
+      const int column = member * 2 + (i & 1) + (i >= 4 ? 8 : 0);
+      a[i / 2] |= narrow(tile->a[row][column]) << 16 * (i & 1);
+    }
+    for (int i = 0; i < 4; ++i) {
+      const int row = member * 2 + (i & 1) + (i >= 2 ? 8 : 0);
+      b[i / 2] |= narrow(tile->b[row][group]) << 16 * (i & 1);
+    }
+  }
+  float sum[4];
+  for (int i = 0; i < 4; ++i) sum[i] = tile->sum[group + (i < 2 ? 0 : 8)][member * 2 + (i & 1)];
+  arch::Multiply<kOperand>(sum, a, b[0], b[1]);
+  for (int i = 0; i < 4; ++i) tile->sum[group + (i < 2 ? 0 : 8)][member * 2 + (i & 1)] = sum[i];
+}
+
+template <Operand kOperand>
+void Multiply() {
+  constexpr int kDepth = kOperand == Operand::kTf32 ? 8 : 16;
+  const auto exact = [](float value) {
+    if (kOperand == Operand::kBfloat16) return arch::FromBfloat16(arch::RoundToBfloat16(value));
+    if (kOperand == Operand::kFloat16) return arch::FromFloat16(arch::RoundToFloat16(value));
+    return arch::FloatOf(arch::BitsOf(value) & ~0x1fffu);  // cut, not rounded
+  };
+  std::mt19937 random(3);
+  std::normal_distribution<float> normal;
+  Tile tile;
+  for (auto& row : tile.a) {
+    for (float& value : row) value = normal(random);
+  }
+  for (auto& row : tile.b) {
+    for (float& value : row) value = normal(random);
+  }
+  for (auto& row : tile.sum) {
+    for (float& value : row) value = normal(random);
+  }
+  const Tile before = tile;
+  const std::string said = host::Launch(MultiplyTile<kOperand>, {&tile}, {1, 1, 32, 0});
+  CHECK(said.empty(), said);
+  for (int row = 0; row < 16; ++row) {
+    for (int column = 0; column < 8; ++column) {
+      double sum = before.sum[row][column];
+      for (int k = 0; k < kDepth; ++k) {
+        sum += double{exact(before.a[row][k])} * exact(before.b[k][column]);
+      }
+      CHECK(std::fabs(tile.sum[row][column] - sum) < 1e-5, row, column, tile.sum[row][column], sum);
+    }
+  }
+}
+
+// ---- Shuffles, and where a thread is
+
+struct Words {
+  uint32_t* words;
+};
+
+JP_KERNEL(96) Places(JP_CONSTANT Words args) {
+  const int lane = arch::Lane(), thread = arch::ThreadIndex();
+  uint32_t* const mine = args.words + 6 * (arch::BlockIndex() * 96 + thread);
+  mine[0] = static_cast<uint32_t>(100 * arch::BlockIndex() + thread);
+  mine[1] = static_cast<uint32_t>(arch::Warp());
+  mine[2] = static_cast<uint32_t>(arch::Shuffle(thread, lane + 5));  // modulo 32
+  mine[3] = arch::BitsOf(arch::ShuffleXor(static_cast<float>(thread), 12));
+  mine[4] = static_cast<uint32_t>(arch::Shuffle(thread, 7));
+  mine[5] = arch::Lane() == lane;
+}
+
+void Shuffles() {
+  std::vector<uint32_t> words(2 * 96 * 6);
+  const std::string said = host::Launch(Places, {words.data()}, {2, 1, 96, 0}, {.jitter_seed = 9});
+  CHECK(said.empty(), said);
+  for (uint32_t block = 0; block < 2; ++block) {
+    for (uint32_t thread = 0; thread < 96; ++thread) {
+      const uint32_t* const mine = &words[6 * (96 * block + thread)];
+      const uint32_t warp = thread / 32, lane = thread % 32;
+      CHECK(mine[0] == 100 * block + thread && mine[1] == warp && mine[5] == 1, block, thread);
+      CHECK(mine[2] == 32 * warp + (lane + 5) % 32, thread, mine[2]);
+      CHECK(arch::FloatOf(mine[3]) == static_cast<float>(thread ^ 12), thread, mine[3]);
+      CHECK(mine[4] == 32 * warp + 7, thread, mine[4]);
+    }
+  }
+}
+
+// ---- Named barriers: warps 0 and 1 hand a value to 2 and 3 and back, each pair meeting on its
+// own too, many times over one place of memory.
+
+JP_KERNEL(128) PingPong(JP_CONSTANT Words args) {
+  auto* const shared = reinterpret_cast<uint32_t*>(arch::SharedMemory());
+  const bool first = arch::ThreadIndex() < 64;
+  const int mine = arch::ThreadIndex() % 64, other = 63 - mine;
+  uint32_t value = static_cast<uint32_t>(mine);
+  for (int round = 0; round < 20; ++round) {
+    if (first) shared[mine] = value + 1;
+    arch::SyncNamed(1, 128);
+    if (!first) {
+      value = shared[other] + 1;
+      arch::SyncNamed(2, 64);
+      shared[mine] = value;
+      arch::SyncNamed(2, 64);
+    }
+    arch::SyncNamed(15, 128);
+    if (first) {
+      value = shared[other];
+      arch::SyncNamed(3, 64);
+    }
+  }
+  args.words[arch::ThreadIndex()] = value;
+}
+
+void NamedBarriers() {
+  std::vector<uint32_t> words(128);
+  const std::string said =
+      host::Launch(PingPong, {words.data()}, {1, 1, 128, 256}, {.jitter_seed = 4});
+  CHECK(said.empty(), said);
+  for (uint32_t i = 0; i < 64; ++i) CHECK(words[i] == i + 40, i, words[i]);
+}
+
+// ---- Messages through memory: a ring of blocks where the data is the message.
+
+constexpr int kSteps = 12;
+constexpr uint32_t kNothing = ~0u;
+
+// words: [step, block, thread]
+JP_KERNEL(64) Ring(JP_CONSTANT Words args) {
+  const int blocks = 3, row = blocks * 64, thread = arch::ThreadIndex();
+  const int self = arch::BlockIndex(), from = (self + blocks - 1) % blocks;
+  uint32_t sum = static_cast<uint32_t>(self);
+  for (int step = 0; step < kSteps; ++step) {
+    arch::StoreRelaxed(args.words + step * row + 64 * self + thread, sum);
+    const uint32_t* const there = args.words + step * row + 64 * from + thread / 4 * 4;
+    for (;;) {
+      const Quad q = arch::LoadRelaxed(there);
+      sum = 0;
+      bool whole = true;
+      for (uint32_t word : q.word) {
+        whole &= word != kNothing;
+        sum = sum * 3 + word;
+      }
+      if (whole) break;
+      arch::Pause();
+    }
+    sum %= 1000003;
+  }
+}
+
+void Messages(uint32_t seed) {
+  std::vector<Quad> words(kSteps * 3 * 16, {kNothing, kNothing, kNothing, kNothing});
+  const std::string said =
+      host::Launch(Ring, {words[0].word}, {3, 1, 64, 0}, {.jitter_seed = seed});
+  CHECK(said.empty(), said);
+  // All threads of a block send the same.
+  uint32_t sums[3] = {0, 1, 2};
+  for (int step = 0; step < kSteps; ++step) {
+    for (int block = 0; block < 3; ++block) {
+      for (int i = 0; i < 16; ++i) {
+        for (uint32_t word : words[(step * 3 + block) * 16 + i].word) {
+          CHECK(word == sums[block], step, block, i, word, sums[block]);
+        }
+      }
+    }
+    const uint32_t before[3] = {sums[0], sums[1], sums[2]};
+    for (int block = 0; block < 3; ++block) sums[block] = before[(block + 2) % 3] * 40 % 1000003;
+  }
+}
+
+// ---- A grid barrier of AddRelease and LoadAcquire orders plain memory.
+
+JP_KERNEL(64) Transpose(JP_CONSTANT Words args) {
+  const int blocks = 4, row = blocks * 64;
+  uint32_t* const arrivals = args.words;
+  uint32_t* data = args.words + 4 + arch::BlockIndex() * 64 + arch::ThreadIndex();
+  *data = static_cast<uint32_t>(arch::BlockIndex());
+  for (int step = 1; step < 6; ++step) {
+    arch::SyncBlock();
+    if (arch::ThreadIndex() == 0) {
+      arch::AddRelease(arrivals, 1);
+      while (arch::LoadAcquire(arrivals) < static_cast<uint32_t>(blocks * step)) arch::Pause();
+    }
+    arch::SyncBlock();
+    uint32_t sum = 0;
+    const uint32_t* const before = args.words + 4 + (step - 1) * row;
+    for (int block = 0; block < blocks; ++block) sum += before[64 * block + arch::ThreadIndex()];
+    data += row;
+    *data = sum + static_cast<uint32_t>(arch::BlockIndex());
+  }
+}
+
+void GridBarrier() {
+  std::vector<uint32_t> words(4 + 6 * 4 * 64);
+  const std::string said =
+      host::Launch(Transpose, {words.data()}, {4, 1, 64, 0}, {.jitter_seed = 2});
+  CHECK(said.empty(), said);
+  uint32_t sum = 6;
+  for (int step = 1; step < 6; ++step, sum = 4 * sum + 6) {
+    for (uint32_t i = 0; i < 4 * 64; ++i) {
+      const uint32_t word = words[4 + step * 256 + i];
+      CHECK(word == sum + i / 64, step, i, word, sum);
+    }
+  }
+}
+
+// ---- Clusters: each block sends its part of a vector to all, two buffers deep.
+
+constexpr int kRanks = 3;
+
+JP_KERNEL(64) Gather(JP_CONSTANT Words args) {
+  // shared: two byte barriers, then two buffers of [rank, thread of warp 0] quads.
+  auto* const barriers = reinterpret_cast<uint64_t*>(arch::SharedMemory());
+  auto* const buffers = reinterpret_cast<Quad*>(arch::SharedMemory() + 128);
+  constexpr int kBuffer = kRanks * kLanes;
+  const int rank = arch::BlockIndex() % kRanks, thread = arch::ThreadIndex();
+  if (thread < 2) {
+    arch::InitByteBarrier(barriers + thread);
+    arch::FenceByteBarrierInit();
+    arch::ArriveExpectingBytes(barriers + thread, kBuffer * sizeof(Quad));
+  }
+  arch::SyncCluster();
+  uint32_t value = static_cast<uint32_t>(arch::BlockIndex());
+  for (int step = 0; step < kSteps; ++step) {
+    Quad* const buffer = buffers + step % 2 * kBuffer;
+    uint64_t* const barrier = barriers + step % 2;
+    if (thread < kLanes) {
+      const Quad mine = {value, value + 1, value + 2, static_cast<uint32_t>(step)};
+      for (int to = 0; to < kRanks; ++to) {
+        arch::StoreAsync(arch::MapToRank(buffer + rank * kLanes + thread, to), mine,
+                         arch::MapToRank(barrier, to));
+      }
+    }
+    while (!arch::TryWait(barrier, static_cast<uint32_t>(step / 2 % 2))) {
+    }
+    value = 0;
+    for (int from = 0; from < kRanks; ++from) {
+      const Quad& q = buffer[from * kLanes + thread % kLanes];
+      value = value * 5 + q.word[0] + q.word[1] + q.word[2] + q.word[3];
+    }
+    value %= 1000003;
+    // Both warps have read before the next announcement, and so before anyone's next store here:
+    // others send step + 2 only when they have our step + 1.
+    arch::SyncBlock();
+    if (thread == 0) arch::ArriveExpectingBytes(barrier, kBuffer * sizeof(Quad));
+  }
+  args.words[64 * arch::BlockIndex() + thread] = value;
+  arch::SyncCluster();
+}
+
+void Cluster(uint32_t seed) {
+  std::vector<uint32_t> words(2 * kRanks * 64);
+  const size_t shared = 128 + 2 * kRanks * kLanes * sizeof(Quad);
+  const std::string said =
+      host::Launch(Gather, {words.data()}, {2 * kRanks, kRanks, 64, shared}, {.jitter_seed = seed});
+  CHECK(said.empty(), said);
+  for (uint32_t cluster = 0; cluster < 2; ++cluster) {
+    uint32_t values[kRanks];
+    for (uint32_t i = 0; i < kRanks; ++i) values[i] = cluster * kRanks + i;
+    for (uint32_t step = 0; step < kSteps; ++step) {
+      uint32_t next = 0;
+      for (uint32_t value : values) next = next * 5 + 3 * value + 3 + step;
+      for (uint32_t& value : values) value = next % 1000003;
+    }
+    for (uint32_t i = 0; i < kRanks * 64; ++i) {
+      const uint32_t word = words[cluster * kRanks * 64 + i];
+      CHECK(word == values[0], cluster, i, word, values[0]);
+    }
+  }
+}
+
+}  // namespace
+
+int main() {
+  Multiply<Operand::kBfloat16>();
+  Multiply<Operand::kFloat16>();
+  Multiply<Operand::kTf32>();
+  Shuffles();
+  NamedBarriers();
+  GridBarrier();
+  for (uint32_t seed = 0; seed < 4; ++seed) {
+    Messages(seed);
+    Cluster(seed);
+  }
+  return jp::test::Finish("test_arch_host");
+}
