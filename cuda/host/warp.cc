@@ -122,17 +122,20 @@ Warp::Warp(Grid& grid, Block& block, int index)
     lane.warp = this;
     lane.thread = index * kLanes + i;
     lane.dice = Dice(Seed(grid, block.index, lane.thread));
+    lane.fiber_ = Fiber::Take();
   }
 }
 
+Warp::~Warp() {
+  for (Lane& lane : lanes_) Fiber::Give(std::move(lane.fiber_));
+}
+
 void Warp::Run(const std::function<void()>& thread) {
-  for (Lane& lane : lanes_) lane.fiber_ = Fiber::Take();
   while (Running()) {
     RunLanes(thread);
     DeliverStores(false);
     Settle();
   }
-  for (Lane& lane : lanes_) Fiber::Give(std::move(lane.fiber_));
   block.running.fetch_sub(1, std::memory_order_relaxed);
   if (grid.failed()) return;
   block.barriers[0].Leave();

@@ -178,7 +178,7 @@ int main() {
     Expect(Wrong::kEndedBlock, "stored to the shared memory of block", seed);
   }
   Expect(Wrong::kEndOrSync, "thread 0 is in SyncWarp, thread 6 at its end");
-  Expect(Wrong::kOperands, "in Multiply, thread 1 in Multiply of another kind");
+  Expect(Wrong::kOperands, " in Multiply of another kind");
   Expect(Wrong::kBarrierIds, "in SyncNamed of another kind");
   Expect(Wrong::kBarrierSizes, "'s barrier 1: one warp expects 64 threads, another 32");
   Expect(Wrong::kBarrierId, "SyncNamed(16, 64): expected an id from 1 to 15");
