@@ -25,7 +25,7 @@ class Backward : Pass<Number, kBackwardTraits<Cell>, cpu::Backward, Team> {
 
   JP_DEVICE void Run() {
     // The first step has no product: no message is there to be read.
-    team_.Start([](int64_t) { return static_cast<const Bits*>(nullptr); });
+    team_.Start([](int) { return static_cast<const Bits*>(nullptr); });
     if (this->HasUnits()) {
       product_.LoadWeights([this](int, int unit, int k) { return Weight(unit, k); });
       this->ForEachOwnPair([this](int tile, int slot) {
@@ -34,7 +34,7 @@ class Backward : Pass<Number, kBackwardTraits<Cell>, cpu::Backward, Team> {
           this->Kept(tile, slot, s) = this->LoadState(args_.arrays.d_final[s], p);
         }
       });
-      for (int64_t step = 0; step <= shape_.steps; ++step) {
+      for (int step = 0; step <= shape_.steps; ++step) {
         for (int tile = 0; tile < at_.tiles; ++tile) Step(step, tile);
       }
     }
@@ -51,21 +51,21 @@ class Backward : Pass<Number, kBackwardTraits<Cell>, cpu::Backward, Team> {
   // Of unit `in_block` as a row of the kernel, element k of a message: gate by gate, each padded.
   JP_DEVICE Bits Weight(int in_block, int k) const {
     const int gate = k / args_.pass.segment, column = k % args_.pass.segment;
-    const int64_t unit = this->FirstUnit(0) + in_block, hidden = shape_.hidden;
+    const int unit = this->FirstUnit(0) + in_block, hidden = shape_.hidden;
     if (unit >= hidden || gate >= kGates || column >= hidden) return 0;
-    const int64_t row = (at_.group * hidden + unit) * kGates + gate;
+    const int64_t row = (int64_t{at_.group} * hidden + unit) * kGates + gate;
     return static_cast<const Bits*>(args_.arrays.recurrent_kernel)[row * hidden + column];
   }
 
-  JP_DEVICE void Step(int64_t step, int tile) {
-    const int64_t time = shape_.reverse ? step : shape_.steps - 1 - step;
+  JP_DEVICE void Step(int step, int tile) {
+    const int time = shape_.reverse ? step : shape_.steps - 1 - step;
     const bool is_last = step == shape_.steps;
     Inputs inputs{};
     if (at_.warp_k < kSlots && !is_last) inputs = LoadInputs(time, tile, at_.warp_k);
 
     if (step > 0) {
       auto reader = team_.Reader(step, tile, this->RowOf(tile, at_.row),
-                                 shape_.reverse ? time - 1 : time + 1, nullptr);
+                                 shape_.reverse ? time - 1 : time + 1, false);
       product_.Multiply(reader, this->RowsOf(tile));
     }
     this->ForEachOwnSlot([&](int slot) {
@@ -77,7 +77,7 @@ class Backward : Pass<Number, kBackwardTraits<Cell>, cpu::Backward, Team> {
     if (!is_last && at_.warp_k < kSlots) team_.Sent(tile);
   }
 
-  JP_DEVICE Inputs LoadInputs(int64_t time, int tile, int slot) const {
+  JP_DEVICE Inputs LoadInputs(int time, int tile, int slot) const {
     const auto& a = args_.arrays;
     const Pair p = this->PairOf(tile, slot);
     Inputs in{};
@@ -85,7 +85,7 @@ class Backward : Pass<Number, kBackwardTraits<Cell>, cpu::Backward, Team> {
     this->Load(a.d_outputs, time, p, in.runs, in.d_output);
     if constexpr (Cell::kReadsH) this->Load(a.outputs, time, p, in.runs, in.h);
     if constexpr (Cell::kSaved > 0) this->Load(a.saved, time, p, in.runs, in.saved);
-    const int64_t before = shape_.reverse ? time + 1 : time - 1;
+    const int before = shape_.reverse ? time + 1 : time - 1;
     const bool begins = time == (shape_.reverse ? this->Length(p.b) - 1 : 0);
     const Pair initial{p.b, p.unit, in.runs && begins};
     if constexpr (Cell::kReadsPreviousH) {
@@ -103,7 +103,7 @@ class Backward : Pass<Number, kBackwardTraits<Cell>, cpu::Backward, Team> {
     return in;
   }
 
-  JP_DEVICE void Update(int64_t step, int64_t time, int tile, int slot, const Inputs& in,
+  JP_DEVICE void Update(int step, int time, int tile, int slot, const Inputs& in,
                         float product) {
     const Pair p = this->PairOf(tile, slot);
     float d_state[Cell::kStates], dx[kGates] = {}, d_product[kGates] = {};

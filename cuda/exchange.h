@@ -51,42 +51,24 @@ JP_DEVICE bool Unwritten(const Quad& q) {
 }
 
 // One lane's 16 bytes of each chunk of a message, as its warp multiplies them.
-template <class Number>
 struct GridReader {
-  using Bits = typename Number::Bits;
-
-  const unsigned char* row;  // of the message; null where the row is all zeros
-  const Bits* initial;       // read instead of the message, plain and unpadded, where not null
-  int64_t hidden;            // elements of `initial`
-  int offset, bytes;         // of this lane in the first chunk; of a whole row
-  bool is_signal;
+  const unsigned char* first;  // this lane's part of the warp's first chunk
+  int chunks;                  // that the row has for this lane; what is past them is zero
+  bool is_signal;              // wait for the data; else it is there
   Waiter waiter;
 
   JP_DEVICE Quad Load(int chunk) const {
-    const int at = offset + chunk * kGpuChunkBytes;
-    if (initial != nullptr) return Gather(at / static_cast<int>(sizeof(Bits)));
-    if (row == nullptr || at >= bytes) return Quad{};
-    return arch::LoadRelaxed(row + at);
+    if (chunk >= chunks) return Quad{};
+    return arch::LoadRelaxed(first + chunk * kGpuChunkBytes);
   }
 
   JP_DEVICE Quad Await(int chunk, Quad quad) const {
-    if (!is_signal || initial != nullptr || !Unwritten(quad)) return quad;
+    if (!is_signal || !Unwritten(quad)) return quad;
     Patience patience(waiter);
     do {
       patience.Wait(0, kUnwritten);
       quad = Load(chunk);
     } while (Unwritten(quad));
-    return quad;
-  }
-
- private:
-  JP_DEVICE Quad Gather(int first) const {
-    Quad quad{};
-    JP_UNROLL
-    for (int i = 0; i < kPerQuad<Number>; ++i) {
-      const int word = i / kPerWord<Number>, shift = i % kPerWord<Number> * 16;
-      if (first + i < hidden) quad.word[word] |= uint32_t{initial[first + i]} << shift;
-    }
     return quad;
   }
 };
@@ -107,7 +89,7 @@ struct GridWriter {
   int64_t row_stride;
   int segment;
 
-  JP_DEVICE void Send(const Place& at, int64_t b, bool has_row, int gate, int unit,
+  JP_DEVICE void Send(const Place& at, int b, bool has_row, int gate, int unit,
                       Bits bits) const {
     bits = Publishable(bits);
     const int mine = unit + at.row;

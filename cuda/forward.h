@@ -23,7 +23,7 @@ class Forward : Pass<Number, kForwardTraits<Cell>, cpu::Forward, Team> {
   JP_DEVICE explicit Forward(const LaunchArgs<cpu::Forward>& args) : Base(args) {}
 
   JP_DEVICE void Run() {
-    team_.Start([this](int64_t b) { return this->StateRow(args_.arrays.initial[0], b); });
+    team_.Start([this](int b) { return this->StateRow(args_.arrays.initial[0], b); });
     if (this->HasUnits()) {
       product_.LoadWeights([this](int gate, int unit, int k) { return Weight(gate, unit, k); });
       this->ForEachOwnPair([this](int tile, int slot) {
@@ -32,7 +32,7 @@ class Forward : Pass<Number, kForwardTraits<Cell>, cpu::Forward, Team> {
           this->Kept(tile, slot, s) = this->LoadState(args_.arrays.initial[s], p);
         }
       });
-      for (int64_t step = 0; step < shape_.steps; ++step) {
+      for (int step = 0; step < shape_.steps; ++step) {
         for (int tile = 0; tile < at_.tiles; ++tile) Step(step, tile);
       }
       this->ForEachOwnPair([this](int tile, int slot) {
@@ -54,22 +54,22 @@ class Forward : Pass<Number, kForwardTraits<Cell>, cpu::Forward, Team> {
   };
 
   JP_DEVICE Bits Weight(int gate, int in_block, int k) const {
-    const int64_t unit = this->FirstUnit(0) + in_block, hidden = shape_.hidden;
+    const int unit = this->FirstUnit(0) + in_block, hidden = shape_.hidden;
     if (unit >= hidden || k >= hidden) return 0;
-    const int64_t row = (at_.group * hidden + k) * kGates + gate;
+    const int64_t row = (int64_t{at_.group} * hidden + k) * kGates + gate;
     return static_cast<const Bits*>(args_.arrays.recurrent_kernel)[row * hidden + unit];
   }
 
-  JP_DEVICE void Step(int64_t step, int tile) {
-    const int64_t time = shape_.reverse ? shape_.steps - 1 - step : step;
+  JP_DEVICE void Step(int step, int tile) {
+    const int time = shape_.reverse ? shape_.steps - 1 - step : step;
     Inputs inputs{};
     if (at_.warp_k < kSlots) inputs = LoadInputs(time, tile, at_.warp_k);
 
-    const int64_t b = this->RowOf(tile, at_.row);
+    const int b = this->RowOf(tile, at_.row);
     const bool begins = time == (shape_.reverse ? this->Length(b) - 1 : 0);
     auto reader =
         team_.Reader(step, tile, b, shape_.reverse ? time + 1 : time - 1,
-                     begins ? this->StateRow(args_.arrays.initial[0], b) : nullptr);
+                     begins);
     product_.Multiply(reader, this->RowsOf(tile));
 
     this->ForEachOwnSlot([&](int slot) {
@@ -79,7 +79,7 @@ class Forward : Pass<Number, kForwardTraits<Cell>, cpu::Forward, Team> {
     if (at_.warp_k < kSlots) team_.Sent(tile);
   }
 
-  JP_DEVICE Inputs LoadInputs(int64_t time, int tile, int slot) const {
+  JP_DEVICE Inputs LoadInputs(int time, int tile, int slot) const {
     const Pair p = this->PairOf(tile, slot);
     Inputs in;
     in.runs = p.exists && time < this->Length(p.b);
@@ -87,7 +87,7 @@ class Forward : Pass<Number, kForwardTraits<Cell>, cpu::Forward, Team> {
     return in;
   }
 
-  JP_DEVICE void Update(int64_t step, int64_t time, int tile, int slot, const Inputs& in) {
+  JP_DEVICE void Update(int step, int time, int tile, int slot, const Inputs& in) {
     const Pair p = this->PairOf(tile, slot);
     float product[kGates], state[Cell::kStates], output[1] = {0.0f};
     float saved[Cell::kSaved > 0 ? Cell::kSaved : 1] = {};
@@ -111,7 +111,7 @@ class Forward : Pass<Number, kForwardTraits<Cell>, cpu::Forward, Team> {
 
   JP_DEVICE float Bias(int gate, const Pair& p) const {
     if constexpr (!Cell::kSeparateProduct) return 0.0f;
-    const int64_t column = (at_.group * kGates + gate) * shape_.hidden + p.unit;
+    const int column = (at_.group * kGates + gate) * shape_.hidden + p.unit;
     const Bits* bias = static_cast<const Bits*>(args_.arrays.recurrent_bias);
     return p.exists ? Number::ToFloat(bias[column]) : 0.0f;
   }

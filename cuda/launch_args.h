@@ -23,6 +23,14 @@ struct Messages {
   void* base;
   int64_t group_stride, step_stride, row_stride;
   bool is_result;  // nobody need store the values a second time
+  const void* initial;  // [N,B] rows: what the first step reads, likewise as it is or a padded copy
+  int64_t initial_row_stride;
+};
+
+// Sizes in the type that the kernels count in; offsets into arrays are 64 bits wide.
+struct Shape {
+  int groups, batch, steps, hidden;
+  bool reverse, time_major;
 };
 
 template <class Arrays>
@@ -30,7 +38,7 @@ struct LaunchArgs {
   static constexpr const char* kKernel =
       std::is_same_v<Arrays, cpu::Forward> ? "forward" : "backward";
 
-  cpu::Shape shape;
+  Shape shape;
   Arrays arrays;
   GpuPass pass;
   Messages messages;

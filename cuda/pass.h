@@ -9,7 +9,7 @@ namespace jp::cuda {
 
 // One (unit, row) pair of a tile.
 struct Pair {
-  int64_t b, unit;
+  int b, unit;
   bool exists;  // in the batch and in H
 };
 
@@ -43,25 +43,25 @@ class Pass {
     });
   }
 
-  JP_DEVICE int64_t RowOf(int tile, int in_tile) const {
-    return int64_t{at_.first_tile + tile} * kGpuTileRows + in_tile;
+  JP_DEVICE int RowOf(int tile, int in_tile) const {
+    return (at_.first_tile + tile) * kGpuTileRows + in_tile;
   }
   JP_DEVICE int RowsOf(int tile) const {
-    const int64_t left = shape_.batch - RowOf(tile, 0);
-    return left < kGpuTileRows ? static_cast<int>(left) : kGpuTileRows;
+    const int left = shape_.batch - RowOf(tile, 0);
+    return left < kGpuTileRows ? left : kGpuTileRows;
   }
   // Slot 2 half + column: unit row + 8 half of the block, batch row 2t + column of the tile.
   JP_DEVICE int FirstUnit(int slot) const { return at_.unit_block * kTraits.units() + slot / 2 * 8; }
   JP_DEVICE int RowInTile(int slot) const { return 2 * at_.t + slot % 2; }
   JP_DEVICE Pair PairOf(int tile, int slot) const {
-    const int64_t b = RowOf(tile, RowInTile(slot)), unit = FirstUnit(slot) + at_.row;
+    const int b = RowOf(tile, RowInTile(slot)), unit = FirstUnit(slot) + at_.row;
     return {b, unit, b < shape_.batch && unit < shape_.hidden};
   }
 
-  JP_DEVICE int64_t Length(int64_t b) const {
+  JP_DEVICE int Length(int b) const {
     return b < shape_.batch ? args_.arrays.lengths[at_.group * shape_.batch + b] : 0;
   }
-  JP_DEVICE const Bits* StateRow(const void* array, int64_t b) const {
+  JP_DEVICE const Bits* StateRow(const void* array, int b) const {
     return static_cast<const Bits*>(array) + layout_.state(b);
   }
   JP_DEVICE float LoadState(const void* array, const Pair& p) const {
@@ -75,7 +75,7 @@ class Pass {
 
   // Values of one pair at one time, `count` of them, H elements apart.
   template <int kCount>
-  JP_DEVICE void Load(const void* array, int64_t time, const Pair& p, bool wanted,
+  JP_DEVICE void Load(const void* array, int time, const Pair& p, bool wanted,
                       float (&values)[kCount]) const {
     const Bits* from = static_cast<const Bits*>(array) +
                        layout_.sequence(p.b, time, kCount * shape_.hidden) + p.unit;
@@ -85,7 +85,7 @@ class Pass {
     }
   }
   template <int kCount>
-  JP_DEVICE void Store(void* array, int64_t time, const Pair& p,
+  JP_DEVICE void Store(void* array, int time, const Pair& p,
                        const float (&values)[kCount]) const {
     Bits* to = static_cast<Bits*>(array) +
                layout_.sequence(p.b, time, kCount * shape_.hidden) + p.unit;
@@ -103,7 +103,7 @@ class Pass {
   }
 
   const LaunchArgs<Arrays>& args_;
-  const cpu::Shape& shape_;
+  const Shape& shape_;
   const Place at_;
   const Layout layout_;
   Team<Number, Arrays> team_;

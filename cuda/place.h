@@ -10,12 +10,12 @@ struct Place {
   int warp, warp_m, warp_k;
   int rank;                     // of the block in its team
   int team;                     // in this launch
-  int64_t group;
+  int group;
   int first_tile, tiles;        // of the batch
   int unit_block;
   int first_chunk, chunks;      // of this warp's K
 
-  JP_DEVICE Place(const GpuPass& pass, const cpu::Shape& shape)
+  JP_DEVICE Place(const GpuPass& pass, const Shape& shape)
       : lane(arch::Lane()), row(lane / 4), t(lane % 4), warp(arch::Warp()) {
     warp_m = warp / pass.warps_k;
     warp_k = warp % pass.warps_k;
@@ -23,7 +23,7 @@ struct Place {
     rank = arch::BlockIndex() % pass.slices;
     const int work = pass.first_team + team;
     group = work / pass.teams_per_group;
-    const int all_tiles = static_cast<int>((shape.batch + kGpuTileRows - 1) / kGpuTileRows);
+    const int all_tiles = (shape.batch + kGpuTileRows - 1) / kGpuTileRows;
     first_tile = work % pass.teams_per_group * pass.tiles_per_team;
     tiles = Clamp(all_tiles - first_tile, pass.tiles_per_team);
     unit_block = rank * pass.warps_m + warp_m;
@@ -36,14 +36,18 @@ struct Place {
 
 // Where things are in the arrays of one group, in elements.
 struct Layout {
-  const cpu::Shape& shape;
-  int64_t group;
+  const Shape& shape;
+  int group;
 
-  JP_DEVICE int64_t sequence(int64_t b, int64_t time, int64_t features) const {
-    const int64_t inside = shape.time_major ? time * shape.batch + b : b * shape.steps + time;
-    return (group * shape.batch * shape.steps + inside) * features;
+  JP_DEVICE int64_t sequence(int b, int time, int features) const {
+    const int64_t row = shape.time_major
+                            ? (int64_t{group} * shape.steps + time) * shape.batch + b
+                            : (int64_t{group} * shape.batch + b) * shape.steps + time;
+    return row * features;
   }
-  JP_DEVICE int64_t state(int64_t b) const { return (group * shape.batch + b) * shape.hidden; }
+  JP_DEVICE int64_t state(int b) const {
+    return (int64_t{group} * shape.batch + b) * shape.hidden;
+  }
 };
 
 }  // namespace jp::cuda

@@ -14,7 +14,9 @@ class StepProduct {
   static constexpr int kTiles = kTraits.tiles();
   static constexpr int kQuads = kTraits.chunk_quads();
   static constexpr int kResident = kTraits.register_chunks;
-  static constexpr int kAhead = kTiles == 1 ? 8 : 4;  // loads in flight: what registers are left for
+  // Loads in flight: four for each of eight warps fill the way from L2. In float32 the sums need the
+  // registers, and the multiplying takes longer than the way.
+  static constexpr int kAhead = Number::kNumber == GpuNumber::kFloat32 ? 2 : 4;
   static_assert(kResident % kAhead == 0);
 
  public:
@@ -131,7 +133,7 @@ class StepProduct {
   JP_DEVICE void Pack(const WeightAt& weight, int c, Quad* to) const {
     const int first = ((at_.first_chunk + c) * 4 + at_.t) * kPerQuad<Number>;
     for (int i = 0; i < 8 * kTiles; ++i) {
-      const int w = i / (2 * kTiles), tile = i / 2 % kTiles, half = i % 2;
+      const int w = i / (4 * kTiles) * 2 + i / 2 % 2, tile = i / 4 % kTiles, half = i % 2;
       const int gate = kTraits.halves == 1 ? 2 * tile + half : tile;
       const int unit = at_.row + (kTraits.halves == 1 ? 0 : 8 * half);
       uint32_t word = 0;
@@ -148,10 +150,7 @@ class StepProduct {
     for (int i = 0; i < kQuads; ++i) {
       const Quad quad = from[i * kLanes];
       JP_UNROLL
-      for (int j = 0; j < 4; ++j) {
-        const int at = 4 * i + j;
-        weights.word[at / (2 * kTiles)][at / 2 % kTiles][at % 2] = quad.word[j];
-      }
+      for (int j = 0; j < 4; ++j) weights.fragment[i / kTiles][i % kTiles][j] = quad.word[j];
     }
     return weights;
   }
@@ -161,7 +160,7 @@ class StepProduct {
   float* partials_;
   Quad *shared_, *stage_, *streamed_;
   int parity_ = 0;
-  Weights<kTiles> resident_[kResident];
+  Weights<kTiles> resident_[kResident] = {};
 };
 
 }  // namespace jp::cuda

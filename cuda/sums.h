@@ -11,10 +11,15 @@
 
 namespace jp::cuda {
 
-// One chunk's weights of one lane: word w of the quad, for each tile and row half.
+// One chunk's weights of one lane, in mma's order of registers: for the words 2s and 2s + 1 of the
+// quad and one tile, word 2s of rows `row` and `row` + 8, then word 2s + 1 of both.
 template <int kTiles>
 struct Weights {
-  uint32_t word[4][kTiles][2];
+  uint32_t fragment[2][kTiles][4];
+
+  JP_DEVICE uint32_t Of(int word, int tile, int half) const {
+    return fragment[word / 2][tile][word % 2 * 2 + half];
+  }
 };
 
 // On the matrix units.
@@ -32,10 +37,8 @@ JP_UNROLL
     for (int s = 0; s < 2; ++s) {
 JP_UNROLL
       for (int tile = 0; tile < kTiles; ++tile) {
-        const uint32_t a[4] = {w.word[2 * s][tile][0], w.word[2 * s][tile][1],
-                               w.word[2 * s + 1][tile][0], w.word[2 * s + 1][tile][1]};
-        arch::Multiply<Number::kOperand>(sum_[s % kChains][tile], a, quad.word[2 * s],
-                                         quad.word[2 * s + 1]);
+        arch::Multiply<Number::kOperand>(sum_[s % kChains][tile], w.fragment[s][tile],
+                                         quad.word[2 * s], quad.word[2 * s + 1]);
       }
     }
   }
@@ -76,7 +79,7 @@ JP_UNROLL
         const float x = arch::FloatOf(other.word[k]);
 JP_UNROLL
         for (int i = 0; i < 2 * kTiles; ++i) {
-          sum_[i][n] += arch::FloatOf(w.word[k][i / 2][i % 2]) * x;
+          sum_[i][n] += arch::FloatOf(w.Of(k, i / 2, i % 2)) * x;
         }
       }
     }

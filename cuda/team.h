@@ -7,8 +7,8 @@
 namespace jp::cuda {
 
 template <class Arrays>
-JP_DEVICE Waiter WaiterAt(const LaunchArgs<Arrays>& args, int64_t step) {
-  return {LaunchArgs<Arrays>::kKernel, args.wait_nanoseconds, static_cast<int>(step)};
+JP_DEVICE Waiter WaiterAt(const LaunchArgs<Arrays>& args, int step) {
+  return {LaunchArgs<Arrays>::kKernel, args.wait_nanoseconds, step};
 }
 
 // Through L2.
@@ -30,25 +30,27 @@ class GridTeam {
   JP_DEVICE void Finish() {}
   JP_DEVICE bool StoresResults() const { return !args_.messages.is_result; }
 
-  // The message of `time`, in the step after it; row b of it, or `initial` where that isn't null.
-  JP_DEVICE GridReader<Number> Reader(int64_t step, int tile, int64_t b, int64_t time,
-                                      const Bits* initial) {
+  // Row b of the message of `time`, in the step after it; or of the initial one, which is there.
+  JP_DEVICE GridReader Reader(int step, int tile, int b, int time, bool begins) const {
     const Waiter waiter = WaiterAt(args_, step);
-    const bool is_signal = args_.signal == Signal::kData;
-    if (!is_signal && step > 0) AwaitBarrier(static_cast<uint32_t>(step), tile, waiter);
-    const bool exists = b < args_.shape.batch && time >= 0 && time < args_.shape.steps;
+    const bool has_data_signal = args_.signal == Signal::kData;
+    if (!has_data_signal && step > 0) AwaitBarrier(static_cast<uint32_t>(step), tile, waiter);
+    const Messages& m = args_.messages;
     const Bits* row =
-        base_ + time * args_.messages.step_stride + b * args_.messages.row_stride;
-    return {.row = exists ? reinterpret_cast<const unsigned char*>(row) : nullptr,
-            .initial = b < args_.shape.batch ? initial : nullptr,
-            .hidden = args_.shape.hidden,
-            .offset = at_.first_chunk * kGpuChunkBytes + at_.t * int{sizeof(Quad)},
-            .bytes = row_bytes_,
-            .is_signal = is_signal,
+        begins ? static_cast<const Bits*>(m.initial) +
+                     (at_.group * args_.shape.batch + b) * m.initial_row_stride
+               : base_ + time * m.step_stride + b * m.row_stride;
+    const bool exists =
+        b < args_.shape.batch && (begins || (time >= 0 && time < args_.shape.steps));
+    const int offset = at_.first_chunk * kGpuChunkBytes + at_.t * int{sizeof(Quad)};
+    const int left = row_bytes_ - offset + kGpuChunkBytes - 1;
+    return {.first = reinterpret_cast<const unsigned char*>(row) + offset,
+            .chunks = exists && left > 0 ? left / kGpuChunkBytes : 0,
+            .is_signal = has_data_signal && !begins,
             .waiter = waiter};
   }
 
-  JP_DEVICE void Send(int64_t /*step*/, int /*tile*/, int64_t time, int64_t b, int /*row*/,
+  JP_DEVICE void Send(int /*step*/, int /*tile*/, int time, int b, int /*row*/,
                       int gate, int unit, Bits bits) const {
     const GridWriter<Number> writer{base_ + time * args_.messages.step_stride,
                                     args_.messages.row_stride, args_.pass.segment};
@@ -110,7 +112,7 @@ class ClusterTeam {
     Bits* to = reinterpret_cast<Bits*>(messages_);
     for (int i = arch::ThreadIndex(); i < all; i += args_.pass.threads()) {
       const int k = i % words, row = i / words % kGpuTileRows, tile = i / words / kGpuTileRows;
-      const int64_t b = int64_t{at_.first_tile + tile / 2} * kGpuTileRows + row;
+      const int b = (at_.first_tile + tile / 2) * kGpuTileRows + row;
       const Bits* from = tile % 2 == 0 && b < args_.shape.batch ? initial(b) : nullptr;
       to[i] = from != nullptr && k < args_.shape.hidden ? from[k] : Bits{0};
     }
@@ -127,14 +129,14 @@ class ClusterTeam {
   JP_DEVICE void Finish() { arch::SyncCluster(); }
   JP_DEVICE bool StoresResults() const { return true; }
 
-  JP_DEVICE ClusterReader Reader(int64_t step, int tile, int64_t /*b*/, int64_t /*time*/,
-                                 const Bits* /*initial*/) {
+  JP_DEVICE ClusterReader Reader(int step, int tile, int /*b*/, int /*time*/,
+                                 bool /*begins*/) {
     if (step > 0) Await(step, tile);
     const unsigned char* row = Message(step, tile) + at_.row * args_.pass.message_pitch;
     return {reinterpret_cast<const Quad*>(row) + at_.first_chunk * 4 + at_.t};
   }
 
-  JP_DEVICE void Send(int64_t step, int tile, int64_t /*time*/, int64_t /*b*/, int row, int gate,
+  JP_DEVICE void Send(int step, int tile, int /*time*/, int /*b*/, int row, int gate,
                       int unit, Bits bits) const {
     if (step + 1 == steps()) return;
     const ClusterWriter<Number> writer{Message(step + 1, tile), Barrier(step + 1, tile),
@@ -145,17 +147,17 @@ class ClusterTeam {
   JP_DEVICE void Sent(int /*tile*/) const {}
 
  private:
-  JP_DEVICE int64_t steps() const { return args_.shape.steps + Arrays::kExtraSteps - 1; }
-  JP_DEVICE unsigned char* Message(int64_t step, int tile) const {
-    const int which = 2 * tile + static_cast<int>(step & 1);
+  JP_DEVICE int steps() const { return args_.shape.steps + int{Arrays::kExtraSteps} - 1; }
+  JP_DEVICE unsigned char* Message(int step, int tile) const {
+    const int which = 2 * tile + (step & 1);
     return messages_ + which * kGpuTileRows * args_.pass.message_pitch;
   }
-  JP_DEVICE uint64_t* Barrier(int64_t step, int tile) const {
+  JP_DEVICE uint64_t* Barrier(int step, int tile) const {
     return barriers_ + 2 * tile + (step & 1);
   }
 
   // Each buffer's barrier has a phase every second step, beginning with steps 1 and 2.
-  JP_DEVICE void Await(int64_t step, int tile) {
+  JP_DEVICE void Await(int step, int tile) {
     const uint32_t parity = static_cast<uint32_t>((step - 1) / 2) & 1;
     uint64_t* barrier = Barrier(step, tile);
     Patience patience(WaiterAt(args_, step));
