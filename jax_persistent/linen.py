@@ -140,7 +140,9 @@ def _weights(
         return None
     weights = gather(rnn.cell)
     if weights is None and rnn.cell.is_mutable_collection("params"):
-        through_flax(inputs[:1] if layout.time_major else inputs[..., :1, :])
+        step = inputs[:1] if layout.time_major else inputs[..., :1, :]
+        # Only its shape matters, and flax's scan takes no arrays whose types name mesh axes.
+        through_flax(jnp.zeros(step.shape, step.dtype), initial_carry=None)
         weights = gather(rnn.cell)
     return weights
 

@@ -18,12 +18,16 @@ LAYERS = {
     "": 4,
     "linen": 4,
     "nnx": 4,
+    "pipeline": 4,
     "flax_cells": 3,
     "ops": 2,
     "ffi": 1,
     "_native": 0,
     "compat": 0,
 }
+
+# What users import, besides the package itself.
+PUBLIC = ("linen", "nnx", "pipeline")
 
 # The same for native/: kernels follow plans, and plans and kernels know the cells' shapes.
 NATIVE = {"module": 4, "ffi": 3, "cpu": 2, "plan": 1, "cells": 0}
@@ -115,7 +119,7 @@ def test_flax_layers_name_no_ffi(path: Path) -> None:
 
 @pytest.mark.parametrize("path", python_files("examples"), ids=name_of)
 def test_examples_use_the_public_package(path: Path) -> None:
-    public = {PACKAGE, *(f"{PACKAGE}.{name}" for name in ("linen", "nnx"))}
+    public = {PACKAGE, *(f"{PACKAGE}.{name}" for name in PUBLIC)}
     for module in imports(path):
         if module.split(".")[0] != PACKAGE:
             continue
@@ -124,7 +128,7 @@ def test_examples_use_the_public_package(path: Path) -> None:
         depth = len(parts) - len(home.split("."))
         assert depth <= 1, f"{module} is not public"
         assert not any(part.startswith("_") for part in parts), f"{module} is private"
-        assert layer_of(module) in ("", "linen", "nnx"), f"{module} is not public"
+        assert layer_of(module) in ("", *PUBLIC), f"{module} is not public"
 
 
 @pytest.mark.parametrize("path", native_files("native"), ids=name_of)

@@ -16,7 +16,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 
 def in_auto_axes(
-    function: Callable[..., Any], operands: Mapping[str, tuple[str, Any]], results: Any
+    function: Callable[..., Any],
+    operands: Mapping[str, tuple[str, Any]],
+    results: Any,
+    layers: str | None = None,
 ) -> Any:
     """`function(*arrays)`, with the mesh axes of its operands' types taken off and put back.
 
@@ -25,9 +28,10 @@ def in_auto_axes(
       operands: by the name that the caller knows: the dimensions, as in "B T I", and an array or
         None.
       results: the dimensions of each result, in the tree that `function` returns.
+      layers: the mesh axis that a dimension L is split over, if there is one.
 
     Raises:
-      ValueError: an operand is split along another dimension than B, or two differ along B.
+      ValueError: an operand is split along another dimension than B or L, or two differ along B.
     """
     arrays = [array for _, array in operands.values()]
     given = {name: (dims, array) for name, (dims, array) in operands.items() if array is not None}
@@ -35,10 +39,10 @@ def in_auto_axes(
     mesh = next((mesh for mesh in meshes if mesh.explicit_axes), None)
     if mesh is None:
         return function(*arrays)
-    batch = _axes_of_batch(given)
+    batch = _axes_of_batch(given, layers)
 
     def split(dims: str) -> NamedSharding:
-        return NamedSharding(mesh, _spec(dims, batch))
+        return NamedSharding(mesh, _spec(dims, batch, layers))
 
     run = jax.sharding.auto_axes(
         function, axes=mesh.explicit_axes, out_sharding=jax.tree.map(split, results)
@@ -46,22 +50,23 @@ def in_auto_axes(
     return run(*arrays)
 
 
-def _spec(dims: str, batch: Any) -> PartitionSpec:
-    return PartitionSpec(*(batch if d == "B" else None for d in dims.split()))
+def _spec(dims: str, batch: Any, layers: str | None) -> PartitionSpec:
+    return PartitionSpec(*({"B": batch, "L": layers}.get(d) for d in dims.split()))
 
 
-def _axes_of_batch(operands: Mapping[str, tuple[str, Array]]) -> Any:
+def _axes_of_batch(operands: Mapping[str, tuple[str, Array]], layers: str | None) -> Any:
     """The mesh axes that B is split over, None if it is whole."""
     splits = {}
     for name, (dims, array) in operands.items():
         spec, letters = jax.typeof(array).sharding.spec, dims.split()
         batch = spec[letters.index("B")] if "B" in letters else None
-        if spec != _spec(dims, batch):
+        if spec not in (_spec(dims, batch, layers), _spec(dims, batch, None)):
             layout = f"[{', '.join(letters)}]"
             raise ValueError(
                 f"{name}: expected {layout} split over devices along no dimension but B, as every "
                 f"step of a recurrence reads all of the others; got {_written(spec)}. Bring it "
-                f"together first: jax.sharding.reshard({name}, {_written(_spec(dims, batch))})"
+                "together first: "
+                f"jax.sharding.reshard({name}, {_written(_spec(dims, batch, layers))})"
             )
         if batch is not None:
             splits[name] = batch
