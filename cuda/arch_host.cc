@@ -62,6 +62,7 @@ void SyncCluster() {
 Quad LoadRelaxed(const void* from) {
   CheckAligned(from, sizeof(Quad), "LoadRelaxed");
   host::Lane& lane = ThisLane();
+  lane.Check();
   auto* const words = static_cast<uint32_t*>(const_cast<void*>(from));
   int order[4] = {0, 1, 2, 3};
   for (uint32_t i = 4; i > 1; --i) std::swap(order[i - 1], order[lane.dice.Roll(i)]);
@@ -79,6 +80,7 @@ void StoreRelaxed(uint32_t* to, uint32_t word) {
 }
 
 uint32_t LoadAcquire(const uint32_t* from) {
+  ThisLane().Check();
   return std::atomic_ref(*const_cast<uint32_t*>(from)).load(std::memory_order_acquire);
 }
 

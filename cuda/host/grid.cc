@@ -120,7 +120,7 @@ void Grid::Delay(Dice& dice, uint32_t rarity) const {
   if (roll == 0) {
     const uint32_t longest = static_cast<uint32_t>(options.max_delay_us) + 1;
     std::this_thread::sleep_for(std::chrono::microseconds(dice.Roll(longest)));
-  } else if (roll % 8 == 1) {
+  } else if (roll % 32 == 1) {
     std::this_thread::yield();
   }
 }

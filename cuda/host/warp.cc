@@ -45,12 +45,16 @@ uint64_t Seed(const Grid& grid, int block, int thread) {
 
 }  // namespace
 
-void Lane::StopFor(Stop why, uint32_t detail) {
+void Lane::Check() const {
   if (warp->grid.failed()) throw LaunchEnded{};
+}
+
+void Lane::StopFor(Stop why, uint32_t detail) {
+  Check();
   stop_.store(static_cast<uint32_t>(why) | detail << kStopBits, std::memory_order_relaxed);
   for (;;) {
     fiber_->Suspend();
-    if (warp->grid.failed()) throw LaunchEnded{};
+    Check();
     if (!errand_.load(std::memory_order_relaxed)) return;
     Deliver(dice.Roll(static_cast<uint32_t>(pending_.size())));
   }

@@ -56,6 +56,8 @@ class Lane {
   // Runs the lane to its end, or to the launch's.
   void Run(const std::function<void()>& thread);
 
+  // Unwinds the lane if the launch has failed.
+  void Check() const;
   [[noreturn]] void Fail(const std::string& what);
   void Delay(uint32_t rarity);
 

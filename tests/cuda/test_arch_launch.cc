@@ -143,7 +143,7 @@ void Shapes() {
 // As many lanes as the tests will ever have, twice, so that fibers are used again.
 void Many() {
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  constexpr int kBlocks = 4;
+  constexpr int kBlocks = 2;
 #else
   constexpr int kBlocks = 16;
 #endif
