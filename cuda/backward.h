@@ -10,14 +10,15 @@
 
 namespace jp::cuda {
 
-template <class Cell>
-constexpr GpuKernelTraits kBackwardTraits = GpuBackwardTraits(Cell::kGates, Cell::kStates);
+template <class Cell, class Number>
+constexpr GpuKernelTraits kBackwardTraits =
+    GpuBackwardTraits(Cell::kGates, Cell::kStates, Number::kNumber);
 
 template <class Cell, class Number, template <class, class> class Team>
-class Backward : Pass<Number, kBackwardTraits<Cell>, cpu::Backward, Team> {
-  using Base = Pass<Number, kBackwardTraits<Cell>, cpu::Backward, Team>;
-  using typename Base::Bits;
+class Backward : Pass<Number, kBackwardTraits<Cell, Number>, cpu::Backward, Team> {
+  using Base = Pass<Number, kBackwardTraits<Cell, Number>, cpu::Backward, Team>;
   using Base::args_, Base::shape_, Base::at_, Base::team_, Base::product_, Base::kSlots;
+  using typename Base::Bits;
   static constexpr int kGates = Cell::kGates, kSaved = Cell::kSaved > 0 ? Cell::kSaved : 1;
 
  public:
@@ -97,14 +98,13 @@ class Backward : Pass<Number, kBackwardTraits<Cell>, cpu::Backward, Team> {
       const Bits* c = static_cast<const Bits*>(a.saved) +
                       this->layout_.sequence(p.b, before, Cell::kSaved * shape_.hidden) +
                       (Cell::kSaved - 1) * shape_.hidden + p.unit;
-      in.previous[1] = begins ? this->LoadState(a.initial[1], initial)
-                              : (in.runs ? Number::ToFloat(*c) : 0.0f);
+      in.previous[1] =
+          begins ? this->LoadState(a.initial[1], initial) : (in.runs ? Number::ToFloat(*c) : 0.0f);
     }
     return in;
   }
 
-  JP_DEVICE void Update(int step, int time, int tile, int slot, const Inputs& in,
-                        float product) {
+  JP_DEVICE void Update(int step, int time, int tile, int slot, const Inputs& in, float product) {
     const Pair p = this->PairOf(tile, slot);
     float d_state[Cell::kStates], dx[kGates] = {}, d_product[kGates] = {};
     JP_UNROLL
@@ -117,7 +117,7 @@ class Backward : Pass<Number, kBackwardTraits<Cell>, cpu::Backward, Team> {
     }
     JP_UNROLL
     for (int s = 0; s < Cell::kStates; ++s) this->Kept(tile, slot, s) = d_state[s];
-    const float(&sent)[kGates] = Cell::kSeparateProduct ? d_product : dx;
+    const float (&sent)[kGates] = Cell::kSeparateProduct ? d_product : dx;
     JP_UNROLL
     for (int g = 0; g < kGates; ++g) {
       team_.Send(step, tile, time, p.b, this->RowInTile(slot), g, this->FirstUnit(slot),
@@ -142,7 +142,9 @@ class Backward : Pass<Number, kBackwardTraits<Cell>, cpu::Backward, Team> {
 template <class Cell, class Number, template <class, class> class Team>
 JP_KERNEL(kGpuWarps* kLanes)
 BackwardKernel(JP_CONSTANT LaunchArgs<cpu::Backward> args) {
-  Backward<Cell, Number, Team>(args).Run();
+  if constexpr (arch::kHasClusters || !Team<Number, cpu::Backward>::kNeedsClusters) {
+    Backward<Cell, Number, Team>(args).Run();
+  }
 }
 
 }  // namespace jp::cuda

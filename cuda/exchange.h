@@ -89,8 +89,7 @@ struct GridWriter {
   int64_t row_stride;
   int segment;
 
-  JP_DEVICE void Send(const Place& at, int b, bool has_row, int gate, int unit,
-                      Bits bits) const {
+  JP_DEVICE void Send(const Place& at, int b, bool has_row, int gate, int unit, Bits bits) const {
     bits = Publishable(bits);
     const int mine = unit + at.row;
     Bits* to = message + b * row_stride + gate * segment + mine;

@@ -9,14 +9,15 @@
 
 namespace jp::cuda {
 
-template <class Cell>
-constexpr GpuKernelTraits kForwardTraits = GpuForwardTraits(Cell::kGates, Cell::kStates);
+template <class Cell, class Number>
+constexpr GpuKernelTraits kForwardTraits =
+    GpuForwardTraits(Cell::kGates, Cell::kStates, Number::kNumber);
 
 template <class Cell, class Number, template <class, class> class Team>
-class Forward : Pass<Number, kForwardTraits<Cell>, cpu::Forward, Team> {
-  using Base = Pass<Number, kForwardTraits<Cell>, cpu::Forward, Team>;
-  using typename Base::Bits;
+class Forward : Pass<Number, kForwardTraits<Cell, Number>, cpu::Forward, Team> {
+  using Base = Pass<Number, kForwardTraits<Cell, Number>, cpu::Forward, Team>;
   using Base::args_, Base::shape_, Base::at_, Base::team_, Base::product_, Base::kSlots;
+  using typename Base::Bits;
   static constexpr int kGates = Cell::kGates;
 
  public:
@@ -67,9 +68,7 @@ class Forward : Pass<Number, kForwardTraits<Cell>, cpu::Forward, Team> {
 
     const int b = this->RowOf(tile, at_.row);
     const bool begins = time == (shape_.reverse ? this->Length(b) - 1 : 0);
-    auto reader =
-        team_.Reader(step, tile, b, shape_.reverse ? time + 1 : time - 1,
-                     begins);
+    auto reader = team_.Reader(step, tile, b, shape_.reverse ? time + 1 : time - 1, begins);
     product_.Multiply(reader, this->RowsOf(tile));
 
     this->ForEachOwnSlot([&](int slot) {
@@ -101,8 +100,9 @@ class Forward : Pass<Number, kForwardTraits<Cell>, cpu::Forward, Team> {
       JP_UNROLL
       for (int s = 0; s < Cell::kStates; ++s) this->Kept(tile, slot, s) = state[s];
     }
-    team_.Send(step, tile, time, p.b, this->RowInTile(slot), 0, this->FirstUnit(slot),
-               Number::FromFloat(Team<Number, cpu::Forward>::kCarriesStates ? state[0] : output[0]));
+    team_.Send(
+        step, tile, time, p.b, this->RowInTile(slot), 0, this->FirstUnit(slot),
+        Number::FromFloat(Team<Number, cpu::Forward>::kCarriesStates ? state[0] : output[0]));
     if (team_.StoresResults()) this->Store(args_.arrays.outputs, time, p, output);
     if constexpr (Cell::kSaved > 0) {
       if (args_.arrays.saved != nullptr) this->Store(args_.arrays.saved, time, p, saved);
@@ -120,7 +120,9 @@ class Forward : Pass<Number, kForwardTraits<Cell>, cpu::Forward, Team> {
 template <class Cell, class Number, template <class, class> class Team>
 JP_KERNEL(kGpuWarps* kLanes)
 ForwardKernel(JP_CONSTANT LaunchArgs<cpu::Forward> args) {
-  Forward<Cell, Number, Team>(args).Run();
+  if constexpr (arch::kHasClusters || !Team<Number, cpu::Forward>::kNeedsClusters) {
+    Forward<Cell, Number, Team>(args).Run();
+  }
 }
 
 }  // namespace jp::cuda

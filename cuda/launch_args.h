@@ -22,7 +22,7 @@ enum class Signal {
 struct Messages {
   void* base;
   int64_t group_stride, step_stride, row_stride;
-  bool is_result;  // nobody need store the values a second time
+  bool is_result;       // nobody need store the values a second time
   const void* initial;  // [N,B] rows: what the first step reads, likewise as it is or a padded copy
   int64_t initial_row_stride;
 };

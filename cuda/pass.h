@@ -51,7 +51,9 @@ class Pass {
     return left < kGpuTileRows ? left : kGpuTileRows;
   }
   // Slot 2 half + column: unit row + 8 half of the block, batch row 2t + column of the tile.
-  JP_DEVICE int FirstUnit(int slot) const { return at_.unit_block * kTraits.units() + slot / 2 * 8; }
+  JP_DEVICE int FirstUnit(int slot) const {
+    return at_.unit_block * kTraits.units() + slot / 2 * 8;
+  }
   JP_DEVICE int RowInTile(int slot) const { return 2 * at_.t + slot % 2; }
   JP_DEVICE Pair PairOf(int tile, int slot) const {
     const int b = RowOf(tile, RowInTile(slot)), unit = FirstUnit(slot) + at_.row;
@@ -85,10 +87,9 @@ class Pass {
     }
   }
   template <int kCount>
-  JP_DEVICE void Store(void* array, int time, const Pair& p,
-                       const float (&values)[kCount]) const {
-    Bits* to = static_cast<Bits*>(array) +
-               layout_.sequence(p.b, time, kCount * shape_.hidden) + p.unit;
+  JP_DEVICE void Store(void* array, int time, const Pair& p, const float (&values)[kCount]) const {
+    Bits* to =
+        static_cast<Bits*>(array) + layout_.sequence(p.b, time, kCount * shape_.hidden) + p.unit;
     JP_UNROLL
     for (int i = 0; i < kCount; ++i) {
       if (p.exists) to[i * shape_.hidden] = Number::FromFloat(values[i]);

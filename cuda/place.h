@@ -6,14 +6,14 @@
 namespace jp::cuda {
 
 struct Place {
-  int lane, row, t;             // lane = 4 row + t, see sums.h
+  int lane, row, t;  // lane = 4 row + t, see sums.h
   int warp, warp_m, warp_k;
-  int rank;                     // of the block in its team
-  int team;                     // in this launch
+  int rank;  // of the block in its team
+  int team;  // in this launch
   int group;
-  int first_tile, tiles;        // of the batch
+  int first_tile, tiles;  // of the batch
   int unit_block;
-  int first_chunk, chunks;      // of this warp's K
+  int first_chunk, chunks;  // of this warp's K
 
   JP_DEVICE Place(const GpuPass& pass, const Shape& shape)
       : lane(arch::Lane()), row(lane / 4), t(lane % 4), warp(arch::Warp()) {
@@ -31,7 +31,9 @@ struct Place {
     chunks = Clamp(pass.chunks - first_chunk, pass.warp_chunks);
   }
 
-  JP_DEVICE static int Clamp(int left, int most) { return left < 0 ? 0 : left < most ? left : most; }
+  JP_DEVICE static int Clamp(int left, int most) {
+    return left < 0 ? 0 : left < most ? left : most;
+  }
 };
 
 // Where things are in the arrays of one group, in elements.
@@ -40,14 +42,11 @@ struct Layout {
   int group;
 
   JP_DEVICE int64_t sequence(int b, int time, int features) const {
-    const int64_t row = shape.time_major
-                            ? (int64_t{group} * shape.steps + time) * shape.batch + b
-                            : (int64_t{group} * shape.batch + b) * shape.steps + time;
+    const int64_t row = shape.time_major ? (int64_t{group} * shape.steps + time) * shape.batch + b
+                                         : (int64_t{group} * shape.batch + b) * shape.steps + time;
     return row * features;
   }
-  JP_DEVICE int64_t state(int b) const {
-    return (int64_t{group} * shape.batch + b) * shape.hidden;
-  }
+  JP_DEVICE int64_t state(int b) const { return (int64_t{group} * shape.batch + b) * shape.hidden; }
 };
 
 }  // namespace jp::cuda

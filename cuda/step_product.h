@@ -14,8 +14,8 @@ class StepProduct {
   static constexpr int kTiles = kTraits.tiles();
   static constexpr int kQuads = kTraits.chunk_quads();
   static constexpr int kResident = kTraits.register_chunks;
-  // Loads in flight: four for each of eight warps fill the way from L2. In float32 the sums need the
-  // registers, and the multiplying takes longer than the way.
+  // Loads in flight: four for each of eight warps fill the way from L2. In float32 the sums need
+  // the registers, and the multiplying takes longer than the way.
   static constexpr int kAhead = Number::kNumber == GpuNumber::kFloat32 ? 2 : 4;
   static_assert(kResident % kAhead == 0);
 

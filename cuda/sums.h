@@ -33,9 +33,9 @@ class Sums {
 
   JP_DEVICE void Add(const Weights<kTiles>& w, Quad quad, int /*rows*/) {
     for (uint32_t& word : quad.word) word = Number::AsOperand(word);
-JP_UNROLL
+    JP_UNROLL
     for (int s = 0; s < 2; ++s) {
-JP_UNROLL
+      JP_UNROLL
       for (int tile = 0; tile < kTiles; ++tile) {
         arch::Multiply<Number::kOperand>(sum_[s % kChains][tile], w.fragment[s][tile],
                                          quad.word[2 * s], quad.word[2 * s + 1]);
@@ -44,9 +44,9 @@ JP_UNROLL
   }
 
   JP_DEVICE void Finish(float (&value)[kTiles][4]) {
-JP_UNROLL
+    JP_UNROLL
     for (int tile = 0; tile < kTiles; ++tile) {
-JP_UNROLL
+      JP_UNROLL
       for (int i = 0; i < 4; ++i) {
         value[tile][i] = sum_[0][tile][i];
         if constexpr (kChains == 2) value[tile][i] += sum_[1][tile][i];
@@ -70,14 +70,14 @@ class Sums<Float32, kTiles> {
     const int lane = arch::Lane(), t = lane % 4;
     stage_[lane] = quad;
     arch::SyncWarp();
-JP_UNROLL
+    JP_UNROLL
     for (int n = 0; n < kGpuTileRows; ++n) {
       if (n >= rows) break;
       const Quad other = stage_[4 * n + t];
-JP_UNROLL
+      JP_UNROLL
       for (int k = 0; k < 4; ++k) {
         const float x = arch::FloatOf(other.word[k]);
-JP_UNROLL
+        JP_UNROLL
         for (int i = 0; i < 2 * kTiles; ++i) {
           sum_[i][n] += arch::FloatOf(w.Of(k, i / 2, i % 2)) * x;
         }
@@ -91,16 +91,16 @@ JP_UNROLL
   // Each lane keeps the columns 2t and 2t+1 of what the four lanes of its row have in all.
   JP_DEVICE void Finish(float (&value)[kTiles][4]) {
     const int t = arch::Lane() % 4;
-JP_UNROLL
+    JP_UNROLL
     for (int i = 0; i < 2 * kTiles; ++i) {
       float* sum = sum_[i];
       float pair[4];
-JP_UNROLL
+      JP_UNROLL
       for (int n = 0; n < 4; ++n) {
         const float kept = t < 2 ? sum[n] : sum[n + 4], sent = t < 2 ? sum[n + 4] : sum[n];
         pair[n] = kept + arch::ShuffleXor(sent, 2);
       }
-JP_UNROLL
+      JP_UNROLL
       for (int n = 0; n < 2; ++n) {
         const float kept = t % 2 ? pair[n + 2] : pair[n], sent = t % 2 ? pair[n] : pair[n + 2];
         value[i / 2][i % 2 * 2 + n] = kept + arch::ShuffleXor(sent, 1);

@@ -17,6 +17,7 @@ class GridTeam {
   using Bits = typename Number::Bits;
 
  public:
+  static constexpr bool kNeedsClusters = false;
   static constexpr bool kCarriesStates = false;  // a message is the result itself
 
   JP_DEVICE GridTeam(const LaunchArgs<Arrays>& args, const Place& at, int segments)
@@ -36,10 +37,9 @@ class GridTeam {
     const bool has_data_signal = args_.signal == Signal::kData;
     if (!has_data_signal && step > 0) AwaitBarrier(static_cast<uint32_t>(step), tile, waiter);
     const Messages& m = args_.messages;
-    const Bits* row =
-        begins ? static_cast<const Bits*>(m.initial) +
-                     (at_.group * args_.shape.batch + b) * m.initial_row_stride
-               : base_ + time * m.step_stride + b * m.row_stride;
+    const Bits* row = begins ? static_cast<const Bits*>(m.initial) +
+                                   (at_.group * args_.shape.batch + b) * m.initial_row_stride
+                             : base_ + time * m.step_stride + b * m.row_stride;
     const bool exists =
         b < args_.shape.batch && (begins || (time >= 0 && time < args_.shape.steps));
     const int offset = at_.first_chunk * kGpuChunkBytes + at_.t * int{sizeof(Quad)};
@@ -50,8 +50,8 @@ class GridTeam {
             .waiter = waiter};
   }
 
-  JP_DEVICE void Send(int /*step*/, int /*tile*/, int time, int b, int /*row*/,
-                      int gate, int unit, Bits bits) const {
+  JP_DEVICE void Send(int /*step*/, int /*tile*/, int time, int b, int /*row*/, int gate, int unit,
+                      Bits bits) const {
     const GridWriter<Number> writer{base_ + time * args_.messages.step_stride,
                                     args_.messages.row_stride, args_.pass.segment};
     writer.Send(at_, b, b < args_.shape.batch, gate, unit, bits);
@@ -93,6 +93,7 @@ class ClusterTeam {
   using Bits = typename Number::Bits;
 
  public:
+  static constexpr bool kNeedsClusters = true;
   // A row that has ended, or not begun, hands on its state: nothing else says where it begins.
   static constexpr bool kCarriesStates = true;
 
@@ -129,19 +130,18 @@ class ClusterTeam {
   JP_DEVICE void Finish() { arch::SyncCluster(); }
   JP_DEVICE bool StoresResults() const { return true; }
 
-  JP_DEVICE ClusterReader Reader(int step, int tile, int /*b*/, int /*time*/,
-                                 bool /*begins*/) {
+  JP_DEVICE ClusterReader Reader(int step, int tile, int /*b*/, int /*time*/, bool /*begins*/) {
     if (step > 0) Await(step, tile);
     const unsigned char* row = Message(step, tile) + at_.row * args_.pass.message_pitch;
     return {reinterpret_cast<const Quad*>(row) + at_.first_chunk * 4 + at_.t};
   }
 
-  JP_DEVICE void Send(int step, int tile, int /*time*/, int /*b*/, int row, int gate,
-                      int unit, Bits bits) const {
+  JP_DEVICE void Send(int step, int tile, int /*time*/, int /*b*/, int row, int gate, int unit,
+                      Bits bits) const {
     if (step + 1 == steps()) return;
     const ClusterWriter<Number> writer{Message(step + 1, tile), Barrier(step + 1, tile),
                                        args_.pass.message_pitch, args_.pass.segment,
-                                       args_.pass.slices};
+                                       args_.pass.receivers};
     writer.Send(at_, row, gate, unit, bits);
   }
   JP_DEVICE void Sent(int /*tile*/) const {}

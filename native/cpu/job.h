@@ -12,7 +12,7 @@
 
 namespace jp::cpu {
 
-enum class DType { kFloat32, kBfloat16 };
+enum class DType { kFloat32, kBfloat16, kFloat16 };  // the last on GPUs alone
 
 constexpr size_t ByteWidth(DType type) { return type == DType::kFloat32 ? 4 : 2; }
 

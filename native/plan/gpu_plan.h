@@ -22,16 +22,16 @@ enum class GpuNumber { kBfloat16, kFloat16, kTf32, kFloat32 };
 enum class GpuResidency { kAny, kGrid, kCluster };
 
 struct GpuFacts {
-  int architecture;   // 90 for sm_90
-  int processors;     // streaming multiprocessors
-  int shared_bytes;   // a block can have at most
-  int cluster_blocks; // of the largest cluster, 1 where there are none
+  int architecture;    // 90 for sm_90
+  int processors;      // streaming multiprocessors
+  int shared_bytes;    // a block can have at most
+  int cluster_blocks;  // of the largest cluster, 1 where there are none
   int64_t l2_bytes;
 };
 
-inline constexpr int kGpuTileRows = 8;      // batch rows of a tile: the matrix unit's columns
-inline constexpr int kGpuChunkBytes = 64;   // of a row of the exchanged vector: four lanes' loads
-inline constexpr int kGpuWarps = 8;         // of a block at most
+inline constexpr int kGpuTileRows = 8;     // batch rows of a tile: the matrix unit's columns
+inline constexpr int kGpuChunkBytes = 64;  // of a row of the exchanged vector: four lanes' loads
+inline constexpr int kGpuWarps = 8;        // of a block at most
 inline constexpr int kGpuLanes = 32;
 
 constexpr int GpuElementBytes(GpuNumber n) {
@@ -53,29 +53,30 @@ struct GpuKernelTraits {
 };
 
 // Four gates fill two tiles with 8 units; otherwise 16 units fill one tile a gate.
-constexpr GpuKernelTraits GpuForwardTraits(int gates, int states) {
+constexpr GpuKernelTraits GpuForwardTraits(int gates, int states, GpuNumber /*number*/) {
   return {gates, gates == 4 ? 1 : 2, 1, states, gates == 1 ? 16 : gates == 3 ? 4 : 8};
 }
-constexpr GpuKernelTraits GpuBackwardTraits(int gates, int states) {
-  return {1, 2, gates, states, 16};
+constexpr GpuKernelTraits GpuBackwardTraits(int gates, int states, GpuNumber number) {
+  return {1, 2, gates, states, number == GpuNumber::kFloat32 ? 14 : 16};
 }
 
 // One kernel launch's geometry; the kernels read it as it is.
 struct GpuPass {
-  bool cluster;        // exchange through the cluster's shared memory, else through L2
-  int unit_blocks;     // that cover H
-  int slices;          // blocks of a team
-  int warps_m;         // unit blocks of a block
-  int warps_k;         // warps that share a unit block's K
-  int chunks;          // of K
-  int warp_chunks;     // of a warp at most
-  int shared_chunks;   // of those, past the registers, in shared memory
-  int stream_chunks;   // and past that, in L2
-  int segment;         // elements of one gate in an exchanged row, padded to 16 bytes
+  bool cluster;       // exchange through the cluster's shared memory, else through L2
+  int unit_blocks;    // that cover H
+  int slices;         // blocks of a team
+  int warps_m;        // unit blocks of a block
+  int warps_k;        // warps that share a unit block's K
+  int chunks;         // of K
+  int warp_chunks;    // of a warp at most
+  int shared_chunks;  // of those, past the registers, in shared memory
+  int stream_chunks;  // and past that, in L2
+  int segment;        // elements of one gate in an exchanged row, padded to 16 bytes
   int teams_per_group;
   int tiles_per_team;
-  int first_team;      // of this launch, counted over all groups
-  int senders;         // warps of a team that write a part of each message
+  int first_team;  // of this launch, counted over all groups
+  int receivers;   // blocks of a team that have units
+  int senders;     // warps of a team that write a part of each message
   // Byte offsets in shared memory.
   int states, weights, stage, messages, barriers, shared_bytes;
   int message_pitch;  // bytes between two rows of a message in shared memory
@@ -84,12 +85,14 @@ struct GpuPass {
 };
 
 struct GpuPlan {
-  bool resident;         // false: runs as the reference
+  bool runs;             // false: as the reference, for the reason in `explanation`
   GpuPass pass;          // of the first launch
-  int teams;             // that run at once
-  int launches;          // one after the other, to cover all groups and rows
-  int64_t stream_bytes;  // scratch for weights that stay in L2, all blocks of a launch together
-  std::string residency; // "registers", "shared memory", "L2": the farthest that weights lie
+  int teams;             // of all groups and rows
+  int launch_teams;      // of a launch at most; what is beyond waits for the launch before
+  int64_t weight_bytes;  // of one team, padding included
+  int64_t
+      streamed_bytes;  // of those, what every step reads from L2, all blocks of a launch together
+  std::string residency;  // "grid" or "cluster", and the farthest that weights lie
   std::string explanation;
 };
 
@@ -100,6 +103,7 @@ struct GpuProblem {
   int64_t groups, batch, hidden;
 };
 
+// Precondition: groups, batch and hidden are at least 1.
 GpuPlan PlanGpu(const GpuProblem& problem, const GpuFacts& facts, GpuResidency residency);
 
 // The flagship of an architecture, for plans without a device: 80, 86, 89, 90 or 100; others have

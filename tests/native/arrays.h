@@ -23,6 +23,7 @@ namespace jp::test {
 inline double RoundedTo(cpu::DType type, double value) {
   const float single = static_cast<float>(value);
   if (type == cpu::DType::kFloat32) return single;
+  if (type == cpu::DType::kFloat16) return static_cast<_Float16>(single);
   uint32_t bits = std::bit_cast<uint32_t>(single);
   bits += 0x7fff + (bits >> 16 & 1);
   return std::bit_cast<float>(bits & 0xffff0000);
@@ -92,10 +93,8 @@ class Buffer {
   }
   Buffer(cpu::DType dtype, const std::vector<double>& values) : Buffer(dtype, values.size()) {
     for (size_t i = 0; i < size_; ++i) {
-      const auto bits = std::bit_cast<uint32_t>(static_cast<float>(values[i]));
-      const uint32_t shifted = bits >> 16;
-      const bool half = dtype_ == cpu::DType::kBfloat16;  // little-endian: the low half comes first
-      std::memcpy(data() + i * width(), half ? &shifted : &bits, width());
+      const uint32_t bits = ToBits(static_cast<float>(values[i]));
+      std::memcpy(data() + i * width(), &bits, width());  // little-endian: the low half comes first
     }
   }
   ~Buffer() { Unpoison(); }
@@ -110,7 +109,7 @@ class Buffer {
     for (size_t i = 0; i < size_; ++i) {
       uint32_t bits = 0;
       std::memcpy(&bits, memory_.data() + kGuard + i * width(), width());
-      values[i] = std::bit_cast<float>(dtype_ == cpu::DType::kBfloat16 ? bits << 16 : bits);
+      values[i] = FromBits(bits);
     }
     return values;
   }
@@ -134,6 +133,16 @@ class Buffer {
   static constexpr uint8_t kFill = 0xa5;
 
   size_t width() const { return cpu::ByteWidth(dtype_); }
+  uint32_t ToBits(float value) const {
+    if (dtype_ == cpu::DType::kFloat16)
+      return std::bit_cast<uint16_t>(static_cast<_Float16>(value));
+    const auto bits = std::bit_cast<uint32_t>(value);
+    return dtype_ == cpu::DType::kBfloat16 ? bits >> 16 : bits;
+  }
+  float FromBits(uint32_t bits) const {
+    if (dtype_ == cpu::DType::kFloat16) return std::bit_cast<_Float16>(static_cast<uint16_t>(bits));
+    return std::bit_cast<float>(dtype_ == cpu::DType::kBfloat16 ? bits << 16 : bits);
+  }
   void Unpoison() { ASAN_UNPOISON_MEMORY_REGION(memory_.data(), memory_.size()); }
 
   cpu::DType dtype_;

@@ -1,7 +1,6 @@
 // The kernels of every instruction set that runs here against a plain reference in double.
 #include <cmath>
 #include <functional>
-#include <memory>
 #include <string>
 #include <thread>
 #include <vector>
@@ -10,7 +9,7 @@
 #include "native/cpu/recurrence.h"
 #include "native/cpu/scratch.h"
 #include "native/cpu/team.h"
-#include "tests/native/arrays.h"
+#include "tests/native/buffers.h"
 #include "tests/native/check.h"
 #include "tests/native/isas.h"
 #include "tests/native/reference.h"
@@ -23,6 +22,7 @@ using jp::cpu::Isa;
 using jp::cpu::Shape;
 using jp::test::Arrays;
 using jp::test::Buffer;
+using jp::test::Buffers;
 
 // Runs every helper on a thread of its own; they end with the call.
 struct Threads {
@@ -33,70 +33,6 @@ struct Threads {
   jp::cpu::Team::Schedule schedule() {
     return [this](std::function<void()> task) { threads.emplace_back(std::move(task)); };
   }
-};
-
-// The buffers of both calls on one set of arrays.
-struct Buffers {
-  Buffers(const Arrays& a, const CellTraits& cell)
-      : gates_x(a.dtype, a.gates_x),
-        kernel(a.dtype, a.kernel),
-        recurrent_bias(a.dtype, a.recurrent_bias),
-        outputs(a.dtype, a.outputs.size()),
-        saved(a.dtype, a.saved.size()),
-        d_outputs(a.dtype, a.d_outputs),
-        d_gates_x(a.dtype, a.d_gates_x.size()),
-        d_product(a.dtype, a.d_product.size()) {
-    for (int i = 0; i < cell.states; ++i) {
-      initial.push_back(std::make_unique<Buffer>(a.dtype, a.initial[i]));
-      final.push_back(std::make_unique<Buffer>(a.dtype, a.final[i].size()));
-      d_final.push_back(std::make_unique<Buffer>(a.dtype, a.d_final[i]));
-      d_initial.push_back(std::make_unique<Buffer>(a.dtype, a.d_initial[i].size()));
-    }
-  }
-
-  jp::cpu::Forward forward(const Arrays& a, bool with_saved) {
-    jp::cpu::Forward f{};
-    f.gates_x = gates_x.data();
-    f.recurrent_kernel = kernel.data();
-    f.recurrent_bias = recurrent_bias.data();
-    f.lengths = a.lengths.data();
-    f.outputs = outputs.data();
-    f.saved = with_saved ? saved.data() : nullptr;
-    for (size_t i = 0; i < initial.size(); ++i) {
-      f.initial[i] = initial[i]->data();
-      f.final[i] = final[i]->data();
-    }
-    return f;
-  }
-
-  jp::cpu::Backward backward(const Arrays& a) {
-    jp::cpu::Backward f{};
-    f.recurrent_kernel = kernel.data();
-    f.lengths = a.lengths.data();
-    f.outputs = outputs.data();
-    f.saved = saved.data();
-    f.d_outputs = d_outputs.data();
-    f.d_gates_x = d_gates_x.data();
-    f.d_product = d_product.data();
-    for (size_t i = 0; i < initial.size(); ++i) {
-      f.initial[i] = initial[i]->data();
-      f.d_final[i] = d_final[i]->data();
-      f.d_initial[i] = d_initial[i]->data();
-    }
-    return f;
-  }
-
-  std::vector<Buffer*> all() {
-    std::vector<Buffer*> list = {&gates_x, &kernel,    &recurrent_bias, &outputs,
-                                 &saved,   &d_outputs, &d_gates_x,      &d_product};
-    for (auto* states : {&initial, &final, &d_final, &d_initial}) {
-      for (auto& buffer : *states) list.push_back(buffer.get());
-    }
-    return list;
-  }
-
-  Buffer gates_x, kernel, recurrent_bias, outputs, saved, d_outputs, d_gates_x, d_product;
-  std::vector<std::unique_ptr<Buffer>> initial, final, d_final, d_initial;
 };
 
 // As jp::cpu::Run, but for an instruction set of our choice, and on working memory full of NaN, so

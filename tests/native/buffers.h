@@ -1,0 +1,74 @@
+// The buffers of a forward and a backward call on one set of arrays.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "tests/native/arrays.h"
+
+namespace jp::test {
+
+struct Buffers {
+  Buffers(const Arrays& a, const CellTraits& cell)
+      : gates_x(a.dtype, a.gates_x),
+        kernel(a.dtype, a.kernel),
+        recurrent_bias(a.dtype, a.recurrent_bias),
+        outputs(a.dtype, a.outputs.size()),
+        saved(a.dtype, a.saved.size()),
+        d_outputs(a.dtype, a.d_outputs),
+        d_gates_x(a.dtype, a.d_gates_x.size()),
+        d_product(a.dtype, a.d_product.size()) {
+    for (int i = 0; i < cell.states; ++i) {
+      initial.push_back(std::make_unique<Buffer>(a.dtype, a.initial[i]));
+      final.push_back(std::make_unique<Buffer>(a.dtype, a.final[i].size()));
+      d_final.push_back(std::make_unique<Buffer>(a.dtype, a.d_final[i]));
+      d_initial.push_back(std::make_unique<Buffer>(a.dtype, a.d_initial[i].size()));
+    }
+  }
+
+  cpu::Forward forward(const Arrays& a, bool with_saved) {
+    cpu::Forward f{};
+    f.gates_x = gates_x.data();
+    f.recurrent_kernel = kernel.data();
+    f.recurrent_bias = recurrent_bias.data();
+    f.lengths = a.lengths.data();
+    f.outputs = outputs.data();
+    f.saved = with_saved ? saved.data() : nullptr;
+    for (size_t i = 0; i < initial.size(); ++i) {
+      f.initial[i] = initial[i]->data();
+      f.final[i] = final[i]->data();
+    }
+    return f;
+  }
+
+  cpu::Backward backward(const Arrays& a) {
+    cpu::Backward f{};
+    f.recurrent_kernel = kernel.data();
+    f.lengths = a.lengths.data();
+    f.outputs = outputs.data();
+    f.saved = saved.data();
+    f.d_outputs = d_outputs.data();
+    f.d_gates_x = d_gates_x.data();
+    f.d_product = d_product.data();
+    for (size_t i = 0; i < initial.size(); ++i) {
+      f.initial[i] = initial[i]->data();
+      f.d_final[i] = d_final[i]->data();
+      f.d_initial[i] = d_initial[i]->data();
+    }
+    return f;
+  }
+
+  std::vector<Buffer*> all() {
+    std::vector<Buffer*> list = {&gates_x, &kernel,    &recurrent_bias, &outputs,
+                                 &saved,   &d_outputs, &d_gates_x,      &d_product};
+    for (auto* states : {&initial, &final, &d_final, &d_initial}) {
+      for (auto& buffer : *states) list.push_back(buffer.get());
+    }
+    return list;
+  }
+
+  Buffer gates_x, kernel, recurrent_bias, outputs, saved, d_outputs, d_gates_x, d_product;
+  std::vector<std::unique_ptr<Buffer>> initial, final, d_final, d_initial;
+};
+
+}  // namespace jp::test
