@@ -209,10 +209,9 @@ def _turns(
     axis, last = schedule.axis, schedule.layers - 1
     layer = lax.axis_index(axis)
     weights, state = jax.tree.map(lambda a: jnp.squeeze(a, 0), (weights, state))
-    flat, structure = jax.tree.flatten((jnp.zeros_like(parts[0]), weights, state, lengths))
-    # Varying over the same axes from the start, so that weights' gradients are summed at the end.
-    alike = compat.match_varying_axes(*flat)
-    nothing, weights, state, lengths = jax.tree.unflatten(structure, alike)
+    # Varying over the same axes from the start, so that gradients are summed once, at the end.
+    flat, structure = jax.tree.flatten((parts, weights, state, lengths))
+    parts, weights, state, lengths = jax.tree.unflatten(structure, compat.match_varying_axes(*flat))
 
     def turn(carry: Any, inputs: tuple[Array, Array]) -> Any:
         received, state = carry
@@ -228,6 +227,6 @@ def _turns(
 
     turns = jnp.arange(schedule.chunks + last, dtype=jnp.int32)
     parts = jnp.pad(parts, [(0, last), *[(0, 0)] * (parts.ndim - 1)])
-    (_, final), outputs = lax.scan(turn, (nothing, state), (turns, parts))
+    (_, final), outputs = lax.scan(turn, (jnp.zeros_like(parts[0]), state), (turns, parts))
     outputs = lax.psum(jnp.where(layer == last, outputs[last:], 0), axis)
     return outputs, jax.tree.map(lambda a: jnp.expand_dims(a, 0), final)
