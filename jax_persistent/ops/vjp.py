@@ -288,7 +288,11 @@ def _kernel_gradient(spec: Spec, operands) -> Array:
     else:
         inner = dot(early(outputs), late(d_product), over_rows_and_steps)
         start = jnp.squeeze(lax.slice_in_dim(d_product, 0, 1, axis=axis), axis)
-    total = inner + dot(h0, start, (((0,), (0,)), ((), ())))
+    # Beside a step of the outputs, times zero: XLA splits h0's rows over devices as it has split
+    # those. On its own the product could be split over H, which gathers `start` from all devices.
+    step = jnp.squeeze(lax.slice_in_dim(outputs, 0, 1, axis=axis), axis)
+    pair = jnp.stack([h0, step], 1), jnp.stack([start, jnp.zeros_like(start)], 1)
+    total = inner + dot(*pair, over_rows_and_steps)
     return total.astype(outputs.dtype)
 
 
