@@ -1,4 +1,5 @@
-// The kernels' intrinsics on a GPU. Each function is one instruction or one that the compiler knows.
+// The kernels' intrinsics on a GPU. Each function is one instruction or one that the compiler
+// knows.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -142,8 +143,8 @@ JP_DEVICE ClusterAddress MapToRank(const void* local, int rank) {
 // Stores sixteen bytes and then counts them on that block's barrier.
 JP_DEVICE void StoreAsync(ClusterAddress to, const Quad& q, ClusterAddress barrier) {
   asm volatile(
-      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1,%2,%3,%4}, [%5];" ::"r"(
-          to),
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1,%2,%3,%4}, [%5];" ::
+          "r"(to),
       "r"(q.word[0]), "r"(q.word[1]), "r"(q.word[2]), "r"(q.word[3]), "r"(barrier)
       : "memory");
 }

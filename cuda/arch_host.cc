@@ -20,6 +20,7 @@ constexpr uint32_t kRarity = 256;
 
 host::Block& ThisBlock() { return ThisLane().warp->block; }
 host::Grid& ThisGrid() { return ThisLane().warp->grid; }
+bool IsLost() { return ThisBlock().index == ThisGrid().options.lost_block; }
 
 void CheckAligned(const void* address, size_t alignment, const char* what) {
   if (reinterpret_cast<uintptr_t>(address) % alignment == 0) return;
@@ -76,6 +77,7 @@ Quad LoadRelaxed(const void* from) {
 
 void StoreRelaxed(uint32_t* to, uint32_t word) {
   ThisLane().Delay(kRarity);
+  if (IsLost()) return;
   std::atomic_ref(*to).store(word, std::memory_order_relaxed);
 }
 
@@ -86,6 +88,7 @@ uint32_t LoadAcquire(const uint32_t* from) {
 
 void AddRelease(uint32_t* to, uint32_t amount) {
   ThisLane().Delay(kRarity);
+  if (IsLost()) return;
   std::atomic_ref(*to).fetch_add(amount, std::memory_order_release);
 }
 
@@ -104,6 +107,7 @@ ClusterAddress MapToRank(const void* local, int rank) {
 void StoreAsync(ClusterAddress to, const Quad& q, ClusterAddress barrier) {
   host::Lane& lane = ThisLane();
   lane.Delay(kRarity);
+  if (IsLost()) return;
   auto* const words = reinterpret_cast<uint32_t*>(to);
   auto* const counter = reinterpret_cast<uint64_t*>(barrier);
   CheckAligned(words, sizeof q, "StoreAsync");

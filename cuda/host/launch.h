@@ -22,6 +22,8 @@ struct LaunchOptions {
   // the system's scheduler does.
   uint32_t jitter_seed = 0;
   int max_delay_us = 200;
+  // Nothing that this block stores for others reaches them; -1: none is so unlucky.
+  int lost_block = -1;
   // How long a warp may wait for others before the launch is ended.
   double patience_seconds = 60;
 };

@@ -44,15 +44,19 @@ template <class CallArrays>
 std::string RunPass(const GpuCase& c, const CallArrays& arrays,
                     const cuda::host::LaunchOptions& options = {},
                     uint64_t wait_nanoseconds = 60'000'000'000) {
-  const GpuProblem problem{c.cell,          !cuda::kIsForward<CallArrays>,
-                           c.number,        c.shape.groups,
-                           c.shape.batch,   c.shape.hidden};
+  const GpuProblem problem{c.cell,        !cuda::kIsForward<CallArrays>,
+                           c.number,      c.shape.groups,
+                           c.shape.batch, c.shape.hidden};
   const GpuPlan plan =
       PlanGpu(problem, c.facts,
               c.exchange == Exchange::kCluster ? GpuResidency::kCluster : GpuResidency::kGrid);
   if (!plan.runs) return plan.explanation;
   const cuda::Call<CallArrays> call{
-      c.shape, c.cell, c.number, arrays, plan,
+      c.shape,
+      c.cell,
+      c.number,
+      arrays,
+      plan,
       c.exchange == Exchange::kGridBarrier ? cuda::Signal::kBarrier : cuda::Signal::kData,
       wait_nanoseconds};
   // What the memory holds beforehand must not matter.
@@ -89,10 +93,11 @@ inline void CheckClose(const GpuCase& c, const char* what, const Buffer& got,
 // Forward and backward against the reference in double. Backward from what the kernel itself
 // stored, so that the two passes are judged apart.
 inline void CheckBothPasses(const GpuCase& c, int seed,
-                            const cuda::host::LaunchOptions& options = {}) {
+                            const cuda::host::LaunchOptions& options = {},
+                            uint64_t wait_nanoseconds = 60'000'000'000) {
   Arrays arrays = MakeArrays(c.shape, c.cell, c.dtype(), seed);
   Buffers buffers(arrays, c.cell);
-  const std::string forward = RunPass(c, buffers.forward(arrays, true), options);
+  const std::string forward = RunPass(c, buffers.forward(arrays, true), options, wait_nanoseconds);
   CHECK(forward.empty(), c.name(), forward);
   ReferenceForward(c.shape, c.cell, arrays);
   CheckClose(c, "outputs", buffers.outputs, arrays.outputs);
@@ -101,7 +106,7 @@ inline void CheckBothPasses(const GpuCase& c, int seed,
     CheckClose(c, i == 0 ? "h" : "c", *buffers.final[i], arrays.final[i]);
   }
 
-  const std::string backward = RunPass(c, buffers.backward(arrays), options);
+  const std::string backward = RunPass(c, buffers.backward(arrays), options, wait_nanoseconds);
   CHECK(backward.empty(), c.name(), backward);
   arrays.outputs = buffers.outputs.values();
   arrays.saved = buffers.saved.values();

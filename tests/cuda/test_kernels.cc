@@ -11,31 +11,83 @@ using jp::test::CheckBothPasses;
 using jp::test::Exchange;
 using jp::test::GpuCase;
 
+constexpr GpuNumber kNumbers[] = {GpuNumber::kBfloat16, GpuNumber::kFloat16, GpuNumber::kTf32,
+                                  GpuNumber::kFloat32};
+constexpr Exchange kExchanges[] = {Exchange::kGridData, Exchange::kGridBarrier, Exchange::kCluster};
+
 constexpr GpuFacts kSmall{90, 4, 160 << 10, 4, 1 << 20};
 
-// N, B, T, H: odd sizes, one of each, rows past a tile, units past a block, several blocks and
-// chunks; with 8 and with 16 bytes of alignment of a row, and with none.
+// N, B, T, H: odd sizes, one of each, rows past a tile, units past a block, several blocks, chunks
+// and launches; rows that 16-byte loads can read, and rows that they can't.
 constexpr int64_t kSizes[][4] = {{1, 3, 5, 7}, {2, 9, 3, 20}, {1, 1, 1, 1}, {1, 11, 4, 48}};
 
-}  // namespace
-
-int main(int count, char** arguments) {
-  const std::string only = count > 1 ? arguments[1] : "";
+void CheckAllOptions() {
   int seed = 0;
   for (const auto& [N, B, T, H] : kSizes) {
     for (const CellTraits& cell : jp::kCells) {
-      for (GpuNumber number : {GpuNumber::kBfloat16, GpuNumber::kFloat16, GpuNumber::kTf32,
-                               GpuNumber::kFloat32}) {
-        for (Exchange exchange :
-             {Exchange::kGridData, Exchange::kGridBarrier, Exchange::kCluster}) {
-          ++seed;
-          const bool reverse = seed % 2, time_major = seed % 3 == 0;
-          const GpuCase c{{N, B, T, H, reverse, time_major}, cell, number, exchange, kSmall};
-          if (c.name().find(only) == std::string::npos) continue;
-          CheckBothPasses(c, seed);
+      for (GpuNumber number : kNumbers) {
+        for (Exchange exchange : kExchanges) {
+          for (bool reverse : {false, true}) {
+            const bool time_major = ++seed % 3 == 0;
+            CheckBothPasses({{N, B, T, H, reverse, time_major}, cell, number, exchange, kSmall},
+                            seed);
+          }
         }
       }
     }
   }
+}
+
+// Weights past the registers: in shared memory, and past that in L2.
+void CheckWeightsBeyondRegisters() {
+  struct Size {
+    const char* cell;
+    int64_t hidden;
+    int shared_bytes;  // with room for one chunk of weights
+  };
+  for (const auto& [name, H, little] : {Size{"lstm", 165, 40 << 10}, Size{"gru", 211, 44 << 10},
+                                        Size{"elman_tanh", 290, 28 << 10}}) {
+    const CellTraits& cell = *jp::FindCell(name);
+    for (int shared_bytes : {little, 227 << 10}) {
+      const GpuFacts facts{80, 3, shared_bytes, 1, 16 << 20};
+      const GpuCase c{
+          {1, 2, 3, H, false, false}, cell, GpuNumber::kFloat32, Exchange::kGridData, facts};
+      const jp::GpuPass pass =
+          jp::PlanGpu({cell, false, c.number, 1, 2, H}, facts, jp::GpuResidency::kGrid).pass;
+      CHECK(pass.shared_chunks > 0, c.name(), pass.shared_chunks);
+      CHECK((pass.stream_chunks > 0) == (shared_bytes == little), c.name(), pass.stream_chunks);
+      CheckBothPasses(c, static_cast<int>(H));
+    }
+  }
+}
+
+// The same result, bit for bit, however the blocks meet and however late they are.
+void CheckExchangesAgree() {
+  for (const CellTraits& cell : jp::kCells) {
+    const Shape shape{1, 3, 6, 24, false, false};
+    const auto run = [&](Exchange exchange, uint32_t seed) {
+      auto arrays = jp::test::MakeArrays(shape, cell, jp::cpu::DType::kBfloat16, 5);
+      auto buffers = std::make_unique<jp::test::Buffers>(arrays, cell);
+      const GpuCase c{shape, cell, GpuNumber::kBfloat16, exchange, kSmall};
+      const std::string error =
+          RunPass(c, buffers->forward(arrays, true), {.jitter_seed = seed, .max_delay_us = 50});
+      CHECK(error.empty(), c.name(), error);
+      return buffers;
+    };
+    const auto expected = run(Exchange::kGridData, 0);
+    for (Exchange exchange : {Exchange::kGridData, Exchange::kGridBarrier}) {
+      const auto got = run(exchange, 1);
+      CHECK(got->outputs.SameBytes(expected->outputs), cell.name, static_cast<int>(exchange));
+      CHECK(got->saved.SameBytes(expected->saved), cell.name, static_cast<int>(exchange));
+    }
+  }
+}
+
+}  // namespace
+
+int main() {
+  CheckAllOptions();
+  CheckWeightsBeyondRegisters();
+  CheckExchangesAgree();
   return jp::test::Finish("GPU kernels on the CPU");
 }
