@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from devices import close, collectives, kernel_results, mesh_of, put
 from flax_problems import FAST_COMPILE
+from jax.export import DisabledSafetyCheck
 from jax.sharding import PartitionSpec as P
 
 import jax_persistent as jp
+from jax_persistent.ffi.call import PLATFORMS
 
 STEPS, ROWS, FEATURES, UNITS = 5, 16, 3, 6  # T, B, I, H
 OPS = {"lstm": (jp.lstm, 4), "gru": (jp.gru, 3), "elman": (jp.elman, 1)}
@@ -235,3 +237,23 @@ def test_explicit_axes_that_a_recurrence_needs_whole_are_refused():
         r,
         initial_state=(h, put(mesh, c, "model")),
     )
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_an_exported_program_is_split_too(platform):
+    """What it says of its kernels is enough to split it, for a platform that isn't here as well."""
+    mesh = mesh_of(data=8)
+    x, *weights, states = arrays("gru")
+    split = put(mesh, x, "data"), *weights, *put(mesh, (states, LENGTHS), "data")
+    gradient = jit(gradients_of(partial(call, "gru")))
+    targets = ("partitioned", "forward", "backward")
+    trusted = [DisabledSafetyCheck.custom_call(f"jax_persistent.{name}") for name in targets]
+    if platform != jax.default_backend():
+        trusted.append(DisabledSafetyCheck.platform())
+    exported = jax.export.export(gradient, platforms=[platform], disabled_checks=trusted)(*split)
+    again = jax.export.deserialize(exported.serialize())
+    compiled = jit(again.call).lower(*split).compile()
+    assert kernel_results(compiled)[0] == f"f32[1,{ROWS // 8},{STEPS},{UNITS}]"
+    assert_only_sums(compiled, 4)
+    if platform == jax.default_backend():
+        close(compiled(*split), gradient(x, *weights, states, LENGTHS))
