@@ -59,7 +59,7 @@ def run(options: Namespace) -> dict[str, Any]:
     _time_all(results, options, threads, path)
     if options.memory:
         _measure_memory(results, options, threads, path)
-    path.write_text(_as_json(results))
+    path.write_text(summary.as_json(results))
     print(_report(results))
     for picture in plot.plot(results, path.with_suffix("")):
         print(f"picture: {picture}")
@@ -123,7 +123,7 @@ def _time_all(results: dict[str, Any], options: Namespace, threads: int, path: P
             for entry in found:
                 entry["limit_ms"] = _limit_ms(shape, entry["pass"], known)
             results["entries"] += found
-            path.write_text(_as_json(results))  # what is there stays if the run is cut off
+            path.write_text(summary.as_json(results))  # what is there stays if the run is cut off
     results["xla_threads"] = machine.xla_threads()
 
 
@@ -142,7 +142,7 @@ def _measure_memory(results: dict[str, Any], options: Namespace, threads: int, p
             results["memory"].append(
                 {"shape": f"{shape} {shape.dtype}", "pass": direction, "peak": peak}
             )
-            path.write_text(_as_json(results))
+            path.write_text(summary.as_json(results))
 
 
 def _report(results: dict[str, Any]) -> str:
@@ -156,18 +156,6 @@ def _default_path(results: dict[str, Any]) -> Path:
     name = re.sub(r"[^a-z0-9]+", "-", results["machine"]["cpu"].lower()).strip("-")
     stamp = datetime.now(UTC).strftime("%Y-%m-%d-%H%M")
     return RESULTS / f"cpu-{name}-{results['threads']}-threads-{stamp}.json"
-
-
-def _as_json(results: dict[str, Any]) -> str:
-    """Indented, with a line for each entry of a list."""
-    lines = []
-    for name, value in results.items():
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            rows = ",\n  ".join(json.dumps(row) for row in value)
-            lines.append(f"{json.dumps(name)}: [\n  {rows}\n ]")
-        else:
-            lines.append(f"{json.dumps(name)}: {json.dumps(value)}")
-    return "{\n " + ",\n ".join(lines) + "\n}\n"
 
 
 if __name__ == "__main__":

@@ -13,6 +13,18 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("jax", "jaxlib", "flax", "torch", "onnxruntime", "numpy")
+GPU_PACKAGES = ("jax-cuda13-plugin", "jax-cuda12-plugin", "nvidia-cudnn-cu13", "flashrnn")
+GPU_FACTS = {
+    "gpu": "name",
+    "driver": "driver_version",
+    "megabytes": "memory.total",
+    "clock_mhz": "clocks.sm",
+    "most_clock_mhz": "clocks.max.sm",
+    "memory_clock_mhz": "clocks.mem",
+    "watts": "power.draw",
+    "most_watts": "power.limit",
+    "celsius": "temperature.gpu",
+}
 
 
 def limit_cores(threads: int | None) -> int:
@@ -64,13 +76,41 @@ def describe(isa: str) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "caches": caches(),
         "isa": isa,
+        **software(),
+    }
+
+
+def software() -> dict[str, Any]:
+    """What is the same to say of every machine."""
+    return {
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
-        "versions": versions(PACKAGES),
+        "versions": versions((*PACKAGES, *GPU_PACKAGES)),
         "commit": commit(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "load_at_start": load(),
     }
+
+
+def gpu() -> dict[str, str]:
+    """What nvidia-smi says of the first GPU at this moment; nothing where it isn't."""
+    command = ["nvidia-smi", f"--query-gpu={','.join(GPU_FACTS.values())}"]
+    command += ["--format=csv,noheader,nounits", "--id=0"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    values = [value.strip() for value in done.stdout.split(",")]
+    return dict(zip(GPU_FACTS, values, strict=True)) if len(values) == len(GPU_FACTS) else {}
+
+
+def cuda_compiler() -> str:
+    """The last line of `nvcc --version`, or "none"."""
+    try:
+        done = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return "none"
+    return (done.stdout.strip().splitlines() or ["none"])[-1]
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:

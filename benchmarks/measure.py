@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,6 +24,14 @@ FEWEST_ROUNDS = 3
 HOPELESS, HOPELESS_SECONDS = 20, 1.0
 
 Clock = Callable[[], float]
+
+
+class Pace(NamedTuple):
+    """How a call of a peer is timed, in its turn."""
+
+    turn: Callable[[Any, Clock], float]
+    settle_seconds: float  # of peace before it
+    hopeless_seconds: float
 
 
 class Disagreement(Exception):
@@ -95,15 +103,17 @@ def check(
 
 
 def round_robin(
-    calls: Mapping[str, Callable[[], Any]],
+    calls: Mapping[str, Any],
     rounds: int,
     seconds: float,
     clock: Clock = time.perf_counter,
+    pace: Pace | None = None,
 ) -> dict[str, list[float]]:
     """Seconds of a call, by peer and round. Each round starts with another peer.
 
     A peer that is hopelessly slow takes part in the first round only.
     """
+    pace = pace or Pace(turn, SETTLE_SECONDS, HOPELESS_SECONDS)
     times: dict[str, list[float]] = {name: [] for name in calls}
     names, began = list(calls), clock()
     for number in range(rounds):
@@ -111,11 +121,10 @@ def round_robin(
             break
         first = number % max(len(names), 1)
         for name in names[first:] + names[:first]:
-            time.sleep(SETTLE_SECONDS)
-            times[name].append(turn(calls[name], clock))
-        bound = max(
-            HOPELESS * min((times[name][-1] for name in names), default=0), HOPELESS_SECONDS
-        )
+            time.sleep(pace.settle_seconds)
+            times[name].append(pace.turn(calls[name], clock))
+        fastest = min((times[name][-1] for name in names), default=0.0)
+        bound = max(HOPELESS * fastest, pace.hopeless_seconds)
         names = [name for name in names if times[name][-1] <= bound]
     return times
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers import DEFAULT, SOURCES
-from benchmarks.problem import DTYPES, GATES, Shape
+from benchmarks.problem import GATES, Shape
 
+DTYPES = ("float32", "bfloat16")  # that there are CPU kernels for
 QUICK = {"steps": [128], "batch": [1, 4, 16, 64], "hidden": [256, 512], "minutes": 5.0}
 FULL = {
     "steps": [64, 128, 512],
@@ -31,26 +32,26 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--quick", dest="preset", action="store_const", const=QUICK, help=f"{_say(QUICK)} (default)"
     )
     sets.add_argument("--full", dest="preset", action="store_const", const=FULL, help=_say(FULL))
-    parser.add_argument("--cells", type=_names(GATES), default=list(GATES), metavar="NAMES")
-    parser.add_argument("--steps", type=_numbers, metavar="T", help="time steps")
-    parser.add_argument("--batch", type=_numbers, metavar="B")
-    parser.add_argument("--hidden", type=_numbers, metavar="H")
+    parser.add_argument("--cells", type=names_of(GATES), default=list(GATES), metavar="NAMES")
+    parser.add_argument("--steps", type=numbers, metavar="T", help="time steps")
+    parser.add_argument("--batch", type=numbers, metavar="B")
+    parser.add_argument("--hidden", type=numbers, metavar="H")
     parser.add_argument(
         "--inputs",
-        type=_positive,
+        type=positive,
         metavar="I",
         help="H if not given; 1 leaves little but the recurrence",
     )
-    parser.add_argument("--dtypes", type=_names(DTYPES), default=["float32"], metavar="NAMES")
+    parser.add_argument("--dtypes", type=names_of(DTYPES), default=["float32"], metavar="NAMES")
     parser.add_argument(
         "--peers",
-        type=_names(SOURCES),
+        type=names_of(SOURCES),
         default=list(DEFAULT),
         metavar="NAMES",
         help=f"of {', '.join(SOURCES)}",
     )
-    parser.add_argument("--threads", type=_positive, help="cores of every peer; all if not given")
-    parser.add_argument("--rounds", type=_positive, default=10, help="at most, for each shape")
+    parser.add_argument("--threads", type=positive, help="cores of every peer; all if not given")
+    parser.add_argument("--rounds", type=positive, default=10, help="at most, for each shape")
     parser.add_argument(
         "--minutes",
         type=float,
@@ -83,17 +84,17 @@ def _say(preset: dict[str, Any]) -> str:
     return f"{'; '.join(lists)}; {preset['minutes']:g} minutes"
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     if (number := int(text)) < 1:
         raise argparse.ArgumentTypeError(f"expected at least 1, got {number}")
     return number
 
 
-def _numbers(text: str) -> list[int]:
-    return [_positive(part) for part in text.split(",")]
+def numbers(text: str) -> list[int]:
+    return [positive(part) for part in text.split(",")]
 
 
-def _names(known: Any) -> Callable[[str], list[str]]:
+def names_of(known: Any) -> Callable[[str], list[str]]:
     def parse_names(text: str) -> list[str]:
         names = text.split(",")
         for name in names:

@@ -16,6 +16,8 @@ import numpy as np
 from benchmarks.problem import Arrays, Shape
 
 OURS = "jax_persistent"
+# How far from float32, relative to its size, an array may be: the outputs, a gradient.
+BOUNDS = {"float32": (1e-4, 1e-3), "bfloat16": (0.05, 0.3), "float16": (0.01, 0.1)}
 
 
 class Peer(Protocol):
@@ -60,18 +62,34 @@ SOURCES: Mapping[str, Source] = {
     "onnxruntime": Source("benchmarks.peers_onnx", "OnnxRuntime", ("onnxruntime", "onnx")),
 }
 DEFAULT = (OURS, "flax", "pytorch", "onnxruntime")
-RIVALS = ("flax", "pytorch", "onnxruntime")
+
+FLASHRNN = "flashrnn"
+GPU_SOURCES: Mapping[str, Source] = {
+    OURS: Source("benchmarks.peers_gpu", "Ours"),
+    f"{OURS}.grid": Source("benchmarks.peers_gpu", "OursGrid"),
+    f"{OURS}.grid-barrier": Source("benchmarks.peers_gpu", "OursGridBarrier"),
+    f"{OURS}.cluster": Source("benchmarks.peers_gpu", "OursCluster"),
+    "scan": Source("benchmarks.peers_gpu", "Scan"),
+    "jax.experimental.rnn": Source("benchmarks.peers_gpu", "JaxRnn"),
+    "cudnn": Source("benchmarks.peers_torch", "Cudnn", ("torch",)),
+    "cudnn-float16": Source("benchmarks.peers_torch", "CudnnFloat16", ("torch",)),
+    FLASHRNN: Source("benchmarks.peers_flashrnn", "FlashRnn", ("torch", "flashrnn")),
+}
+# FlashRNN compiles for minutes at each shape, so it has to be asked for.
+GPU_DEFAULT = tuple(name for name in GPU_SOURCES if name != FLASHRNN)
 
 
-def available(names: tuple[str, ...]) -> tuple[dict[str, type[Peer]], dict[str, str]]:
+def available(
+    names: tuple[str, ...], sources: Mapping[str, Source] = SOURCES
+) -> tuple[dict[str, type[Peer]], dict[str, str]]:
     """The classes of the peers that are installed, and why the others are missing."""
     classes, missing = {}, {}
     for name in names:
-        lacking = SOURCES[name].missing()
+        lacking = sources[name].missing()
         if lacking:
             missing[name] = f"not installed: pip install {' '.join(lacking)}"
         else:
-            classes[name] = SOURCES[name].load()
+            classes[name] = sources[name].load()
     return classes, missing
 
 
@@ -80,7 +98,7 @@ def disagreement(
 ) -> str | None:
     """Which array differs by more than rounding, relative to its size; None if none does."""
     for name, value in got.items():
-        bounds = {"float32": (1e-4, 1e-3), "bfloat16": (0.05, 0.3)}[dtype]
+        bounds = BOUNDS[dtype]
         bound = bounds[0] if name == "outputs" else bounds[1]
         if value.shape != expected[name].shape:
             return f"{name}: expected shape {expected[name].shape}; got {value.shape}"

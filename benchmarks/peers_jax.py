@@ -40,10 +40,10 @@ class JaxPeer:
         return None
 
     def forward(self) -> Array:
-        return jax.block_until_ready(self._forward(self._weights, self._x))
+        return jax.block_until_ready(self._forward(*self._operands("forward")))
 
     def backward(self) -> tuple[Array, tuple[Weights, Array]]:
-        return jax.block_until_ready(self._backward(self._weights, self._x, self._cotangent))
+        return jax.block_until_ready(self._backward(*self._operands("backward")))
 
     def outputs(self) -> np.ndarray:
         return np.asarray(self.forward(), np.float32)
@@ -55,14 +55,14 @@ class JaxPeer:
 
     def compiled(self, direction: str) -> tuple[Any, Callable[[], Any]]:
         """The compiled program of a direction, and a call of it."""
-        if direction == "forward":
-            function = self._forward
-            operands: tuple[Any, ...] = (self._weights, self._x)
-        else:
-            function = self._backward
-            operands = (self._weights, self._x, self._cotangent)
+        operands = self._operands(direction)
+        function = self._forward if direction == "forward" else self._backward
         program = function.lower(*operands).compile()
         return program, lambda: jax.block_until_ready(program(*operands))
+
+    def _operands(self, direction: str) -> tuple[Any, ...]:
+        both = self._weights, self._x
+        return both if direction == "forward" else (*both, self._cotangent)
 
     def _on_device(self, array: np.ndarray) -> Array:
         return jnp.asarray(array, DTYPES[self.shape.dtype])

@@ -15,6 +15,14 @@ from benchmarks.problem import GATES
 COLOURS = {
     "jax_persistent": "tab:red",
     "jax_persistent.linen": "tab:pink",
+    "jax_persistent.grid": "tab:pink",
+    "jax_persistent.grid-barrier": "tab:purple",
+    "jax_persistent.cluster": "tab:brown",
+    "scan": "tab:blue",
+    "jax.experimental.rnn": "tab:cyan",
+    "cudnn": "tab:orange",
+    "cudnn-float16": "tab:olive",
+    "flashrnn": "tab:green",
     "flax": "tab:blue",
     "pytorch": "tab:orange",
     "onnxruntime": "tab:green",
@@ -54,9 +62,10 @@ def _figure(results: dict[str, Any], title: str, entries: list[dict[str, Any]]) 
     lines = {line.get_label(): line for axes in panels.flat for line in axes.get_lines()}
     figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=len(lines) or 1)
     machine = results["machine"]
+    where = machine.get("gpu") or f"{machine['cpu']}, {machine['isa']}"
+    threads = f", threads: {results['threads']}" if "threads" in results else ""
     figure.suptitle(
-        f"{title}\n{machine['cpu']}, {machine['isa']}, threads: {results['threads']}; "
-        f"commit {machine['commit']}, {machine['date'][:10]}",
+        f"{title}\n{where}{threads}; commit {machine['commit']}, {machine['date'][:10]}",
         fontsize=10,
     )
     return figure

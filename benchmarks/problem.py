@@ -13,7 +13,11 @@ import ml_dtypes
 import numpy as np
 
 GATES = {"lstm": 4, "gru": 3, "elman": 1}
-DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
+DTYPES = {
+    "float32": np.dtype(np.float32),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "float16": np.dtype(np.float16),
+}
 # Gradients are with respect to the inputs and to all weights, the biases among them.
 PASSES = ("forward", "forward+backward")
 
@@ -57,14 +61,17 @@ def draw(shape: Shape, seed: int = 0) -> Arrays:
     def weights(*sizes: int) -> np.ndarray:
         return exact(random.uniform(-bound, bound, sizes))
 
+    def normal(*sizes: int) -> np.ndarray:
+        return random.standard_normal(sizes, dtype=np.float32)
+
     recurrent_bias = np.zeros(width, np.float32)
     if shape.cell == "gru":
         recurrent_bias[2 * shape.hidden :] = weights(shape.hidden)
     return Arrays(
-        x=exact(random.standard_normal((shape.steps, shape.batch, shape.inputs))),
+        x=exact(normal(shape.steps, shape.batch, shape.inputs)),
         input_kernel=weights(shape.inputs, width),
         recurrent_kernel=weights(shape.hidden, width),
         bias=weights(width),
         recurrent_bias=recurrent_bias,
-        cotangent=exact(random.standard_normal((shape.steps, shape.batch, shape.hidden))),
+        cotangent=exact(normal(shape.steps, shape.batch, shape.hidden)),
     )

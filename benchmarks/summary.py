@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable
 from statistics import median
 from typing import Any
 
-from benchmarks.peers import OURS, RIVALS
+from benchmarks.peers import OURS
 from benchmarks.problem import PASSES, Shape
 
 Entry = dict[str, Any]
@@ -23,7 +24,7 @@ def shape_of(entry: Entry) -> Shape:
 
 def best_rival(entry: Entry) -> str | None:
     """The fastest of the others by its median; None if none was timed."""
-    timed = [name for name in RIVALS if name in entry["peers"]]
+    timed = [name for name in entry["peers"] if name.split(".")[0] != OURS]
     return min(timed, key=lambda name: entry["peers"][name]["median_ms"], default=None)
 
 
@@ -96,6 +97,18 @@ def summary(results: Results) -> str:
     if results["skipped"]:
         lines.append(f"out of time: {len(results['skipped'])} shapes were left out")
     return "\n".join(lines)
+
+
+def as_json(results: dict[str, Any]) -> str:
+    """Indented, with a line for each entry of a list."""
+    lines = []
+    for name, value in results.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            rows = ",\n  ".join(json.dumps(row) for row in value)
+            lines.append(f"{json.dumps(name)}: [\n  {rows}\n ]")
+        else:
+            lines.append(f"{json.dumps(name)}: {json.dumps(value)}")
+    return "{\n " + ",\n ".join(lines) + "\n}\n"
 
 
 def _summary_of(entries: list[Entry], name: str) -> list[str]:
