@@ -5,7 +5,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-#include <cassert>
+#include <cassert>  // __assert_fail, which NDEBUG would take away
 
 #include "cuda/arch.h"
 

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#include "cuda/arch.h"
+#include "cuda/arch_types.h"
 #include "native/cpu/job.h"
 #include "native/plan/gpu_plan.h"
 

@@ -7,6 +7,11 @@
 #include "native/cpu/isa.h"
 #include "native/cpu/machine.h"
 #include "native/ffi/cpu_handlers.h"
+#include "native/plan/gpu_plan.h"
+
+#ifdef JP_WITH_CUDA
+#include "native/ffi/gpu_handlers.h"
+#endif
 
 namespace nb = nanobind;
 
@@ -23,6 +28,12 @@ nb::dict Targets() {
   cpu["jax_persistent.backward"] = Handler(jp::ffi::CpuBackward);
   nb::dict platforms;
   platforms["cpu"] = cpu;
+#ifdef JP_WITH_CUDA
+  nb::dict cuda;
+  cuda["jax_persistent.forward"] = Handler(jp::ffi::GpuForward);
+  cuda["jax_persistent.backward"] = Handler(jp::ffi::GpuBackward);
+  platforms["CUDA"] = cuda;
+#endif
   return platforms;
 }
 
@@ -62,6 +73,52 @@ nb::dict CpuFacts(int threads) {
   return d;
 }
 
+jp::GpuNumber NumberOf(const std::string& number) {
+  if (number == "bfloat16") return jp::GpuNumber::kBfloat16;
+  if (number == "float16") return jp::GpuNumber::kFloat16;
+  if (number == "tf32") return jp::GpuNumber::kTf32;
+  if (number == "float32") return jp::GpuNumber::kFloat32;
+  throw nb::value_error(("unknown number '" + number + "'").c_str());
+}
+
+nb::dict PlanGpu(const std::string& cell, bool backward, const std::string& number, int64_t groups,
+                 int64_t batch, int64_t hidden, const std::string& exchange, int architecture,
+                 int processors, int shared_bytes, int cluster_blocks, int64_t l2_bytes) {
+  const jp::CellTraits* traits = jp::FindCell(cell);
+  if (traits == nullptr) throw nb::value_error(("unknown cell '" + cell + "'").c_str());
+  const auto residency = jp::ResidencyOf(exchange);
+  if (!residency) throw nb::value_error(("unknown exchange '" + exchange + "'").c_str());
+  const jp::GpuFacts facts{architecture, processors, shared_bytes, cluster_blocks, l2_bytes};
+  const jp::GpuPlan plan =
+      jp::PlanGpu({*traits, backward, NumberOf(number), groups, batch, hidden}, facts, *residency);
+  nb::dict d;
+  d["runs"] = plan.runs;
+  d["residency"] = plan.residency;
+  d["explanation"] = plan.explanation;
+  d["workers"] = plan.pass.slices;
+  d["teams"] = plan.teams;
+  d["tiles_per_team"] = plan.pass.tiles_per_team;
+  d["warps_for_units"] = plan.pass.warps_m;
+  d["warps_for_depth"] = plan.pass.warps_k;
+  d["chunks"] = plan.pass.warp_chunks;
+  d["shared_chunks"] = plan.pass.shared_chunks;
+  d["streamed_chunks"] = plan.pass.stream_chunks;
+  d["shared_bytes"] = plan.pass.shared_bytes;
+  d["packed_bytes"] = plan.weight_bytes;
+  return d;
+}
+
+nb::dict GpuFacts(int architecture) {
+  const jp::GpuFacts facts = jp::GpuOfArchitecture(architecture);
+  nb::dict d;
+  d["architecture"] = facts.architecture;
+  d["processors"] = facts.processors;
+  d["shared_bytes"] = facts.shared_bytes;
+  d["cluster_blocks"] = facts.cluster_blocks;
+  d["l2_bytes"] = facts.l2_bytes;
+  return d;
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -73,4 +130,10 @@ NB_MODULE(_native, m) {
   m.def("plan_cpu", &PlanCpu, nb::arg("cell"), nb::arg("hidden"), nb::arg("batch"),
         nb::arg("weight_bytes"), nb::arg("threads"), nb::arg("lanes"), nb::arg("registers"),
         nb::arg("l2_bytes"), nb::arg("l3_bytes"));
+  m.def("cuda_architectures", [] { return std::string(JP_CUDA_ARCHITECTURES); });
+  m.def("gpu_facts", &GpuFacts, nb::arg("architecture"));
+  m.def("plan_gpu", &PlanGpu, nb::arg("cell"), nb::arg("backward"), nb::arg("number"),
+        nb::arg("groups"), nb::arg("batch"), nb::arg("hidden"), nb::arg("exchange"),
+        nb::arg("architecture"), nb::arg("processors"), nb::arg("shared_bytes"),
+        nb::arg("cluster_blocks"), nb::arg("l2_bytes"));
 }

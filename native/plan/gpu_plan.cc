@@ -189,6 +189,13 @@ GpuPlan PlanGpu(const GpuProblem& problem, const GpuFacts& facts, GpuResidency r
   return plan;
 }
 
+std::optional<GpuResidency> ResidencyOf(std::string_view exchange) {
+  if (exchange.empty()) return GpuResidency::kAny;
+  if (exchange == "grid" || exchange == "grid-barrier") return GpuResidency::kGrid;
+  if (exchange == "cluster") return GpuResidency::kCluster;
+  return std::nullopt;
+}
+
 GpuFacts GpuOfArchitecture(int architecture) {
   constexpr int64_t kMiB = 1 << 20;
   switch (architecture) {

@@ -9,7 +9,9 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
+#include <string_view>
 
 #include "native/cells/cell.h"
 
@@ -105,6 +107,10 @@ struct GpuProblem {
 
 // Precondition: groups, batch and hidden are at least 1.
 GpuPlan PlanGpu(const GpuProblem& problem, const GpuFacts& facts, GpuResidency residency);
+
+// The residency that a caller's word for the exchange asks for: "" (any), "grid", "grid-barrier" or
+// "cluster"; nothing for other words.
+std::optional<GpuResidency> ResidencyOf(std::string_view exchange);
 
 // The flagship of an architecture, for plans without a device: 80, 86, 89, 90 or 100; others have
 // no processors.

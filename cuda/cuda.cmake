@@ -1,0 +1,51 @@
+# Adds the GPU kernels to the module, where there is an nvcc to build them: the one that CMake finds
+# or is told of (CMAKE_CUDA_COMPILER, CUDACXX), or else PyPI's, beside the Python that builds.
+
+set(JAX_PERSISTENT_CUDA AUTO CACHE STRING "Build the GPU kernels: ON, OFF, or AUTO (if nvcc is found)")
+set(JAX_PERSISTENT_CUDA_ARCHITECTURES "80-real;86-real;89-real;90a-real;100-real;90-virtual"
+  CACHE STRING "As in CMAKE_CUDA_ARCHITECTURES; the last is PTX for GPUs that come later")
+
+set(JP_CUDA_ARCHITECTURES "")  # what the module says it has
+if(JAX_PERSISTENT_CUDA)
+  include(CheckLanguage)
+  if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
+    execute_process(
+      COMMAND ${Python_EXECUTABLE} -c "import sysconfig; print(sysconfig.get_path('purelib'))"
+      OUTPUT_VARIABLE site OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
+    find_program(JP_NVCC nvcc HINTS ENV CUDA_PATH PATHS /usr/local/cuda/bin ${site}/nvidia/cu13/bin)
+    if(JP_NVCC)
+      set(CMAKE_CUDA_COMPILER ${JP_NVCC})
+    endif()
+  endif()
+  set(CMAKE_CUDA_ARCHITECTURES ${JAX_PERSISTENT_CUDA_ARCHITECTURES})
+  check_language(CUDA)
+  if(CMAKE_CUDA_COMPILER)
+    enable_language(CUDA)
+    find_package(CUDAToolkit REQUIRED)
+    if(CUDAToolkit_VERSION VERSION_LESS 13.0)
+      message(WARNING "nvcc is ${CUDAToolkit_VERSION}; the GPU kernels are tested with 13.0")
+    endif()
+    set(JP_CUDA_ARCHITECTURES ${JAX_PERSISTENT_CUDA_ARCHITECTURES})
+  elseif(NOT JAX_PERSISTENT_CUDA STREQUAL "AUTO")
+    message(FATAL_ERROR "JAX_PERSISTENT_CUDA is ${JAX_PERSISTENT_CUDA}, but there is no nvcc")
+  else()
+    message(STATUS "No nvcc: the GPU kernels are left out")
+  endif()
+endif()
+
+if(JP_CUDA_ARCHITECTURES)
+  jp_cuda_instances(cu)
+  add_library(jp_cuda OBJECT ${JP_CUDA_INSTANCES} cuda/kernels.cc cuda/gpu.cc)
+  set_target_properties(jp_cuda PROPERTIES CUDA_RUNTIME_LIBRARY Static)
+  target_include_directories(jp_cuda PUBLIC ${PROJECT_SOURCE_DIR})
+  target_include_directories(jp_cuda SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
+  target_compile_options(jp_cuda PRIVATE
+    $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 --expt-relaxed-constexpr -UNDEBUG -Xfatbin=-compress-all>)
+  target_sources(_native PRIVATE native/ffi/gpu_handlers.cc)
+  target_link_libraries(_native PRIVATE jp_cuda CUDA::cudart_static)
+endif()
+list(JOIN JP_CUDA_ARCHITECTURES " " JP_CUDA_ARCHITECTURES)
+target_compile_definitions(_native PRIVATE "JP_CUDA_ARCHITECTURES=\"${JP_CUDA_ARCHITECTURES}\"")
+if(JP_CUDA_ARCHITECTURES)
+  target_compile_definitions(_native PRIVATE JP_WITH_CUDA)
+endif()

@@ -1,0 +1,132 @@
+#include "cuda/gpu.h"
+
+#include <cuda_runtime_api.h>
+
+#include <array>
+#include <mutex>
+#include <stdexcept>
+
+namespace jp::cuda {
+namespace {
+
+constexpr int kPortableCluster = 8;
+
+std::string Describe(const char* what, cudaError_t error) {
+  std::string text =
+      std::string(what) + ": " + cudaGetErrorName(error) + " (" + cudaGetErrorString(error) + ")";
+  if (error == cudaErrorAssert) text += "; what stood still is on stderr, under jax_persistent";
+  return text;
+}
+
+int Query(cudaDeviceAttr attribute, int device) {
+  int value = 0;
+  const cudaError_t error = cudaDeviceGetAttribute(&value, attribute, device);
+  if (error != cudaSuccess) throw std::runtime_error(Describe("cudaDeviceGetAttribute", error));
+  return value;
+}
+
+GpuFacts FactsOf(int device) {
+  GpuFacts facts{};
+  facts.architecture = 10 * Query(cudaDevAttrComputeCapabilityMajor, device) +
+                       Query(cudaDevAttrComputeCapabilityMinor, device);
+  // Without cooperative launches blocks that wait for each other might never meet.
+  if (Query(cudaDevAttrCooperativeLaunch, device) != 0) {
+    facts.processors = Query(cudaDevAttrMultiProcessorCount, device);
+  }
+  facts.shared_bytes = Query(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  facts.l2_bytes = Query(cudaDevAttrL2CacheSize, device);
+  // 16 blocks, past the portable 8, are Hopper's and data-centre Blackwell's.
+  const int most = facts.architecture < 120 ? 16 : kPortableCluster;
+  facts.cluster_blocks = Query(cudaDevAttrClusterLaunch, device) != 0 ? most : 1;
+  return facts;
+}
+
+// A stream of the GPU as cuda/recurrence.h's device; remembers the first thing that fails.
+class StreamDevice {
+ public:
+  explicit StreamDevice(cudaStream_t stream) : stream_(stream) {}
+
+  bool Fill(void* to, int byte, int64_t bytes) {
+    return Note("cudaMemsetAsync", cudaMemsetAsync(to, byte, bytes, stream_));
+  }
+  bool CopyRows(void* to, int64_t to_pitch, const void* from, int64_t from_pitch, int64_t width,
+                int64_t rows) {
+    return Note("cudaMemcpy2DAsync", cudaMemcpy2DAsync(to, to_pitch, from, from_pitch, width, rows,
+                                                       cudaMemcpyDeviceToDevice, stream_));
+  }
+  template <class Arrays>
+  bool Launch(Kernel<Arrays> kernel, LaunchArgs<Arrays> args, int blocks, int cluster) {
+    const auto function = reinterpret_cast<const void*>(kernel);
+    const auto set = [&](cudaFuncAttribute attribute, int value) {
+      return Note("cudaFuncSetAttribute", cudaFuncSetAttribute(function, attribute, value));
+    };
+    if (!set(cudaFuncAttributeMaxDynamicSharedMemorySize, args.pass.shared_bytes)) return false;
+    if (cluster > kPortableCluster && !set(cudaFuncAttributeNonPortableClusterSizeAllowed, 1)) {
+      return false;
+    }
+    cudaLaunchAttribute attribute{};
+    if (args.pass.cluster) {
+      attribute.id = cudaLaunchAttributeClusterDimension;
+      attribute.val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
+    } else {  // or an error: never a launch whose blocks cannot all be there
+      attribute.id = cudaLaunchAttributeCooperative;
+      attribute.val.cooperative = 1;
+    }
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(blocks);
+    config.blockDim = dim3(args.pass.threads());
+    config.dynamicSmemBytes = args.pass.shared_bytes;
+    config.stream = stream_;
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+    void* arguments[] = {&args};
+    return Note("cudaLaunchKernelExC", cudaLaunchKernelExC(&config, function, arguments));
+  }
+
+  const std::string& error() const { return error_; }
+
+ private:
+  bool Note(const char* what, cudaError_t error) {
+    if (error != cudaSuccess && error_.empty()) error_ = Describe(what, error);
+    return error == cudaSuccess;
+  }
+
+  cudaStream_t stream_;
+  std::string error_;
+};
+
+template <class Arrays>
+std::string EnqueueCall(const Call<Arrays>& call, void* stream, const Allocate& allocate) {
+  const int64_t bytes = LayOutScratch(call).bytes;
+  auto* const scratch = static_cast<unsigned char*>(bytes > 0 ? allocate(bytes) : nullptr);
+  if (bytes > 0 && scratch == nullptr) {
+    return "no memory for " + std::to_string(bytes) + " bytes of scratch";
+  }
+  StreamDevice device(static_cast<cudaStream_t>(stream));
+  Run(call, scratch, device);
+  return device.error();
+}
+
+}  // namespace
+
+GpuFacts ThisGpu() {
+  constexpr int kMostDevices = 64;
+  static std::mutex mutex;
+  static std::array<GpuFacts, kMostDevices> known{};
+  int device = 0;
+  const cudaError_t error = cudaGetDevice(&device);
+  if (error != cudaSuccess) throw std::runtime_error(Describe("cudaGetDevice", error));
+  if (device >= kMostDevices) return FactsOf(device);
+  const std::lock_guard lock(mutex);
+  if (known[device].architecture == 0) known[device] = FactsOf(device);
+  return known[device];
+}
+
+std::string Enqueue(const Call<cpu::Forward>& call, void* stream, const Allocate& allocate) {
+  return EnqueueCall(call, stream, allocate);
+}
+std::string Enqueue(const Call<cpu::Backward>& call, void* stream, const Allocate& allocate) {
+  return EnqueueCall(call, stream, allocate);
+}
+
+}  // namespace jp::cuda
