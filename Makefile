@@ -16,9 +16,9 @@ PYTHON ?= python3
 WERROR ?= OFF
 JOBS ?= 2
 bin := .venv/bin
-folders := $(wildcard native cuda tests/native)
-native_sources := $(shell find $(folders) -name '*.cc' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
-built_from := pyproject.toml CMakeLists.txt $(filter-out tests/%,$(native_sources))
+folders := $(wildcard native cuda tests/native tests/cuda)
+native_sources := $(shell find $(folders) -name "*.cc" -o -name "*.h" -o -name "*.cuh")
+built_from := pyproject.toml CMakeLists.txt cuda/cuda.cmake cuda/instance.in $(filter-out tests/%,$(native_sources))
 
 .PHONY: setup train test lint native-test pytest format
 setup: .venv/installed

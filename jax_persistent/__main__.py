@@ -18,7 +18,7 @@ from jax_persistent import compat
 from jax_persistent.ffi.registration import native_module
 
 _PACKAGES = ("jax", "jaxlib", "flax")
-_SOURCES = (".cc", ".h")
+_SOURCES = (".cc", ".h", ".cuh", ".in", ".cmake")
 
 
 def newer_source(module: ModuleType) -> Path | None:
@@ -27,7 +27,8 @@ def newer_source(module: ModuleType) -> Path | None:
     An installed package has no sources beside it, and is always current.
     """
     root = Path(jax_persistent.__file__).parents[1]
-    sources = [path for path in (root / "native").rglob("*") if path.suffix in _SOURCES]
+    folders = (root / "native", root / "cuda")
+    sources = [p for f in folders for p in f.rglob("*") if p.suffix in _SOURCES]
     newest = max(sources, key=lambda path: path.stat().st_mtime, default=None)
     if newest is None or module.__file__ is None:
         return None
@@ -52,7 +53,8 @@ def describe_native(module: ModuleType) -> Iterator[tuple[str, str]]:
     yield "CPU kernels", f"{module.cpu_isa()}, {facts['lanes']} float32 lanes"
     yield "CPU threads", str(facts["threads"])
     yield "CPU caches", f"L2 {facts['l2_bytes'] >> 10} KiB a core, L3 {facts['l3_bytes'] >> 10} KiB"
-    yield "CUDA kernels", "not built"
+    built = module.cuda_architectures()
+    yield "CUDA kernels", built or "not built: no nvcc was found when the rest was"
 
 
 def info() -> int:

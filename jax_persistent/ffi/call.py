@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -11,19 +13,67 @@ from jax import Array
 
 from jax_persistent.ffi.registration import native_module
 
-PLATFORMS = ("cpu",)
+PLATFORMS = ("cpu", "cuda")
 FORWARD = "jax_persistent.forward"
 BACKWARD = "jax_persistent.backward"
-_DTYPES = {"cpu": ("float32", "bfloat16")}
+EXCHANGE = "JAX_PERSISTENT_CUDA_EXCHANGE"
+_DTYPES = {"cpu": ("float32", "bfloat16"), "cuda": ("float32", "bfloat16", "float16")}
+_ATTRIBUTES = {
+    "cpu": ("cell", "reverse", "time_major"),
+    "cuda": ("cell", "reverse", "time_major", "tf32", "exchange"),
+}
+_EXCHANGES = ("", "grid", "grid-barrier", "cluster")
+_ASSUMED_ARCHITECTURE = 90  # where a program is lowered for a GPU that is not here
 
 
-def refusal(platform: str, dtype: Any) -> str | None:
-    """Why this platform has no kernel for these operands, or None if it has."""
+@dataclass(frozen=True)
+class Sizes:
+    """What a platform's planner asks of a call."""
+
+    cell: str
+    target: str
+    dtype: Any
+    groups: int
+    batch: int
+    hidden: int
+    tf32: bool = False
+
+
+def refusal(platform: str, sizes: Sizes) -> str | None:
+    """Why this platform has no kernel for such a call, or None if it has."""
+    reason = refusal_of_dtype(platform, sizes.dtype)
+    if reason is not None or platform != "cuda":
+        return reason
+    if not native_module().cuda_architectures():
+        return "this build has no CUDA kernels, as no nvcc was found when it was built"
+    found = gpu_plan(sizes, gpu_facts())
+    return None if found["runs"] else found["explanation"]
+
+
+def refusal_of_dtype(platform: str, dtype: Any) -> str | None:
+    """Why this platform has no kernel for this type, or None if it has."""
     name = np.dtype(dtype).name
-    if name not in _DTYPES[platform]:
-        known = " and ".join(_DTYPES[platform])
-        return f"no {platform} kernel for {name}; there is one for {known}"
-    return None
+    if name in _DTYPES[platform]:
+        return None
+    *others, last = _DTYPES[platform]
+    return f"no {platform} kernel for {name}; there is one for {', '.join(others)} and {last}"
+
+
+def cuda_exchange() -> str:
+    """How CUDA blocks are told to exchange messages; "" leaves it to the planner.
+
+    Raises ValueError where the environment variable has another value.
+    """
+    value = os.environ.get(EXCHANGE, "")
+    if value not in _EXCHANGES:
+        known = ", ".join(repr(e) for e in _EXCHANGES[1:])
+        raise ValueError(f"{EXCHANGE}: expected one of {known}, or nothing; got {value!r}")
+    return value
+
+
+def attributes(platform: str, static: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `static` that the platform's targets take."""
+    return {name: static[name] for name in _ATTRIBUTES[platform]}
 
 
 def kernel_call(
@@ -39,3 +89,36 @@ def cpu_plan(cell: str, hidden: int, batch: int, weight_bytes: int, threads: int
     """The native planner's answer for this machine's CPU."""
     native = native_module()
     return native.plan_cpu(cell, hidden, batch, weight_bytes, **native.cpu_facts(threads))
+
+
+def gpu_facts(device: Any = None) -> dict[str, int]:
+    """What the planner asks of a GPU.
+
+    Args:
+      device: a GPU, an architecture (90 for sm_90), whose flagship is meant, or None: the first GPU
+        of this machine, and the assumed architecture's flagship if it has none.
+    """
+    if device is None:
+        try:
+            device = jax.devices("cuda")[0]
+        except RuntimeError:
+            device = _ASSUMED_ARCHITECTURE
+    if isinstance(device, int):
+        return native_module().gpu_facts(device)
+    architecture = int(device.compute_capability.replace(".", ""))
+    return {**native_module().gpu_facts(architecture), "processors": device.core_count}
+
+
+def gpu_plan(sizes: Sizes, facts: Mapping[str, int]) -> dict[str, Any]:
+    """The native planner's answer for a GPU."""
+    number = np.dtype(sizes.dtype).name
+    return native_module().plan_gpu(
+        sizes.cell,
+        sizes.target == BACKWARD,
+        "tf32" if number == "float32" and sizes.tf32 else number,
+        sizes.groups,
+        sizes.batch,
+        sizes.hidden,
+        cuda_exchange(),
+        **facts,
+    )

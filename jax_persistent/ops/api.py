@@ -164,7 +164,9 @@ def _run(
     row_lengths = checks.check_lengths(lengths, batch, steps)
     initial = checks.check_initial_state(cell, initial_state, x, batch, kernel.shape[0])
     compute = partial(
-        _project_and_run, Spec(cell, bool(reverse), bool(time_major), backend), lengths is not None
+        _project_and_run,
+        Spec(cell, bool(reverse), bool(time_major), backend, checks.tf32_is_asked_for()),
+        lengths is not None,
     )
     sequence = "T B {}" if time_major else "B T {}"
     dims = {

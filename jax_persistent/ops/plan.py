@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from jax.typing import DTypeLike
 
 from jax_persistent.ffi import call
 from jax_persistent.ops.cells import CELLS, GRU, LSTM, Cell
-from jax_persistent.ops.spec import DTYPES
+from jax_persistent.ops.spec import DTYPES, tf32_is_asked_for
 
 _NAMES = {"lstm": LSTM, "gru": GRU, "elman": CELLS["elman_tanh"]}
 
@@ -55,8 +56,9 @@ def plan(
       hidden: H, units.
       batch: B, rows a device works on at once.
       dtype: of the operands.
-      device: a device or a platform's name; the default device if not given. For another machine's
-        CPU only the platform is known, and this machine's caches are assumed.
+      device: a device, a platform's name, or a GPU architecture such as "sm_90", whose flagship is
+        meant; the default device if not given. For another machine's CPU only the platform is
+        known, and this machine's caches are assumed; for "cuda", its first GPU, or sm_90.
 
     Raises:
       ValueError: an unknown cell, a size below 1, or a dtype that no recurrence has.
@@ -70,9 +72,17 @@ def plan(
     if platform not in call.PLATFORMS:
         kernels = ", ".join(call.PLATFORMS)
         return Plan("reference", f"no kernel for platform {platform!r}; there are for {kernels}")
-    reason = call.refusal(platform, element)
+    forward_sizes, backward_sizes = (
+        call.Sizes(known.name, target, element, 1, batch, hidden, tf32_is_asked_for())
+        for target in (call.FORWARD, call.BACKWARD)
+    )
+    reason = call.refusal_of_dtype(platform, element)
     if reason is not None:
         return Plan("reference", reason)
+    if platform == "cuda":
+        facts = call.gpu_facts(_gpu(device))
+        passes = call.gpu_plan(forward_sizes, facts), call.gpu_plan(backward_sizes, facts)
+        return _gpu_plan(*passes)
     found = call.cpu_plan(known.name, hidden, batch, element.itemsize, os.cpu_count() or 1)
     forward = found["forward"]
     return Plan(
@@ -83,6 +93,29 @@ def plan(
         packed_bytes=forward["packed_bytes"],
         details={"forward": forward, "backward": found["backward"]},
     )
+
+
+def _gpu_plan(forward: dict[str, Any], backward: dict[str, Any]) -> Plan:
+    reason = forward["explanation"]
+    if not forward["runs"]:
+        return Plan("reference", reason)
+    if not backward["runs"]:
+        reason += f". Backward runs as the reference: {backward['explanation']}"
+    return Plan(
+        backend="native",
+        reason=reason,
+        residency=forward["residency"],
+        workers=forward["workers"],
+        packed_bytes=forward["packed_bytes"],
+        details={"forward": forward, "backward": backward},
+    )
+
+
+def _gpu(device: jax.Device | str | None) -> jax.Device | int | None:
+    """The device, the architecture that its name means, or None for the first one here."""
+    if not isinstance(device, str):
+        return device
+    return int(device.removeprefix("sm_")) if device.startswith("sm_") else None
 
 
 def _cell(name: Any) -> Cell:
@@ -104,7 +137,9 @@ def _element(dtype: Any) -> Any:
 
 def _platform(device: jax.Device | str | None) -> str:
     if device is None:
-        return jax.default_backend()
-    if isinstance(device, str):
-        return device
-    return device.platform
+        name = jax.default_backend()
+    else:
+        name = device if isinstance(device, str) else device.platform
+    if re.fullmatch(r"gpu|sm_\d+", name):
+        return "cuda"
+    return name

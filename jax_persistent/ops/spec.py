@@ -16,6 +16,16 @@ from jax import Array
 from jax_persistent.ops.cells import CELLS, Cell
 
 BACKENDS = (None, "native", "reference")
+# jax's matmul precisions that tf32 satisfies, as it does on a GPU for jax's own products.
+_AT_MOST_TF32 = (
+    "default",
+    "fastest",
+    "high",
+    "bfloat16",
+    "tensorfloat32",
+    "BF16_BF16_F32",
+    "TF32_TF32_F32",
+)
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
@@ -27,6 +37,7 @@ class Spec:
     reverse: bool = False
     time_major: bool = False
     backend: str | None = None
+    tf32: bool = False  # float32 products may be rounded to it, where the hardware has it
 
     @property
     def time_axis(self) -> int:
@@ -89,6 +100,12 @@ def elman_cell(activation: str) -> Cell:
         known = ", ".join(repr(n.removeprefix("elman_")) for n in CELLS if n.startswith("elman_"))
         raise ValueError(f"activation: expected one of {known}; got {activation!r}")
     return CELLS[name]
+
+
+def tf32_is_asked_for() -> bool:
+    """Whether the user asks for less than float32, as with `jax.default_matmul_precision`."""
+    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    return precision in _AT_MOST_TF32
 
 
 def check_flags(reverse: Any, time_major: Any, backend: Any) -> None:

@@ -137,21 +137,28 @@ def _batch(primitive: Primitive, kind: type, operands, axes, *, spec: Spec, **pa
     return unfold(of_results, size, results, into)
 
 
-def _native(kind: type, target: str, function, *flat: Array, spec: Spec, save: bool = True):
+def _native(
+    platform: str, kind: type, target: str, function, *flat: Array, spec: Spec, save: bool = True
+):
     """The kernel, or the reference where there is none and the caller left us the choice."""
     operands = _unflatten(kind, spec, flat)
-    reason = call.refusal("cpu", operands.recurrent_kernel.dtype)
+    (groups, hidden, _), dtype = operands.recurrent_kernel.shape, operands.recurrent_kernel.dtype
+    batch = operands.lengths.shape[1]
+    sizes = call.Sizes(spec.cell.name, target, dtype, groups, batch, hidden, spec.tf32)
+    reason = call.refusal(platform, sizes)
     if reason is not None:
         if spec.backend == "native":
             message = f"backend='native': {reason}. Use backend=None or 'reference'"
             raise NotImplementedError(message)
         return _reference(kind, function, *flat, spec=spec, save=save)
     static = {
-        "platform": "cpu",
+        "platform": platform,
         "target": target,
         "cell": spec.cell.name,
         "reverse": spec.reverse,
         "time_major": spec.time_major,
+        "tf32": spec.tf32,
+        "exchange": call.cuda_exchange(),
         "save": save,
     }
     dims = _dims(kind, spec), _dims(_RESULTS_OF[kind], spec, save=save)
@@ -164,7 +171,7 @@ def _kernel(static: Mapping[str, Any], *local: Array) -> list[Array]:
     spec = Spec(CELLS[static["cell"]], static["reverse"], static["time_major"])
     kind, like = (Problem, "gates_x") if target == call.FORWARD else (Backward, "outputs")
     shapes = _abstract(kind, like, *map(jax.typeof, local), spec=spec, save=save)
-    attributes = {name: static[name] for name in ("cell", "reverse", "time_major")}
+    attributes = call.attributes(static["platform"], static)
     return call.kernel_call(target, local, shapes, attributes)
 
 
@@ -204,8 +211,10 @@ for _p, _kind, _target, _function in (
     (forward_p, Problem, call.FORWARD, reference.forward),
     (backward_p, Backward, call.BACKWARD, reference.backward),
 ):
-    _rule = mlir.lower_fun(partial(_native, _kind, _target, _function), multiple_results=True)
-    mlir.register_lowering(_p, _rule, platform="cpu")
+    for _platform in call.PLATFORMS:
+        _lowering = partial(_native, _platform, _kind, _target, _function)
+        _rule = mlir.lower_fun(_lowering, multiple_results=True)
+        mlir.register_lowering(_p, _rule, platform=_platform)
 
 
 def _forward_jvp(primals, tangents, *, spec: Spec, save: bool):
