@@ -63,8 +63,8 @@ class Tiles(NamedTuple):
 
 
 def tiles_of(sharding: Any, rank: int) -> Tiles:
-    """What XLA's sharding of an array of this rank says; without tiles there is one piece."""
-    if not sharding.is_tiled():
+    """What XLA's sharding of an array of this rank says; without one there is one piece."""
+    if sharding is None or not sharding.is_tiled():
         return Tiles(np.zeros((1,) * rank, np.int64), ())
     kinds = tuple(sharding.subgroup_types())
     if sharding.replicate_on_last_tile_dim():
@@ -132,27 +132,34 @@ def module_of(function: Callable[..., Any], operands: Sequence[Any], platform: s
 
 
 def register_partitioner(
-    target: str, partition: Callable[[str, Sequence[Any], Sequence[Any]], Any]
+    target: str,
+    placed: Callable[[str, Sequence[Any]], tuple[Sequence[Any], Sequence[Any]]],
+    program: Callable[[str, Sequence[Any], Sequence[Any]], bytes],
 ) -> None:
-    """Has XLA ask `partition` how to split the calls of `target`.
+    """Has XLA ask how to split the calls of `target`. What is asked must not raise.
 
-    It gets a call's description, its operands' shapes and their shardings, and answers with one
-    device's program and the shardings of operands and of results.
+    Args:
+      target: the name of the calls.
+      placed: from a call's description and the shardings of its operands to the shardings that it
+        wants, of operands and of results.
+      program: from the description and the operands' shapes and shardings to one device's program.
     """
 
     def split(shapes: Any, shardings: Any, result: Any, _: Any, description: bytes) -> Any:
-        program, of_operands, of_results = partition(description.decode(), shapes, shardings)
-        return program, of_operands, _packed(result, of_results)
+        call = description.decode()
+        operands, results = placed(call, shardings)
+        return program(call, shapes, operands), operands, _packed(result, results)
 
-    def propagated(shapes: Any, shardings: Any, result: Any, description: bytes) -> Any:
-        return _packed(result, partition(description.decode(), shapes, shardings)[2])
+    def inferred(shapes: Any, shardings: Any, result: Any, description: bytes) -> Any:
+        del shapes
+        return _packed(result, placed(description.decode(), shardings)[1])
 
     def asked_for(sharding: Any, shape: Any, description: bytes) -> Any:
         del shape, description
         return sharding
 
     register = partial(
-        xla_client.register_custom_call_partitioner, target, asked_for, split, propagated
+        xla_client.register_custom_call_partitioner, target, asked_for, split, inferred
     )
     register()
     xla_bridge.register_plugin_callbacks(register)

@@ -84,19 +84,24 @@ partitioned_p.def_abstract_eval(_abstract)
 mlir.register_lowering(partitioned_p, _lower)
 
 
-def _partition(described: str, shapes: Sequence[Any], placed: Sequence[Any]) -> Any:
-    """XLA's question: the program of one device, and where it has its operands and its results."""
+def _placed(described: str, placed: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+    """The shardings that a call has its operands and its results in, given its operands' own."""
     call = json.loads(described)
     leader = _leader(call["operands"], placed)
-    operands, results = (
-        [_like(*leader, dims) for dims in call[which]] for which in ("operands", "results")
+    return (
+        [_like(*leader, dims) for dims in call["operands"]],
+        [_like(*leader, dims) for dims in call["results"]],
     )
+
+
+def _program(described: str, shapes: Sequence[Any], placed: Sequence[Any]) -> bytes:
+    """The call on what one device has."""
+    call = json.loads(described)
     local = [
         jax.ShapeDtypeStruct(compat.shape_of_a_tile(shape, sharding), shape.numpy_dtype())
-        for shape, sharding in zip(shapes, operands, strict=True)
+        for shape, sharding in zip(shapes, placed, strict=True)
     ]
-    program = compat.module_of(_function(call), local, call["static"]["platform"])
-    return program, operands, results
+    return compat.module_of(_function(call), local, call["static"]["platform"])
 
 
 def _leader(operands: Sequence[str], placed: Sequence[Any]) -> tuple[str, compat.Tiles]:
@@ -128,4 +133,4 @@ def _like(leading: str, tiles: compat.Tiles, dims: str) -> Any:
     return compat.sharding_of(compat.Tiles(ordered, kinds))
 
 
-compat.register_partitioner(TARGET, _partition)
+compat.register_partitioner(TARGET, _placed, _program)

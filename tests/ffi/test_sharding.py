@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import partial
 from typing import Any
 
@@ -67,7 +68,8 @@ def test_a_batch_is_split_without_a_gather(cell, flags, explicit):
     rows = (None, "data") if flags else ("data",)
     gradient = jit(gradients_of(partial(call, cell, **flags)))
     split = put(mesh, x, *rows), *weights, *put(mesh, (states, LENGTHS), "data")
-    compiled = gradient.lower(*split).compile()
+    with jax.set_mesh(mesh) if flags else contextlib.nullcontext():
+        compiled = gradient.lower(*split).compile()
     assert len(kernel_results(compiled)) == 2
     assert_only_sums(compiled, 4)  # the loss, and the gradients of W, R and b
     found = compiled(*split)
@@ -129,6 +131,22 @@ def test_wherever_operands_are_results_are_right(place):
         local = f"f32[1,{ROWS // pieces},{STEPS}"
         assert set(kernel_results(compiled)) == {f"{local},{UNITS}]", f"{local},{4 * UNITS}]"}
     close(compiled(*split), gradient(x, w, r, b, states, LENGTHS))
+
+
+def test_the_older_partitioner_splits_as_well():
+    """`jax_use_shardy_partitioner=False`, which jax is about to drop."""
+    mesh = mesh_of(model=2, data=4)
+    x, *weights, states = arrays("gru")
+    split = put(mesh, x, "data"), *weights, *put(mesh, (states, LENGTHS), "data")
+    expected = jit(gradients_of(partial(call, "gru")))(x, *weights, states, LENGTHS)
+    jax.config.update("jax_use_shardy_partitioner", False)
+    try:
+        compiled = jit(gradients_of(partial(call, "gru"))).lower(*split).compile()
+    finally:
+        jax.config.update("jax_use_shardy_partitioner", True)
+    assert_only_sums(compiled, 4)
+    assert kernel_results(compiled)[0] == f"f32[1,{ROWS // 4},{STEPS},{UNITS}]"
+    close(compiled(*split), expected)
 
 
 def test_a_batch_that_does_not_divide():
