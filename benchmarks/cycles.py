@@ -62,7 +62,8 @@ class Layout:
     warps_m: int  # unit blocks of a block
     warps_k: int  # warps that share a unit block's K
     warp_chunks: int  # of a warp: 64 bytes of each row
-    stream_chunks: int  # of those, read from L2 at every step
+    shared_chunks: int  # of those, whose weights are in shared memory
+    stream_chunks: int  # and, read at every step, in L2
     tiles: int  # of 8 rows, that a team works on one after the other
     rows: int  # in use in a tile
     row_bytes: int  # of a message
@@ -96,7 +97,8 @@ def lay_out(shape: Shape, residency: str, backward: bool = False, chip: Chip = H
         warp_chunks = -(-chunks // warps_k)
         used = -(-unit_blocks // warps_m)
         all_tiles = -(-shape.batch // TILE_ROWS)
-        teams = max(1, min(chip.processors // blocks, all_tiles))
+        team = blocks if residency == "cluster" else used
+        teams = max(1, min(chip.processors // team, all_tiles))
         tiles = min(-(-all_tiles // teams), MOST_TILES)
         beyond = max(0, warp_chunks - in_registers)
         chunk_bytes = warps_m * warps_k * 2 * mma_tiles * 512
@@ -105,7 +107,8 @@ def lay_out(shape: Shape, residency: str, backward: bool = False, chip: Chip = H
             lane_floats += tiles * warps_m * slots * STATES[shape.cell]
             stage = warps_m * warps_k * 1024 if size == 4 else 0
             pitch = (chunks | 1) * CHUNK_BYTES if residency == "cluster" else 0
-            taken = 128 * lane_floats + stage + tiles * 2 * TILE_ROWS * pitch
+            barriers = 128 * -(-tiles // 8) if residency == "cluster" else 0
+            taken = 128 * lane_floats + stage + tiles * 2 * TILE_ROWS * pitch + barriers
             fitting = max(0, (chip.shared_bytes - taken) // chunk_bytes)
             streamed = max(0, beyond - fitting)
             if streamed == 0 or tiles == 1 or residency == "grid":
@@ -119,6 +122,7 @@ def lay_out(shape: Shape, residency: str, backward: bool = False, chip: Chip = H
             warps_m=warps_m,
             warps_k=warps_k,
             warp_chunks=warp_chunks,
+            shared_chunks=beyond - streamed,
             stream_chunks=streamed,
             tiles=tiles,
             rows=min(shape.batch, TILE_ROWS),
@@ -171,7 +175,7 @@ def predict(
         loads = sent / chip.dsmem_bytes + read + chip.shared_trip
     weights = 2 * at.mma_tiles * 512 * warps
     streamed = at.stream_chunks * weights / chip.l2_bytes
-    in_shared = max(0, at.warp_chunks - 8) * weights / chip.shared_bytes_per_cycle
+    in_shared = at.shared_chunks * weights / chip.shared_bytes_per_cycle
     product = max(_product(shape, at, chip), in_shared)
     # Each warp writes its sums; the warps of a pair read all of them.
     writes = warps * at.slots * at.sums * 128 / chip.shared_bytes_per_cycle

@@ -129,7 +129,12 @@ def load() -> float:
 
 
 def commit() -> str:
-    """The checkout's commit, with "-dirty" where a tracked file differs; "unknown" without git."""
+    """The checkout's commit, with "-dirty" where a tracked file differs; "unknown" without git.
+
+    A copy that has no .git may be told by the environment.
+    """
+    if "JAX_PERSISTENT_COMMIT" in os.environ:
+        return os.environ["JAX_PERSISTENT_COMMIT"]
     command = ["git", "describe", "--always", "--abbrev=12", "--dirty", "--exclude=*"]
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
