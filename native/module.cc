@@ -41,7 +41,7 @@ nb::dict PassAsDict(const jp::CpuPass& pass) {
   nb::dict d;
   d["workers"] = pass.slices;
   d["panels"] = pass.panels;
-  d["panel_units"] = pass.panel_units;
+  d["panel_vectors"] = pass.vectors;
   d["tile_rows"] = pass.tile_rows;
   d["packed_bytes"] = pass.packed_bytes;
   d["worker_bytes"] = pass.slice_bytes;

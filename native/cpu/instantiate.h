@@ -4,7 +4,9 @@
 #include "native/cells/elman.h"
 #include "native/cells/gru.h"
 #include "native/cells/lstm.h"
-#include "native/cpu/kernel.h"
+#include "native/cpu/backward.h"
+#include "native/cpu/forward.h"
+#include "native/cpu/isa.h"
 
 namespace jp::cpu::JP_ISA {
 

@@ -1,4 +1,4 @@
-// The matrix part: a tile of batch rows times a packed panel, with the sums in registers.
+// The matrix part: batch rows times a packed panel, a tile at a time, with the sums in registers.
 //
 // A panel is [K][vectors][lanes] floats, or [K/2][vectors][lanes][2] bfloat16: two rows of weights
 // interleaved, which widens to float with a shift and a mask, and is the order that bfloat16 dot
@@ -34,6 +34,19 @@ static inline void ForTiles(int64_t rows, const Tile& tile) {
   }
 }
 
+// Vector c of row kOdd of a pair of rows of weights.
+template <int kVectors, int kOdd>
+[[gnu::always_inline]] static inline Vec LoadWeights(const float* pair, int c) {
+  return Load(pair + (kOdd * kVectors + c) * kLanes);
+}
+
+template <int kVectors, int kOdd>
+[[gnu::always_inline]] static inline Vec LoadWeights(const bfloat16* pair, int c) {
+  VecU both;
+  std::memcpy(&both, pair + 2 * c * kLanes, sizeof both);
+  return (Vec)(kOdd ? HighHalves(both) : both << 16);
+}
+
 // A tile's sums. Every loop over one is unrolled whole: only then does it live in registers.
 #define JP_UNROLL _Pragma("GCC unroll 16")
 
@@ -41,109 +54,125 @@ template <int M, int kVectors>
 struct Sums {
   Vec at[M][kVectors] = {};
 
-  // Adds one step of depth: a value from each row of `in` times a row of weights.
-  [[gnu::always_inline]] void Add(const float* in, int64_t stride, const Vec (&weights)[kVectors]) {
-    JP_UNROLL
-    for (int m = 0; m < M; ++m) {
-      const Vec x = Broadcast(in[m * stride]);
+  // Adds one step of depth: a value from each row of `in` times row kOdd of a pair of rows of
+  // weights. Whichever are fewer, values or weights, wait in registers.
+  template <int kOdd, class T>
+  [[gnu::always_inline]] void Add(const float* in, int64_t stride, const T* pair) {
+    if constexpr (kVectors <= M) {
+      Vec weights[kVectors];
       JP_UNROLL
-      for (int c = 0; c < kVectors; ++c) at[m][c] += x * weights[c];
-    }
-  }
-
-  [[gnu::always_inline]] void AddTo(Vec (&sum)[M][kVectors]) const {
-    JP_UNROLL
-    for (int m = 0; m < M; ++m) {
+      for (int c = 0; c < kVectors; ++c) weights[c] = LoadWeights<kVectors, kOdd>(pair, c);
       JP_UNROLL
-      for (int c = 0; c < kVectors; ++c) sum[m][c] += at[m][c];
+      for (int m = 0; m < M; ++m) {
+        const Vec x = Broadcast(in[m * stride]);
+        JP_UNROLL
+        for (int c = 0; c < kVectors; ++c) at[m][c] = MulAdd(at[m][c], x, weights[c]);
+      }
+    } else {
+      Vec x[M];
+      JP_UNROLL
+      for (int m = 0; m < M; ++m) x[m] = Broadcast(in[m * stride]);
+      JP_UNROLL
+      for (int c = 0; c < kVectors; ++c) {
+        const Vec weights = LoadWeights<kVectors, kOdd>(pair, c);
+        JP_UNROLL
+        for (int m = 0; m < M; ++m) at[m][c] = MulAdd(at[m][c], x[m], weights);
+      }
     }
   }
 };
 
-// Row `kOdd` of a pair of rows of weights.
-template <int kOdd, int kVectors>
-[[gnu::always_inline]] static inline void LoadRow(const float* pair, Vec (&row)[kVectors]) {
-  JP_UNROLL
-  for (int c = 0; c < kVectors; ++c) row[c] = Load(pair + (kOdd * kVectors + c) * kLanes);
-}
-
-template <int kOdd, int kVectors>
-[[gnu::always_inline]] static inline void LoadRow(const bfloat16* pair, Vec (&row)[kVectors]) {
-  JP_UNROLL
-  for (int c = 0; c < kVectors; ++c) {
-    VecU both;
-    std::memcpy(&both, pair + 2 * c * kLanes, sizeof both);
-    row[c] = (Vec)(kOdd ? both & 0xffff0000u : both << 16);
-  }
-}
-
-// sum[m] += in[m][0..depth) x panel. `stride` separates the rows of `in`; depth is even.
-template <int M, int kVectors, class T>
-static inline void MultiplyTile(const float* in, int64_t stride, int64_t depth, const T* panel,
-                                Vec (&sum)[M][kVectors]) {
-  // A short tile has too few sums to hide the latency of an addition: it gets a second set.
-  constexpr bool kTwoChains = M * kVectors < 8;
+// out[m] = in[m][0..depth) x panel, or the same added to it. `stride` and `out_stride` separate the
+// rows of `in` and `out`; depth is even. A row alone has too few sums to hide the latency of an
+// addition: it gets a second set, and must have all of its depth at once.
+template <int M, int kVectors, bool kAlone, class T>
+static void MultiplyTile(const float* in, int64_t stride, int64_t depth, const T* panel, float* out,
+                         int64_t out_stride, bool add) {
   Sums<M, kVectors> even, odd;
+  if (add) {
+    JP_UNROLL
+    for (int m = 0; m < M; ++m) {
+      JP_UNROLL
+      for (int c = 0; c < kVectors; ++c) even.at[m][c] = Load(out + m * out_stride + c * kLanes);
+    }
+  }
   for (int64_t k = 0; k < depth; k += 2) {
     const T* pair = panel + k * (kVectors * kLanes);
-    Vec row[kVectors];
-    LoadRow<0>(pair, row);
-    even.Add(in + k, stride, row);
-    LoadRow<1>(pair, row);
-    (kTwoChains ? odd : even).Add(in + k + 1, stride, row);
+    even.template Add<0>(in + k, stride, pair);
+    (kAlone ? odd : even).template Add<1>(in + k + 1, stride, pair);
   }
-  even.AddTo(sum);
-  if constexpr (kTwoChains) odd.AddTo(sum);
-}
-
-// Rows of a batch whose sums are kept at once: with a chunk of a panel they fit the L1 cache.
-inline constexpr int kBlockRows = 48;
-inline constexpr int64_t kChunkBytes = 16 << 10;
-
-// sums[r] += in[r][0..depth) x panel for `rows` <= kBlockRows rows. Where several tiles need the
-// same weights, the panel is taken in chunks that stay in L1 from one tile to the next.
-template <int kVectors, class T>
-static inline void Multiply(const float* in, int64_t stride, int rows, int64_t depth,
-                            const T* panel, Vec (*sums)[kVectors]) {
-  constexpr int kRows = TileRows(kVectors, kRegisters);
-  constexpr int64_t kWidth = kVectors * kLanes;
-  const int64_t chunk =
-      rows <= kRows ? depth : kChunkBytes / static_cast<int64_t>(kWidth * sizeof(T)) / 2 * 2;
-  for (int64_t k = 0; k < depth; k += chunk) {
-    const int64_t length = depth - k < chunk ? depth - k : chunk;
-    ForTiles<kRows>(rows, [&](auto height, int64_t r) {
-      constexpr int M = decltype(height)::value;
-      Vec(&sum)[M][kVectors] = *reinterpret_cast<Vec(*)[M][kVectors]>(sums + r);
-      MultiplyTile<M, kVectors>(in + r * stride + k, stride, length, panel + k * kWidth, sum);
-    });
-  }
-}
-
-// Puts n values at depth k of vector c of a panel, zeros after them.
-template <int kVectors>
-static inline void PackVector(float* panel, int64_t k, int c, const float* from, int n) {
-  Store(panel + (k * kVectors + c) * kLanes, n ? LoadPart(from, n) : Vec{});
-}
-
-template <int kVectors>
-static inline void PackVector(bfloat16* panel, int64_t k, int c, const bfloat16* from, int n) {
-  bfloat16* to = panel + ((k / 2) * kVectors + c) * kLanes * 2 + k % 2;
-  for (int lane = 0; lane < kLanes; ++lane) to[2 * lane] = lane < n ? from[lane] : bfloat16{0};
-}
-
-// Fills vector c of a panel with the transpose of n rows of `columns` values each.
-template <int kVectors, class T>
-static inline void PackTransposed(T* panel, int64_t depth, int c, const T* rows, int64_t columns,
-                                  int n) {
-  constexpr int kBlock = 16;  // columns of a row read at a time: a cache line of floats
-  for (int64_t k0 = 0; k0 < depth; k0 += kBlock) {
-    const int64_t end = k0 + kBlock < depth ? k0 + kBlock : depth;
-    T block[kBlock][kLanes] = {};
-    for (int lane = 0; lane < n; ++lane) {
-      for (int64_t k = k0; k < end && k < columns; ++k)
-        block[k - k0][lane] = rows[lane * columns + k];
+  JP_UNROLL
+  for (int m = 0; m < M; ++m) {
+    JP_UNROLL
+    for (int c = 0; c < kVectors; ++c) {
+      const Vec sum = kAlone ? even.at[m][c] + odd.at[m][c] : even.at[m][c];
+      Store(out + m * out_stride + c * kLanes, sum);
     }
-    for (int64_t k = k0; k < end; ++k) PackVector<kVectors>(panel, k, c, block[k - k0], kLanes);
+  }
+}
+
+// All rows of a batch times a panel, in tiles of at most kRows.
+template <int kVectors, int kRows, class T>
+static void MultiplyTiles(const float* in, int64_t stride, int64_t rows, int64_t depth,
+                          const T* panel, float* out, int64_t out_stride, bool add) {
+  ForTiles<kRows>(rows, [&](auto height, int64_t r) {
+    MultiplyTile<decltype(height)::value, kVectors, false>(in + r * stride, stride, depth, panel,
+                                                           out + r * out_stride, out_stride, add);
+  });
+}
+
+template <int kVectors>
+static void MultiplyRows(const float* in, int64_t stride, int64_t rows, int64_t depth,
+                         const float* panel, float* out, int64_t out_stride) {
+  constexpr int kRows = TileRows(kVectors, kRegisters, 4);
+  MultiplyTiles<kVectors, kRows>(in, stride, rows, depth, panel, out, out_stride, false);
+}
+
+// Weights that many tiles read are widened once, a part that fits the L1 cache after the other.
+template <int kVectors>
+static void MultiplyRows(const float* in, int64_t stride, int64_t rows, int64_t depth,
+                         const bfloat16* panel, float* out, int64_t out_stride) {
+  constexpr int kRows = TileRows(kVectors, kRegisters, 4);
+  constexpr int kNarrowRows = TileRows(kVectors, kRegisters, 2);
+  constexpr int64_t kWidth = kVectors * kLanes;
+  if (rows < kWidenedRows) {
+    return MultiplyTiles<kVectors, kNarrowRows>(in, stride, rows, depth, panel, out, out_stride,
+                                                false);
+  }
+  constexpr int64_t kDepth = 128;
+  alignas(64) float wide[kDepth * kWidth];
+  for (int64_t k = 0; k < depth; k += kDepth) {
+    const int64_t length = depth - k < kDepth ? depth - k : kDepth;
+    for (int64_t i = 0; i < length; i += 2) {
+      const bfloat16* pair = panel + (k + i) * kWidth;
+      float* to = wide + i * kWidth;
+      for (int c = 0; c < kVectors; ++c, to += kLanes) {
+        Store(to, LoadWeights<kVectors, 0>(pair, c));
+        Store(to + kWidth, LoadWeights<kVectors, 1>(pair, c));
+      }
+    }
+    MultiplyTiles<kVectors, kRows>(in + k, stride, rows, length, wide, out, out_stride, k > 0);
+  }
+}
+
+// out[r] = in[r][0..depth) x panel for all rows of a batch, or for its only one.
+template <int kVectors, class T>
+static void MultiplyPanel(const float* in, int64_t stride, int64_t rows, int64_t depth,
+                          const T* panel, float* out, int64_t out_stride) {
+  if (rows == 1) {
+    MultiplyTile<1, kVectors, true>(in, stride, depth, panel, out, out_stride, false);
+  } else {
+    MultiplyRows<kVectors>(in, stride, rows, depth, panel, out, out_stride);
+  }
+}
+
+template <class T>
+static inline void Multiply(int vectors, const float* in, int64_t stride, int64_t rows,
+                            int64_t depth, const T* panel, float* out, int64_t out_stride) {
+  switch (vectors) {
+    case 3: return MultiplyPanel<3>(in, stride, rows, depth, panel, out, out_stride);
+    case 4: return MultiplyPanel<4>(in, stride, rows, depth, panel, out, out_stride);
+    case 6: return MultiplyPanel<6>(in, stride, rows, depth, panel, out, out_stride);
   }
 }
 

@@ -77,8 +77,89 @@ static inline void StorePart(T* p, Vec v, int n) {
   std::memcpy(p, lanes, sizeof(T) * n);
 }
 
+// The lanes that a unit's values take: all of them, known when compiling, or the first n.
+struct AllLanes {
+  template <class T>
+  Vec Load(const T* p) const {
+    return JP_ISA::Load(p);
+  }
+  template <class T>
+  void Store(T* p, Vec v) const {
+    JP_ISA::Store(p, v);
+  }
+};
+
+struct SomeLanes {
+  int n;
+  template <class T>
+  Vec Load(const T* p) const {
+    return LoadPart(p, n);
+  }
+  template <class T>
+  void Store(T* p, Vec v) const {
+    StorePart(p, v, n);
+  }
+};
+
 static inline Vec Select(VecI mask, Vec yes, Vec no) {
   return (Vec)((mask & (VecI)yes) | (~mask & (VecI)no));
+}
+
+// a + x * y. In one instruction, in a's own register, where there is one: left to itself the
+// compiler moves a tile's sums about and reads each weight from memory several times.
+[[gnu::always_inline]] static inline Vec MulAdd(Vec a, Vec x, Vec y) {
+#if JP_VECTOR_BYTES == 64 ? defined(__AVX512F__) : JP_VECTOR_BYTES == 32 && defined(__FMA__)
+  asm("vfmadd231ps %2, %1, %0" : "+v"(a) : "v"(x), "v"(y));
+  return a;
+#else
+  return a + x * y;
+#endif
+}
+
+// The upper half of each lane, the lower half zero. With few registers the mask stays in memory:
+// left to itself the compiler keeps it in one, and sends a tile's sums to memory instead.
+[[gnu::always_inline]] static inline VecU HighHalves(VecU v) {
+#if JP_VECTOR_BYTES == 32 && defined(__AVX2__)
+  alignas(32) static constexpr uint32_t kMask[] = {0xffff0000u, 0xffff0000u, 0xffff0000u,
+                                                   0xffff0000u, 0xffff0000u, 0xffff0000u,
+                                                   0xffff0000u, 0xffff0000u};
+  asm("vpand %1, %0, %0" : "+x"(v) : "m"(kMask));
+  return v;
+#else
+  return v & 0xffff0000u;
+#endif
+}
+
+template <int... kLane>
+struct LaneList {};
+template <int kCount, int... kLane>
+struct FirstLanes : FirstLanes<kCount - 1, kCount - 1, kLane...> {};
+template <int... kLane>
+struct FirstLanes<0, kLane...> {
+  using List = LaneList<kLane...>;
+};
+
+// Of the two by two blocks of kSize lanes that a and b are made of, swaps those off the diagonal.
+template <int kSize, int... kLane>
+[[gnu::always_inline]] static inline void SwapBlocks(Vec& a, Vec& b, LaneList<kLane...>) {
+  const Vec top =
+      __builtin_shufflevector(a, b, (kLane & kSize ? kLanes + kLane - kSize : kLane)...);
+  b = __builtin_shufflevector(a, b, (kLane & kSize ? kLanes + kLane : kLane + kSize)...);
+  a = top;
+}
+
+// Transposes kLanes rows of kLanes values.
+template <int kSize = 1>
+[[gnu::always_inline]] static inline void Transpose(Vec (&rows)[kLanes]) {
+  if constexpr (kSize < kLanes) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) {
+      if ((i & kSize) == 0) {
+        SwapBlocks<kSize>(rows[i], rows[i + kSize], FirstLanes<kLanes>::List{});
+      }
+    }
+    Transpose<2 * kSize>(rows);
+  }
 }
 
 // exp(x) within 2 ulp on [-87.3, 88.3], clamped outside it; NaN for NaN.

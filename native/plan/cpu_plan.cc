@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <numeric>
 
 namespace jp {
 namespace {
@@ -10,22 +11,68 @@ namespace {
 // meeting is two cache-line transfers, about 200 ns, in which a core does about this many.
 constexpr int64_t kWorthAWorker = 8192;
 
-int64_t RoundUp(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+// Weights read between the update of one block and the next: what an update needs is asked for
+// before its products, and must still be in the L2 cache after them.
+constexpr int64_t kBlockBytes = 128 << 10;
 
-CpuPass PlanPass(int64_t depth, int64_t hidden, int gates, int vectors, int64_t batch,
-                 int weight_bytes, const CpuFacts& facts) {
+int64_t CeilDiv(int64_t n, int64_t by) { return (n + by - 1) / by; }
+
+// Bytes of a weight as the tiles find it.
+int TileBytes(int64_t rows, int weight_bytes) { return rows < kWidenedRows ? weight_bytes : 4; }
+
+// Half cycles of all rows' tiles of a panel, for each row of weights, on a core that starts two
+// multiply-adds and two loads a cycle and takes four cycles for one. 0: not to be used.
+int64_t PanelCost(int64_t rows, int vectors, int weight_bytes, int registers) {
+  const int64_t most = TileRows(vectors, registers, weight_bytes);
+  if (rows == 1 && most < 2) return 0;  // a row alone has the sums of two
+  const int64_t tiles = CeilDiv(rows, most);
+  int64_t cost = 0;
+  for (int64_t i = 0; i < tiles; ++i) {
+    const int64_t height = (i + 1) * rows / tiles - i * rows / tiles;
+    const int64_t latency = rows == 1 ? 4 : 8;
+    cost += std::max({height * vectors, height + vectors, latency}) + 1;
+  }
+  return cost;
+}
+
+// The width of panels that is the fastest for this many rows and vectors of columns.
+int PanelVectors(int64_t rows, int64_t columns, int weight_bytes, int registers) {
+  int best = 0;
+  int64_t least = 0;
+  for (int vectors : kPanelVectors) {
+    const int64_t cost =
+        CeilDiv(columns, vectors) * PanelCost(rows, vectors, weight_bytes, registers);
+    if (cost > 0 && (best == 0 || cost < least)) {
+      best = vectors;
+      least = cost;
+    }
+  }
+  return best;
+}
+
+CpuPass PlanPass(int64_t depth, int64_t hidden, int gates, int64_t batch, int weight_bytes,
+                 int64_t work, const CpuFacts& facts) {
   CpuPass pass;
-  pass.depth = RoundUp(depth, 2);  // rows of weights are taken in pairs
-  pass.vectors = vectors;
-  pass.panel_units = vectors / gates * facts.vector_lanes;
-  pass.panels = RoundUp(hidden, pass.panel_units) / pass.panel_units;
-  const int64_t work = depth * hidden * gates * batch;
-  const int64_t most = std::min<int64_t>(facts.threads, pass.panels);
+  pass.depth = CeilDiv(depth, 2) * 2;
+  pass.lanes = facts.vector_lanes;
+  pass.gates = gates;
+  pass.units = CeilDiv(hidden, facts.vector_lanes);
+  const int64_t most = std::min<int64_t>(facts.threads, pass.units);
   pass.slices = static_cast<int>(std::clamp<int64_t>(work / kWorthAWorker, 1, most));
-  pass.tile_rows = TileRows(vectors, facts.vector_count);
-  const int64_t panel_bytes = pass.depth * vectors * facts.vector_lanes * weight_bytes;
-  pass.packed_bytes = pass.panels * panel_bytes;
-  pass.slice_bytes = (pass.panels + pass.slices - 1) / pass.slices * panel_bytes;
+  const int64_t columns = CeilDiv(pass.units, pass.slices) * gates;
+  const int64_t rows = std::min<int64_t>(batch, kBlockRows);
+  const int tile_bytes = TileBytes(rows, weight_bytes);
+  pass.vectors = PanelVectors(rows, columns, tile_bytes, facts.vector_count);
+  pass.tile_rows = TileRows(pass.vectors, facts.vector_count, tile_bytes);
+  pass.panels = CeilDiv(columns, pass.vectors);
+  const int64_t vector_bytes = pass.depth * facts.vector_lanes * weight_bytes;
+  pass.slice_bytes = pass.panels * pass.vectors * vector_bytes;
+  pass.packed_bytes = pass.slices * pass.slice_bytes;
+  // Whole panels and whole units, and as many as the caches bear.
+  const int step = std::lcm(gates, pass.vectors);
+  const int64_t fits =
+      std::min<int64_t>(kBlockBytes / vector_bytes, kBlockRows * kMostBlockVectors / rows);
+  pass.block_units = static_cast<int>(std::max<int64_t>(fits / step, 1) * step / gates);
   return pass;
 }
 
@@ -34,10 +81,9 @@ CpuPass PlanPass(int64_t depth, int64_t hidden, int gates, int vectors, int64_t 
 CpuPlan PlanCpu(const CellTraits& cell, int64_t hidden, int64_t batch, int weight_bytes,
                 const CpuFacts& facts) {
   CpuPlan plan;
-  plan.forward =
-      PlanPass(hidden, hidden, cell.gates, ForwardVectors(cell.gates), batch, weight_bytes, facts);
-  plan.backward =
-      PlanPass(cell.gates * hidden, hidden, 1, kBackwardVectors, batch, weight_bytes, facts);
+  const int64_t work = hidden * hidden * cell.gates * batch;
+  plan.forward = PlanPass(hidden, hidden, cell.gates, batch, weight_bytes, work, facts);
+  plan.backward = PlanPass(cell.gates * hidden, hidden, 1, batch, weight_bytes, work, facts);
   const bool in_l2 = plan.forward.slice_bytes <= facts.l2_bytes;
   const bool in_l3 = plan.forward.packed_bytes <= facts.l3_bytes;
   plan.residency = in_l2 ? "L2" : in_l3 ? "L3" : "memory";

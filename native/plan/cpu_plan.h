@@ -16,20 +16,25 @@ struct CpuFacts {
   int64_t l3_bytes;  // shared by all, 0 if there is none
 };
 
-// One direction: a product [B,K] x [K,units * gates], cut into panels of units.
+// One direction: a product [B,K] x [K,units * gates]. Units are counted in whole SIMD vectors; a
+// vector of units has one vector of columns a gate. A slice's columns, unit after unit, are cut
+// into panels, the last one filled up with zeros.
 struct CpuPass {
-  int64_t depth;    // K, made even: rows of weights are taken in pairs
-  int vectors;      // SIMD vectors across a panel
-  int panel_units;  // units in a panel
-  int64_t panels;
-  int slices;            // workers; each has panels / slices panels, rounded either way
+  int64_t depth;         // K, made even: rows of weights are taken in pairs
+  int lanes;             // units in a vector
+  int gates;             // vectors of columns to a vector of units
+  int vectors;           // vectors across a panel: one of kPanelVectors
   int tile_rows;         // batch rows that share a load of the weights
-  int64_t packed_bytes;  // weights, packed, all slices
-  int64_t slice_bytes;   // of the largest slice
+  int block_units;       // vectors of units that are updated together, after their products
+  int64_t units;         // vectors
+  int slices;            // workers; each has units / slices, rounded either way
+  int64_t panels;        // of the largest slice
+  int64_t slice_bytes;   // of its packed weights
+  int64_t packed_bytes;  // of all slices
 
   // Inlined by force: units built for different instruction sets must not share a copy.
-  [[gnu::always_inline]] int64_t padded_units() const { return panels * panel_units; }
-  [[gnu::always_inline]] int64_t first_panel(int slice) const { return slice * panels / slices; }
+  [[gnu::always_inline]] int64_t padded_units() const { return units * lanes; }
+  [[gnu::always_inline]] int64_t first_unit(int slice) const { return slice * units / slices; }
 };
 
 struct CpuPlan {
@@ -43,13 +48,17 @@ struct CpuPlan {
 CpuPlan PlanCpu(const CellTraits& cell, int64_t hidden, int64_t batch, int weight_bytes,
                 const CpuFacts& facts);
 
-// Vectors across a forward panel of this cell: one a gate, or several where the gates are few.
-constexpr int ForwardVectors(int gates) { return gates == 1 ? 4 : gates; }
-inline constexpr int kBackwardVectors = 4;
+// Vectors across a panel: whatever is fastest for the batch, without a trace in the result.
+inline constexpr int kPanelVectors[] = {3, 4, 6};
+inline constexpr int kMostBlockVectors = 12;  // the least common multiple of those and the gates
+inline constexpr int kBlockRows = 64;         // batch rows that are taken at once
 
-// Rows of a tile so that its sums and one row of weights stay in registers.
-constexpr int TileRows(int vectors, int registers) {
-  const int rows = (registers - 4) / vectors;
+inline constexpr int kWidenedRows = 12;  // from which on bfloat16 is widened beforehand
+
+// Rows of a tile so that its sums and the values that feed them stay in registers; widening
+// bfloat16 on the way takes two more.
+constexpr int TileRows(int vectors, int registers, int weight_bytes) {
+  const int rows = (registers - (weight_bytes == 2 ? 6 : 4)) / vectors;
   return rows < 1 ? 1 : rows > 6 ? 6 : rows;
 }
 

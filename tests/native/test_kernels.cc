@@ -164,9 +164,10 @@ void CheckLibrary(const Case& c) {
   for (size_t i = 0; i < got.size(); ++i) CHECK(got[i]->SameBytes(*expected[i]), c.name(), i);
 }
 
-// N, B, T, H: odd sizes, one of each, rows beyond a tile, units beyond a panel, several slices.
-constexpr int64_t kSizes[][4] = {{1, 3, 5, 7},   {3, 2, 4, 37}, {1, 1, 1, 1}, {1, 7, 2, 33},
-                                 {1, 13, 3, 19}, {2, 5, 3, 66}, {1, 4, 6, 8}};
+// N, B, T, H: odd sizes, one of each, rows beyond a tile and beyond a block, units beyond a panel,
+// several slices.
+constexpr int64_t kSizes[][4] = {{1, 3, 5, 7},   {3, 2, 4, 37}, {1, 1, 1, 1},  {1, 7, 2, 33},
+                                 {1, 13, 3, 19}, {2, 5, 3, 66}, {1, 67, 2, 9}, {1, 4, 6, 8}};
 
 }  // namespace
 

@@ -17,30 +17,44 @@ constexpr CpuFacts kDesktop{8, 8, 16, int64_t{1} << 20, int64_t{32} << 20};
 
 const CellTraits& Cell(const char* name) { return *jp::FindCell(name); }
 
-void CheckPass(const CpuPass& pass, const CpuPass& again, const CpuFacts& facts, int64_t depth,
-               int64_t hidden, int weight_bytes) {
-  CHECK(pass.depth >= depth && pass.depth <= depth + 1, pass.depth, depth);
+// Problem sizes of one direction.
+struct Product {
+  int64_t depth, hidden, batch;
+  int gates, weight_bytes;
+};
+
+void CheckPass(const CpuPass& pass, const CpuPass& again, const CpuFacts& facts,
+               const Product& of) {
+  CHECK(pass.depth >= of.depth && pass.depth <= of.depth + 1, pass.depth, of.depth);
   CHECK(pass.depth % 2 == 0, pass.depth);
-  CHECK(pass.panel_units % facts.vector_lanes == 0, pass.panel_units);
-  CHECK(pass.padded_units() >= hidden && pass.padded_units() - hidden < pass.panel_units, hidden);
-  CHECK(pass.slices >= 1 && pass.slices <= facts.threads && pass.slices <= pass.panels, pass.slices,
-        pass.panels);
+  CHECK(pass.lanes == facts.vector_lanes && pass.gates == of.gates);
+  CHECK(pass.padded_units() >= of.hidden && pass.padded_units() - of.hidden < pass.lanes,
+        of.hidden);
+  CHECK(pass.slices >= 1 && pass.slices <= facts.threads && pass.slices <= pass.units, pass.slices,
+        pass.units);
   CHECK(pass.tile_rows >= 1, pass.tile_rows);
   // The sums, one row of weights and two more registers, unless even one row does not fit.
   CHECK(pass.tile_rows == 1 || pass.tile_rows * pass.vectors + 2 <= facts.vector_count);
-
-  // Slices cut the panels into neighbours without gap or overlap, none empty, none much larger.
-  CHECK(pass.first_panel(0) == 0);
-  CHECK(pass.first_panel(pass.slices) == pass.panels);
+  // Slices cut the units into neighbours without gap or overlap, none empty, none much larger.
+  CHECK(pass.first_unit(0) == 0);
+  CHECK(pass.first_unit(pass.slices) == pass.units);
   int64_t largest = 0;
   for (int slice = 0; slice < pass.slices; ++slice) {
-    const int64_t panels = pass.first_panel(slice + 1) - pass.first_panel(slice);
-    CHECK(panels >= 1 && panels <= pass.panels / pass.slices + 1, slice, panels);
-    largest = panels > largest ? panels : largest;
+    const int64_t units = pass.first_unit(slice + 1) - pass.first_unit(slice);
+    CHECK(units >= 1 && units <= pass.units / pass.slices + 1, slice, units);
+    largest = units > largest ? units : largest;
   }
-  const int64_t panel_bytes = pass.depth * pass.vectors * facts.vector_lanes * weight_bytes;
-  CHECK(pass.packed_bytes == pass.panels * panel_bytes, pass.packed_bytes);
-  CHECK(pass.slice_bytes == largest * panel_bytes, pass.slice_bytes, largest);
+  const int64_t columns = pass.panels * pass.vectors;
+  CHECK(columns >= largest * of.gates && columns < largest * of.gates + pass.vectors, columns);
+  const int64_t bytes = columns * pass.depth * facts.vector_lanes * of.weight_bytes;
+  CHECK(pass.slice_bytes == bytes, pass.slice_bytes, bytes);
+  CHECK(pass.packed_bytes == pass.slices * bytes, pass.packed_bytes);
+
+  // A block is whole panels and whole units, and its products fit the room that there is.
+  const int64_t block = int64_t{pass.block_units} * of.gates;
+  const int64_t rows = of.batch < jp::kBlockRows ? of.batch : jp::kBlockRows;
+  CHECK(pass.block_units >= 1 && block % pass.vectors == 0, block, pass.vectors);
+  CHECK(rows * block <= jp::kBlockRows * jp::kMostBlockVectors, rows, block);
 
   CHECK(again.slices == pass.slices && again.packed_bytes == pass.packed_bytes);
 }
@@ -48,15 +62,17 @@ void CheckPass(const CpuPass& pass, const CpuPass& again, const CpuFacts& facts,
 void TestEveryProblemHasAPlan() {
   for (const CellTraits& cell : jp::kCells) {
     for (int64_t hidden : {1, 2, 7, 8, 31, 32, 33, 129, 512, 1023, 4096}) {
-      for (int64_t batch : {1, 3, 64}) {
+      for (int64_t batch : {1, 2, 3, 4, 5, 9, 64, 131}) {
         for (int bytes : {2, 4}) {
           for (int threads : {1, 2, 5, 64}) {
             for (int lanes : {4, 8, 16}) {
               const CpuFacts facts{threads, lanes, lanes == 16 ? 32 : 16, 1 << 20, 32 << 20};
               const CpuPlan plan = PlanCpu(cell, hidden, batch, bytes, facts);
               const CpuPlan again = PlanCpu(cell, hidden, batch, bytes, facts);
-              CheckPass(plan.forward, again.forward, facts, hidden, hidden, bytes);
-              CheckPass(plan.backward, again.backward, facts, cell.gates * hidden, hidden, bytes);
+              const Product forward{hidden, hidden, batch, cell.gates, bytes};
+              const Product backward{cell.gates * hidden, hidden, batch, 1, bytes};
+              CheckPass(plan.forward, again.forward, facts, forward);
+              CheckPass(plan.backward, again.backward, facts, backward);
               CHECK(plan.explanation == again.explanation);
             }
           }
@@ -72,8 +88,9 @@ void TestMoreOfAnythingNeverTakesLess() {
   int slices = 0;
   for (int64_t hidden = 1; hidden <= 700; ++hidden) {
     const CpuPass pass = PlanCpu(lstm, hidden, 3, 4, kDesktop).forward;
-    CHECK(pass.packed_bytes >= bytes && pass.slices >= slices, hidden);
-    bytes = pass.packed_bytes;
+    const int64_t weights = pass.padded_units() * pass.depth * 4 * 4;
+    CHECK(weights >= bytes && pass.slices >= slices, hidden);
+    bytes = weights;
     slices = pass.slices;
   }
   CHECK(slices == kDesktop.threads, slices);
@@ -111,9 +128,9 @@ void TestResidency() {
   CheckResidency(4096, kDesktop, "memory", "as no cache holds them");
   const CpuFacts no_l3{2, 8, 16, int64_t{512} << 10, 0};
   CheckResidency(1024, no_l3, "memory", "the L3 0 KiB");
-  // What a plan says is what it counted: 512 * 4 * 512 floats.
+  // What a plan says is what it counted: 512 * 4 * 512 floats, in panels of three vectors.
   const CpuPlan plan = PlanCpu(Cell("lstm"), 512, 4, 4, {1, 8, 16, 1 << 20, 32 << 20});
-  CHECK(plan.explanation.find("4096 KiB of packed weights over 1 worker, 4096 KiB each") == 0,
+  CHECK(plan.explanation.find("4128 KiB of packed weights over 1 worker, 4128 KiB each") == 0,
         plan.explanation);
 }
 

@@ -1,0 +1,159 @@
+// The backward kernel of one instruction set; see forward.h for how it is included.
+#pragma once
+
+#include "native/cells/cell.h"
+#include "native/cpu/slice.h"
+
+namespace jp::cpu::JP_ISA {
+
+template <class Cell, class T>
+struct BackwardKernel {
+  const Job<Backward>& job;
+  const Shape& shape = job.shape;
+  const Layout<T> at;
+  const Slice<T> slice;
+  const int64_t hidden = shape.hidden, columns = Cell::kGates * hidden;
+  const int32_t* lengths = job.arrays.lengths + at.group * shape.batch;
+  const int64_t padded = job.pass.padded_units();
+
+  BackwardKernel(const Job<Backward>& j, int64_t group, int index)
+      : job(j), at{j.shape, group}, slice(j, index) {}
+
+  float* exchange(int64_t step, int64_t b) const {  // d_product of the step run before `step`
+    return job.exchange + ((step & 1) * shape.batch + b) * job.row;
+  }
+  float* d_state(int s, int64_t b) const { return job.carry + (s * shape.batch + b) * padded; }
+  const T* d_outputs(int64_t b, int64_t t) const {
+    return at.sequence(static_cast<const T*>(job.arrays.d_outputs), b, t, hidden);
+  }
+  const T* outputs(int64_t b, int64_t t) const {
+    return at.sequence(static_cast<const T*>(job.arrays.outputs), b, t, hidden);
+  }
+  const T* saved(int64_t b, int64_t t) const {
+    return at.sequence(static_cast<const T*>(job.arrays.saved), b, t, Cell::kSaved * hidden);
+  }
+
+  T* d_gates_x(int64_t b, int64_t t) const {
+    return at.sequence(static_cast<T*>(job.arrays.d_gates_x), b, t, columns);
+  }
+  T* d_product(int64_t b, int64_t t) const {
+    return at.sequence(static_cast<T*>(job.arrays.d_product), b, t, columns);
+  }
+
+  void Pack() const {
+    const T* kernel =
+        static_cast<const T*>(job.arrays.recurrent_kernel) + at.group * hidden * columns;
+    slice.PackRows(kernel, columns, hidden);
+    for (int64_t b = 0; b < shape.batch; ++b) {
+      for (int64_t unit = slice.first * kLanes; unit < slice.last * kLanes; unit += kLanes) {
+        const int n = Lanes(hidden, unit);
+        for (int s = 0; s < Cell::kStates; ++s) {
+          const T* from = at.state(static_cast<const T*>(job.arrays.d_final[s]), b) + unit;
+          Store(d_state(s, b) + unit, LoadPart(from, n));
+        }
+      }
+      // The product reads `depth` values a row; the last of an odd row belongs to no unit.
+      if (slice.first == 0 && job.pass.depth > columns) {
+        exchange(0, b)[columns] = exchange(1, b)[columns] = 0.0f;
+      }
+    }
+  }
+
+  void Run(int64_t step) const {
+    const int64_t t = shape.reverse ? step : shape.steps - 1 - step;
+    const bool finish = step == shape.steps;
+    const auto prefetch = [&](int64_t b, int64_t unit, int64_t units) {
+      const int64_t from = unit * kLanes, n = units * kLanes;
+      for (int s = 0; s < Cell::kStates; ++s) Prefetch<true>(d_state(s, b) + from, n);
+      for (int g = 0; g < Cell::kGates && !finish; ++g) {
+        Prefetch<true>(exchange(step + 1, b) + g * hidden + from, n);
+        Prefetch<true>(d_gates_x(b, t) + g * hidden + from, n);
+        if constexpr (Cell::kSeparateProduct)
+          Prefetch<true>(d_product(b, t) + g * hidden + from, n);
+      }
+      if (finish || t >= lengths[b]) return;
+      Prefetch(d_outputs(b, t) + from, n);
+      for (int s = 0; s < Cell::kSaved; ++s) Prefetch(saved(b, t) + s * hidden + from, n);
+      if constexpr (Cell::kReadsH) Prefetch(outputs(b, t) + from, n);
+      if constexpr (Cell::kReadsPreviousH) Prefetch(previous_h(b, t) + from, n);
+      if constexpr (Cell::kStates > 1) Prefetch(previous_c(b, t) + from, n);
+    };
+    const auto update = [&](int64_t b, int64_t first, int64_t units, const float* products) {
+      for (int64_t u = 0; u < units; ++u) {
+        const int64_t unit = (first + u) * kLanes;
+        const Vec dh = Load(products + u * kLanes);
+        WithLanes(hidden, unit, [&](auto lanes) {
+          if (finish) {
+            Finish(b, unit, dh, lanes);
+          } else {
+            Update(step, t, b, unit, dh, lanes);
+          }
+        });
+      }
+    };
+    const float* in = step > 0 ? exchange(step, 0) : nullptr;
+    slice.ForBlocks(in, job.row, shape.batch, prefetch, update);
+  }
+
+  // One step of a vector of units of a row; dh is the product's share of its gradient.
+  template <class Lanes>
+  void Update(int64_t step, int64_t t, int64_t b, int64_t unit, const Vec& dh, Lanes lanes) const {
+    Vec d[2] = {dh + Load(d_state(0, b) + unit), Vec{}};
+    Vec dx[Cell::kGates] = {}, dp[Cell::kGates] = {};
+    if (t < lengths[b]) {
+      d[0] += lanes.Load(d_outputs(b, t) + unit);
+      if constexpr (Cell::kStates > 1) d[1] = Load(d_state(1, b) + unit);
+      Vec values[Cell::kSaved + 1], previous[2] = {}, h = {};
+      for (int s = 0; s < Cell::kSaved; ++s) {
+        values[s] = lanes.Load(saved(b, t) + s * hidden + unit);
+      }
+      if constexpr (Cell::kReadsPreviousH) previous[0] = lanes.Load(previous_h(b, t) + unit);
+      if constexpr (Cell::kStates > 1) previous[1] = lanes.Load(previous_c(b, t) + unit);
+      if constexpr (Cell::kReadsH) h = lanes.Load(outputs(b, t) + unit);
+      Cell::template Backward<Math>(values, previous, h, d, dx, dp);
+      if constexpr (Cell::kStates > 1) Store(d_state(1, b) + unit, d[1]);
+    }
+    Store(d_state(0, b) + unit, d[0]);
+    T* dx_row = d_gates_x(b, t) + unit;
+    T* dp_row = d_product(b, t) + unit;
+    float* next = exchange(step + 1, b) + unit;
+    for (int g = 0; g < Cell::kGates; ++g) {
+      lanes.Store(dx_row + g * hidden, dx[g]);
+      if constexpr (Cell::kSeparateProduct) lanes.Store(dp_row + g * hidden, dp[g]);
+      lanes.Store(next + g * hidden, RoundTo<T>(Cell::kSeparateProduct ? dp[g] : dx[g]));
+    }
+  }
+
+  // The states before step t of a row: the initial ones before its first.
+  bool first(int64_t b, int64_t t) const { return shape.reverse ? t == lengths[b] - 1 : t == 0; }
+  int64_t before(int64_t t) const { return shape.reverse ? t + 1 : t - 1; }
+  const T* previous_h(int64_t b, int64_t t) const {
+    return first(b, t) ? at.state(static_cast<const T*>(job.arrays.initial[0]), b)
+                       : outputs(b, before(t));
+  }
+  const T* previous_c(int64_t b, int64_t t) const {
+    return first(b, t) ? at.state(static_cast<const T*>(job.arrays.initial[1]), b)
+                       : saved(b, before(t)) + (Cell::kSaved - 1) * hidden;
+  }
+
+  template <class Lanes>
+  void Finish(int64_t b, int64_t unit, const Vec& dh, Lanes lanes) const {
+    for (int s = 0; s < Cell::kStates; ++s) {
+      const Vec d = Load(d_state(s, b) + unit) + (s == 0 ? dh : Vec{});
+      lanes.Store(at.state(static_cast<T*>(job.arrays.d_initial[s]), b) + unit, d);
+    }
+  }
+
+  static void Step(const Job<Backward>& job, int index, int64_t step) {
+    const int64_t phases = job.shape.steps + Backward::kExtraSteps;
+    const BackwardKernel kernel(job, step / phases, index);
+    const int64_t phase = step % phases;
+    if (phase == 0) {
+      kernel.Pack();
+    } else {
+      kernel.Run(phase - 1);
+    }
+  }
+};
+
+}  // namespace jp::cpu::JP_ISA

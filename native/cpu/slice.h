@@ -1,0 +1,159 @@
+// What a worker does at each step, whichever direction: its slice's units, block after block.
+#pragma once
+
+#include "native/cpu/job.h"
+#include "native/cpu/pack.h"
+#include "native/cpu/product.h"
+#include "native/cpu/simd.h"
+
+namespace jp::cpu::JP_ISA {
+
+// Where things are in the arrays of one group.
+template <class T>
+struct Layout {
+  const Shape& shape;
+  int64_t group;
+
+  int64_t sequence_row(int64_t b, int64_t t) const {
+    const int64_t row = shape.time_major ? t * shape.batch + b : b * shape.steps + t;
+    return group * shape.batch * shape.steps + row;
+  }
+  template <class P>
+  P* sequence(P* base, int64_t b, int64_t t, int64_t features) const {
+    return base + sequence_row(b, t) * features;
+  }
+  template <class P>
+  P* state(P* base, int64_t b) const {
+    return base + (group * shape.batch + b) * shape.hidden;
+  }
+};
+
+static inline int Lanes(int64_t hidden, int64_t unit) {
+  const int64_t left = hidden - unit;
+  return left >= kLanes ? kLanes : left > 0 ? static_cast<int>(left) : 0;
+}
+
+// Calls f(the lanes that hold units from `unit` on).
+template <class F>
+[[gnu::always_inline]] static inline void WithLanes(int64_t hidden, int64_t unit, const F& f) {
+  const int n = Lanes(hidden, unit);
+  if (n == kLanes) {
+    f(AllLanes{});
+  } else {
+    f(SomeLanes{n});
+  }
+}
+
+// Asks for n values that are soon read, or written.
+template <bool kWrite = false, class T>
+static inline void Prefetch(const T* values, int64_t n) {
+  const char* from = reinterpret_cast<const char*>(values);
+  for (int64_t i = 0; i < n * static_cast<int64_t>(sizeof(T)); i += 64) {
+    __builtin_prefetch(from + i, kWrite, 2);
+    asm volatile("");  // or a compiler takes this for a function without effect, and drops it
+  }
+}
+
+// Rows whose values are asked for before the products. Of more, those that are a power of two
+// apart would drive each other out of the caches: they are asked for this many rows ahead.
+inline constexpr int64_t kEarlyRows = 4;
+
+// A part of the units: those from `first` to before `last`, counted in vectors.
+template <class T>
+struct Slice {
+  const CpuPass& pass;
+  T* packed;
+  int64_t first, last;
+
+  template <class Arrays>
+  Slice(const Job<Arrays>& job, int index)
+      : pass(job.pass),
+        packed(static_cast<T*>(job.packed) + index * (pass.slice_bytes / sizeof(T))),
+        first(pass.first_unit(index)),
+        last(pass.first_unit(index + 1)) {}
+
+  T* panel(int64_t p) const { return packed + p * pass.depth * pass.vectors * kLanes; }
+  int64_t panels(int64_t units) const {
+    return (units * pass.gates + pass.vectors - 1) / pass.vectors;
+  }
+
+  int LanesOf(int64_t unit, int64_t hidden) const {  // none past the slice's end
+    return unit < last ? Lanes(hidden, unit * kLanes) : 0;
+  }
+
+  // Packs weights of `depth` rows, `stride` values apart. The units are columns: those of a gate
+  // begin `hidden` values after those of the gate before.
+  void PackColumns(const T* weights, int64_t stride, int64_t depth, int64_t hidden) const {
+    for (int64_t k = 0; k < pass.depth; k += kPackedRows) {
+      const int64_t end = k + kPackedRows < pass.depth ? k + kPackedRows : pass.depth;
+      for (int64_t row = k; row < end && row < depth; ++row) {  // in the order of their addresses
+        for (int g = 0; g < pass.gates; ++g) {
+          const int64_t from = first * kLanes, to = last * kLanes < hidden ? last * kLanes : hidden;
+          Prefetch(weights + row * stride + g * hidden + from, to - from);
+        }
+      }
+      int64_t unit = first, gate = 0;
+      for (int64_t p = 0; p < panels(last - first); ++p) {
+        for (int c = 0; c < pass.vectors; ++c) {
+          const T* from = weights + gate * hidden + unit * kLanes;
+          CopyColumns(panel(p), pass.vectors, c, k, end, from, stride, depth,
+                      LanesOf(unit, hidden));
+          gate = gate + 1 < pass.gates ? gate + 1 : 0;
+          unit += gate == 0;
+        }
+      }
+    }
+  }
+
+  // The same where the units are rows of `depth` values.
+  void PackRows(const T* weights, int64_t depth, int64_t hidden) const {
+    for (int64_t p = 0; p < panels(last - first); ++p) {
+      for (int64_t k = 0; k < pass.depth; k += kPackedColumns) {
+        const int64_t end = k + kPackedColumns < pass.depth ? k + kPackedColumns : pass.depth;
+        for (int c = 0; c < pass.vectors; ++c) {
+          const int64_t unit = first + p * pass.vectors + c;
+          const int n = LanesOf(unit, hidden);
+          const T* from = weights + unit * kLanes * depth;
+          const int64_t next = depth - end < kPackedColumns ? depth - end : kPackedColumns;
+          for (int lane = 0; lane < n; ++lane) Prefetch(from + lane * depth + end, next);
+          TransposeRows(panel(p), pass.vectors, c, k, end, from, depth, depth, n);
+        }
+      }
+    }
+  }
+
+  // Multiplies `batch` rows with the slice's weights, or takes the products as zero where `in` is
+  // null. For each block of units and each row, calls prefetch(row, vector of units, number of
+  // them) before, and update(row, vector of units, number, products) after.
+  template <class Prefetch, class Update>
+  void ForBlocks(const float* in, int64_t stride, int64_t batch, const Prefetch& prefetch,
+                 const Update& update) const {
+    alignas(64) float products[kBlockRows * kMostBlockVectors * kLanes];
+    const int64_t parts = (batch + kBlockRows - 1) / kBlockRows;
+    for (int64_t unit = first; unit < last; unit += pass.block_units) {
+      const int64_t units = last - unit < pass.block_units ? last - unit : pass.block_units;
+      const int64_t first_panel = (unit - first) * pass.gates / pass.vectors;
+      const int64_t panel_width = pass.vectors * kLanes, width = panels(units) * panel_width;
+      for (int64_t part = 0; part < parts; ++part) {
+        const int64_t b0 = part * batch / parts, rows = (part + 1) * batch / parts - b0;
+        if (in == nullptr) std::memset(products, 0, rows * width * sizeof(float));
+        // A few at a time: they wait in line behind each other.
+        const int64_t early = rows < kEarlyRows ? rows : kEarlyRows, count = panels(units);
+        for (int64_t p = 0; p < count; ++p) {
+          for (int64_t r = p * early / count; r < (p + 1) * early / count; ++r) {
+            prefetch(b0 + r, unit, units);
+          }
+          if (in == nullptr) continue;
+          Multiply(pass.vectors, in + b0 * stride, stride, rows, pass.depth, panel(first_panel + p),
+                   products + p * panel_width, width);
+        }
+        for (int64_t r = 0; r < rows; ++r) {
+          if (r + early < rows) prefetch(b0 + r + early, unit, units);
+          update(b0 + r, unit, units, products + r * width);
+        }
+      }
+    }
+  }
+};
+
+}  // namespace jp::cpu::JP_ISA
