@@ -84,7 +84,10 @@ def lay_out(shape: Shape, residency: str, backward: bool = False, chip: Chip = H
     slots, mma_tiles = 2 * halves, rows_of_unit * halves // 2
     in_registers = (14 if size == 4 else 16) if backward else {1: 16, 3: 4, 4: 8}[gates]
     unit_blocks = -(-shape.hidden // (8 * halves))
-    row_bytes = segments * -(-shape.hidden * size // 16) * 16
+    if residency == "cluster":
+        row_bytes = segments * unit_blocks * 8 * halves * size
+    else:
+        row_bytes = segments * -(-shape.hidden * size // 16) * 16
     chunks = -(-row_bytes // CHUNK_BYTES)
     most = chip.cluster_blocks if residency == "cluster" else chip.processors
     sizes = [2**n for n in range(most.bit_length())] if residency == "cluster" else [most]

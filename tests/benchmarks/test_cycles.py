@@ -1,0 +1,154 @@
+"""The cycle model: its layouts are the planner's, its parts add up, its arithmetic is by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+
+import jax_persistent as jp
+from benchmarks import cycles
+from benchmarks.cycles import H100, Layout, lay_out, limit, limit_seconds, predict
+from benchmarks.machine import ROOT
+from benchmarks.problem import GATES, Shape
+from jax_persistent.ffi.registration import native_module
+
+SIZES = list(product((37, 256, 512, 768, 1024, 2048), (1, 8, 16, 70)))
+
+
+def planned(shape: Shape, residency: str, backward: bool) -> dict:
+    """What the planner says of an H100."""
+    native = native_module()
+    name = "elman_tanh" if shape.cell == "elman" else shape.cell
+    facts = native.gpu_facts(90)
+    sizes = shape.batch, shape.hidden
+    return native.plan_gpu(name, backward, shape.dtype, 1, *sizes, residency, **facts)
+
+
+@pytest.mark.parametrize("residency", ["grid", "cluster"])
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("cell", GATES)
+def test_layouts_are_the_planners(cell, dtype, backward, residency):
+    for hidden, batch in SIZES:
+        shape = Shape(cell, 9, batch, hidden, hidden, dtype)
+        plan = planned(shape, residency, backward)
+        try:
+            at = lay_out(shape, residency, backward)
+        except ValueError:
+            assert not plan["runs"], shape
+            continue
+        if not plan["runs"]:  # what is streamed would not fit into L2
+            assert at.stream_chunks > 0, shape
+            continue
+        assert (at.warps_m, at.warps_k) == (plan["warps_for_units"], plan["warps_for_depth"]), shape
+        assert (at.warp_chunks, at.tiles) == (plan["chunks"], plan["tiles_per_team"]), shape
+        streamed = at.shared_chunks, at.stream_chunks
+        assert streamed == (plan["shared_chunks"], plan["streamed_chunks"]), shape
+
+
+def test_plan_of_an_architecture_names_the_same_residency():
+    shape = Shape("lstm", 1024, 1, 512, 512, "bfloat16")
+    assert str(jp.plan("lstm", 512, 1, "bfloat16", device="sm_90").residency).startswith("cluster")
+    assert lay_out(shape, "cluster").blocks == 16
+
+
+def test_what_a_cluster_cannot_hold():
+    shape = Shape("lstm", 1024, 1, 2048, 2048, "bfloat16")
+    with pytest.raises(
+        ValueError, match=r"cluster: 16 blocks don't hold the bfloat16 weights of l"
+    ):
+        lay_out(shape, "cluster")
+
+
+def test_parts_add_up():
+    for residency, batch in product(("grid", "cluster"), (1, 8, 64)):
+        parts = predict(Shape("lstm", 9, batch, 512, 512, "bfloat16"), residency)
+        assert sum(parts.values()) == pytest.approx(2 * parts["step"])
+        assert all(value >= 0 for value in parts.values())
+        assert parts["step"] > limit(Shape("lstm", 9, batch, 512, 512, "bfloat16"), residency)
+
+
+def test_a_grid_step_by_hand():
+    """LSTM, H=1024, B=1: 128 blocks of 8 warps, each with 4 chunks of K and two tiles of rows."""
+    shape = Shape("lstm", 1024, 1, 1024, 1024, "bfloat16")
+    assert lay_out(shape, "grid") == Layout(
+        residency="grid",
+        blocks=128,
+        warps_m=1,
+        warps_k=8,
+        warp_chunks=4,
+        shared_chunks=0,
+        stream_chunks=0,
+        tiles=1,
+        rows=1,
+        row_bytes=2048,
+        mma_tiles=2,
+        slots=2,
+        sums=4,
+        sent=1,
+    )
+    parts = predict(shape, "grid")
+    assert parts["exchange"] == pytest.approx(2 * H100.l2_far_trip)
+    assert parts["message"] == pytest.approx(2048 / H100.l2_bytes)  # one row, read once a block
+    assert parts["product"] == pytest.approx(4 * 2 * H100.mma_trip)  # a chain of 8
+    assert parts["streamed weights"] == 0
+
+
+def test_a_cluster_step_by_hand():
+    """LSTM, H=512: all 8 rows of a tile travel, whatever the batch; two warps share K."""
+    parts = predict(Shape("lstm", 1024, 1, 512, 512, "bfloat16"), "cluster")
+    assert parts["exchange"] == pytest.approx(H100.dsmem_trip + H100.shared_trip)
+    read = 4 * 8 * 1024 / H100.shared_bytes_per_cycle
+    assert parts["message"] == pytest.approx(8 * 1024 / H100.dsmem_bytes + read + H100.shared_trip)
+    assert parts["product"] == pytest.approx(8 * 2 * H100.mma_trip)
+
+
+def test_other_tiles_hide_the_exchange():
+    alone = predict(Shape("lstm", 9, 8, 1024, 1024, "bfloat16"), "grid")
+    together = predict(Shape("lstm", 9, 64, 1024, 1024, "bfloat16"), "grid")
+    assert together["exchange"] == 0
+    busy = alone["step"] - alone["exchange"]
+    assert together["step"] == pytest.approx(8 * busy)
+
+
+def test_streamed_weights_cost():
+    shape = Shape("lstm", 9, 4, 1536, 1536, "float32")
+    at = lay_out(shape, "grid")
+    assert at.stream_chunks > 0
+    weights = at.stream_chunks * at.warps_m * at.warps_k * 2 * at.mma_tiles * 512
+    assert predict(shape, "grid")["streamed weights"] == pytest.approx(weights / H100.l2_bytes)
+
+
+def test_limit_by_hand():
+    shape = Shape("lstm", 1024, 5, 1024, 512, "bfloat16")
+    chip = replace(H100, processors=100, cluster_blocks=10)
+    cell = cycles.cell_cycles("lstm", "bfloat16", False, chip)
+    issue = 8 * 1024 * 4096 / (16 * 8 * 16) / 100  # five rows take a tile of eight
+    expected = H100.l2_trip + H100.mma_trip + issue + cell
+    assert limit(shape, "grid", False, chip) == pytest.approx(expected)
+    on_ten = H100.dsmem_trip + H100.mma_trip + 10 * issue + cell
+    assert limit(shape, "cluster", False, chip) == pytest.approx(on_ten)
+
+
+def test_limit_of_a_call():
+    shape = Shape("gru", 10, 3, 256, 128, "float32")
+    peak = 2 * H100.processors * H100.fma_per_cycle * H100.hertz
+    project, recurrent = (2 * 10 * 3 * inputs * 768 / peak for inputs in (128, 256))
+    steps = [10 * limit(shape, "grid", back) / H100.hertz for back in (False, True)]
+    forward = limit_seconds(shape, "forward", "grid")
+    assert forward == pytest.approx(steps[0] + project)
+    both = limit_seconds(shape, "forward+backward", "grid")
+    assert both == pytest.approx(sum(steps) + 3 * project + recurrent)
+
+
+def test_a_float32_cell_is_slower_than_a_quick_one():
+    for cell in GATES:
+        slow, quick = (cycles.cell_cycles(cell, d, False) for d in ("float32", "bfloat16"))
+        assert slow > quick
+
+
+def test_readme_has_the_table_as_it_is():
+    readme = (ROOT / "cuda" / "README.md").read_text()
+    assert cycles.table() in readme, "run python -m benchmarks.cycles and paste what it prints"
