@@ -1,0 +1,266 @@
+"""Programs exported for CUDA, on any machine: which custom calls are in them, with which operands.
+
+Nothing is compiled, and nothing runs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax import ShapeDtypeStruct
+from jax.export import DisabledSafetyCheck
+
+import jax_persistent as jp
+from jax_persistent.ffi import call
+from jax_persistent.ffi.registration import native_module
+
+T, B, I, H = 5, 3, 4, 6  # noqa: E741
+
+
+@dataclass(frozen=True)
+class Cell:
+    name: str  # the kernels'
+    function: Any
+    gates: int
+    saved: int
+    states: int
+    has_product: bool = False
+
+
+CELLS = {
+    "lstm": Cell("lstm", jp.lstm, 4, 5, 2),
+    "gru": Cell("gru", jp.gru, 3, 4, 1, has_product=True),
+    "elman": Cell("elman_tanh", jp.elman, 1, 0, 1),
+    "elman-relu": Cell("elman_relu", partial(jp.elman, activation="relu"), 1, 0, 1),
+}
+DTYPES = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
+FLAGS = (
+    {},
+    {"time_major": True},
+    {"reverse": True},
+    {"reverse": True, "time_major": True},
+)
+
+
+class CustomCall(NamedTuple):
+    """One in a program's text."""
+
+    target: str
+    attributes: dict[str, str]
+    operands: list[str]  # as in 2x3xf32
+    results: list[str]
+
+
+def custom_calls(program: str) -> Iterator[CustomCall]:
+    """Those of this package's targets, in order."""
+    for line in program.splitlines():
+        if found := re.search(r"custom_call @(jax_persistent\.\w+)", line):
+            config = re.search(r"mhlo\.backend_config = \{([^}]*)\}", line)
+            assert config is not None
+            pairs = (pair.split(" = ") for pair in config.group(1).split(", "))
+            operands, results = line.rsplit(" : (", 1)[1].split("->")
+            types = (re.findall(r"tensor<([^>]+)>", side) for side in (operands, results))
+            yield CustomCall(found.group(1), dict(pairs), *types)
+
+
+@pytest.fixture(autouse=True)
+def _with_cuda_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a build that has them lowers, whether or not there was an nvcc for this one."""
+    monkeypatch.setattr(native_module(), "cuda_architectures", lambda: "90a-real")
+    monkeypatch.delenv(call.EXCHANGE, raising=False)
+
+
+def arguments(cell: Cell, *, dtype: str = "float32", time_major: bool = False, hidden: int = H):
+    """Types of x, W, R, the biases, the initial states and the lengths."""
+    of = partial(ShapeDtypeStruct, dtype=jnp.dtype(dtype))
+    columns = cell.gates * hidden
+    biases = [of((columns,))] * (2 if cell.has_product else 1)
+    states = [of((B, hidden))] * cell.states
+    return (
+        of((T, B, I) if time_major else (B, T, I)),
+        of((I, columns)),
+        of((hidden, columns)),
+        biases,
+        tuple(states) if cell.states > 1 else states[0],
+        ShapeDtypeStruct((B,), jnp.int32),
+    )
+
+
+def exported(function: Any, *operands: Any, platforms: tuple[str, ...] = ("cuda",)) -> str:
+    targets = call.FORWARD, call.BACKWARD
+    trusted = [DisabledSafetyCheck.custom_call(name) for name in targets]
+    export = jax.export.export(jax.jit(function), platforms=platforms, disabled_checks=trusted)
+    return export(*operands).mlir_module()
+
+
+def outputs_of(cell: Cell, **options: Any) -> Any:
+    def outputs(x, w, r, biases, states, lengths):
+        return cell.function(x, w, r, *biases, initial_state=states, lengths=lengths, **options)
+
+    return outputs
+
+
+def gradient_of(cell: Cell, **options: Any) -> Any:
+    outputs = outputs_of(cell, **options)
+
+    def loss(*operands):
+        return sum(jnp.sum(leaf) for leaf in jax.tree.leaves(outputs(*operands)))
+
+    return jax.grad(loss, argnums=tuple(range(5)))
+
+
+class Types:
+    """What the calls of a cell must have, as MLIR writes it."""
+
+    def __init__(self, cell: Cell, dtype: str, time_major: bool) -> None:
+        self.cell, self.element, self.time_major = cell, DTYPES[dtype], time_major
+        columns = cell.gates * H
+        self.outputs, self.gates = self.sequence(H), self.sequence(columns)
+        self.saved = [self.sequence(cell.saved * H)] if cell.saved else []
+        self.states = [f"1x{B}x{H}x{self.element}"] * cell.states
+        self.kernel = f"1x{H}x{columns}x{self.element}"
+        self.bias = [f"1x{columns}x{self.element}"] if cell.has_product else []
+        self.lengths = f"1x{B}xi32"
+
+    def sequence(self, features: int) -> str:
+        rows = f"{T}x{B}" if self.time_major else f"{B}x{T}"
+        return f"1x{rows}x{features}x{self.element}"
+
+    def forward(self, *, saves: bool) -> tuple[list[str], list[str]]:
+        operands = [self.gates, self.kernel, *self.bias, self.lengths, *self.states]
+        return operands, [self.outputs, *self.states, *(self.saved if saves else [])]
+
+    def backward(self) -> tuple[list[str], list[str]]:
+        kept = [self.kernel, self.lengths, *self.states, self.outputs, *self.saved]
+        product = [self.gates] if self.cell.has_product else []
+        return [*kept, self.outputs, *self.states], [self.gates, *product, *self.states]
+
+
+def attributes(cell: Cell, **changed: str) -> dict[str, str]:
+    plain = {"reverse": "false", "time_major": "false", "tf32": "false", "exchange": '""'}
+    return {"cell": f'"{cell.name}"', **plain, **changed}
+
+
+KINDS = [("float32", flags) for flags in FLAGS]
+KINDS += [("bfloat16", FLAGS[0]), ("float16", FLAGS[3])]
+
+
+@pytest.mark.parametrize(("dtype", "flags"), KINDS)
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_a_gradient_is_two_calls(cell: Cell, dtype: str, flags: dict[str, bool]) -> None:
+    time_major = flags.get("time_major", False)
+    operands = arguments(cell, dtype=dtype, time_major=time_major)
+    program = exported(gradient_of(cell, backend="native", **flags), *operands)
+    forward, backward = custom_calls(program)
+    types = Types(cell, dtype, time_major)
+    given = attributes(cell, **dict.fromkeys(flags, "true"))
+    assert forward == (call.FORWARD, given, *types.forward(saves=True))
+    assert backward == (call.BACKWARD, given, *types.backward())
+
+
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_a_forward_pass_is_one_call_that_saves_nothing(cell: Cell) -> None:
+    (forward,) = custom_calls(exported(outputs_of(cell), *arguments(cell)))
+    types = Types(cell, "float32", time_major=False)
+    assert forward == (call.FORWARD, attributes(cell), *types.forward(saves=False))
+
+
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_what_is_not_given_is_there_for_the_kernel(cell: Cell) -> None:
+    """No bias, no initial state, no lengths: zeros, and full lengths."""
+    x, w, r, *_ = arguments(cell)
+    (forward,) = custom_calls(exported(cell.function, x, w, r))
+    assert forward[2:] == Types(cell, "float32", time_major=False).forward(saves=False)
+
+
+@pytest.mark.parametrize(
+    ("precision", "tf32"),
+    [
+        (None, "false"),
+        ("highest", "false"),
+        ("float32", "false"),
+        ("tensorfloat32", "true"),
+        ("high", "true"),
+        ("bfloat16", "true"),
+        ("TF32_TF32_F32", "true"),
+    ],
+)
+def test_tf32_is_taken_where_jax_is_told_to(precision: str | None, tf32: str) -> None:
+    cell = CELLS["gru"]
+    with jax.default_matmul_precision(precision):
+        found = list(custom_calls(exported(gradient_of(cell), *arguments(cell))))
+    assert [each.attributes for each in found] == [attributes(cell, tf32=tf32)] * 2
+
+
+@pytest.mark.parametrize("exchange", ["grid", "grid-barrier", "cluster"])
+def test_the_exchange_is_the_environments(monkeypatch, exchange: str) -> None:
+    monkeypatch.setenv(call.EXCHANGE, exchange)
+    cell = CELLS["lstm"]
+    monkeypatch.setattr(call, "gpu_facts", lambda: native_module().gpu_facts(90))
+    found = list(custom_calls(exported(gradient_of(cell), *arguments(cell))))
+    assert [each.attributes["exchange"] for each in found] == [f'"{exchange}"'] * 2
+
+
+def test_an_unknown_exchange_is_an_error(monkeypatch) -> None:
+    monkeypatch.setenv(call.EXCHANGE, "barrier")
+    known = "JAX_PERSISTENT_CUDA_EXCHANGE: expected one of 'grid', 'grid-barrier', 'cluster', or"
+    with pytest.raises(ValueError, match=f"{known} nothing; got 'barrier'"):
+        exported(outputs_of(CELLS["gru"]), *arguments(CELLS["gru"]))
+
+
+def refused(cell: Cell, reason: str, *operands: Any, function: Any = outputs_of) -> str:
+    """The program of a call that has no kernel; with backend="native" an error that says why."""
+    with pytest.raises(NotImplementedError, match=f"backend='native': {reason}.*backend=None or"):
+        exported(function(cell, backend="native"), *operands)
+    return exported(function(cell), *operands)
+
+
+@pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
+def test_what_no_gpu_holds_is_the_reference(cell: Cell) -> None:
+    operands = arguments(cell, dtype="bfloat16", hidden=40000)
+    program = refused(cell, r"H = 40000: \d+ SMs have room for \d+ units", *operands)
+    assert not list(custom_calls(program))
+    assert "stablehlo.while" in program
+
+
+def test_float64_is_the_reference() -> None:
+    cell = CELLS["lstm"]
+    with jax.enable_x64(True):
+        operands = arguments(cell, dtype="float64")
+        program = refused(cell, "no cuda kernel for float64; there is one for", *operands)
+    assert not list(custom_calls(program))
+    assert "stablehlo.while" in program
+
+
+def test_a_build_without_kernels_is_the_reference(monkeypatch) -> None:
+    monkeypatch.setattr(native_module(), "cuda_architectures", lambda: "")
+    cell = CELLS["lstm"]
+    program = refused(cell, "this build has no CUDA kernels", *arguments(cell))
+    assert not list(custom_calls(program))
+
+
+def test_backward_alone_may_have_no_kernel(monkeypatch) -> None:
+    """Forward pads 1920 units of float32 to less than an A100's L2, backward to more."""
+    monkeypatch.setattr(call, "gpu_facts", lambda: native_module().gpu_facts(80))
+    cell = CELLS["lstm"]
+    operands = arguments(cell, hidden=1920)
+    program = refused(cell, "41 MiB of weights .*L2 only 40 MiB", *operands, function=gradient_of)
+    assert [each.target for each in custom_calls(program)] == [call.FORWARD]
+
+
+def test_one_program_for_both_platforms() -> None:
+    cell = CELLS["gru"]
+    operands = arguments(cell)
+    program = exported(outputs_of(cell), *operands, platforms=("cpu", "cuda"))
+    on_cpu, on_cuda = sorted(custom_calls(program), key=lambda each: len(each.attributes))
+    of_cuda = attributes(cell)
+    assert on_cuda.attributes == of_cuda
+    assert on_cpu.attributes == {k: of_cuda[k] for k in ("cell", "reverse", "time_major")}
+    assert on_cpu.operands == on_cuda.operands

@@ -1,0 +1,157 @@
+"""`plan`: what it says of each platform and architecture, and why there is no kernel."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import jax
+import pytest
+
+import jax_persistent as jp
+from jax_persistent.ffi import call
+
+ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100")
+GATES = {"lstm": 4, "gru": 3, "elman": 1}
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+@pytest.fixture(autouse=True)
+def _without_a_word_for_the_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(call.EXCHANGE, raising=False)
+
+
+@pytest.mark.parametrize("device", ARCHITECTURES)
+@pytest.mark.parametrize("dtype", BYTES)
+@pytest.mark.parametrize("cell", GATES)
+def test_a_gpu_has_a_kernel(cell: str, dtype: str, device: str) -> None:
+    hidden = 384  # whole blocks and chunks for every cell: nothing is padded
+    found = jp.plan(cell, hidden, 4, dtype, device)
+    assert found.backend == "native"
+    weights = GATES[cell] * hidden * hidden * BYTES[dtype]
+    assert found.packed_bytes >= weights
+    assert str(found).startswith(f"native: {found.packed_bytes >> 10} KiB of weights over ")
+    assert found.details is not None
+    for direction in ("forward", "backward"):
+        details = found.details[direction]
+        assert details["runs"]
+        assert details["packed_bytes"] >= weights
+    assert found.workers == found.details["forward"]["workers"]
+    assert found.residency == found.details["forward"]["residency"]
+    has_clusters = int(device.removeprefix("sm_")) >= 90
+    assert has_clusters or found.residency.startswith("grid, ")
+
+
+def test_what_it_prints() -> None:
+    found = jp.plan("lstm", 512, 20, "bfloat16", "sm_90")
+    assert found.residency == "cluster, registers"
+    assert (found.workers, found.packed_bytes) == (16, 4 * 512 * 512 * 2)
+    assert str(found) == (
+        "native: 2048 KiB of weights over 16 blocks of 8 warps (4 for units, 2 for K), exchange "
+        "through the cluster's shared memory; a warp keeps 8 of its 8 chunks in registers; 3 teams "
+        "of 16 of 132 SMs, 1 tile of 8 rows each"
+    )
+    found = jp.plan("lstm", 1024, 20, "bfloat16", "sm_80")
+    assert found.residency == "grid, registers"
+    assert (found.workers, found.packed_bytes) == (64, 4 * 1024 * 1024 * 2)
+    assert str(found) == (
+        "native: 8192 KiB of weights over 64 blocks of 8 warps (2 for units, 4 for K), exchange "
+        "through L2; a warp keeps 8 of its 8 chunks in registers; 1 team of 64 of 108 SMs, 3 tiles "
+        "of 8 rows each"
+    )
+    found = jp.plan("lstm", 1024, 5000, "bfloat16", "sm_90")
+    assert str(found).endswith(
+        "; 40 teams of 128 of 132 SMs, 16 tiles of 8 rows each; 40 launches, one after the other"
+    )
+    found = jp.plan("gru", 2048, 8, "float32", "sm_90")
+    assert found.residency == "grid, L2"
+    assert "4 of its 16 chunks in registers, 8 in shared memory, and reads 4 from L2" in str(found)
+
+
+@pytest.mark.parametrize("name", ["cuda", "gpu"])
+def test_another_machines_gpu_is_taken_for_sm_90(monkeypatch, name: str) -> None:
+    def none_here(platform: str):
+        raise RuntimeError(f"no {platform}")
+
+    monkeypatch.setattr(jax, "devices", none_here)
+    assert jp.plan("gru", 640, 9, "float16", name) == jp.plan("gru", 640, 9, "float16", "sm_90")
+
+
+def test_a_device_has_its_own_number_of_processors(monkeypatch) -> None:
+    part = SimpleNamespace(platform="gpu", compute_capability="9.0", core_count=60)
+    found = jp.plan("lstm", 1024, 8, "bfloat16", part)
+    assert "1 team of 43 of 60 SMs" in str(found)
+    monkeypatch.setattr(jax, "devices", lambda platform: [part])
+    assert jp.plan("lstm", 1024, 8, "bfloat16", "cuda") == found
+
+
+def test_float32_keeps_fewer_weights_in_registers_than_tf32() -> None:
+    precise = jp.plan("lstm", 1024, 8, "float32", "sm_90").details
+    with jax.default_matmul_precision("tensorfloat32"):
+        quick = jp.plan("lstm", 1024, 8, "float32", "sm_90").details
+    assert precise is not None
+    assert quick is not None
+    assert precise["backward"]["shared_chunks"] == 18
+    assert quick["backward"]["shared_chunks"] == 16
+
+
+def test_the_exchange_can_be_chosen(monkeypatch) -> None:
+    monkeypatch.setenv(call.EXCHANGE, "grid")
+    assert jp.plan("lstm", 512, 4, "bfloat16", "sm_90").residency == "grid, registers"
+    monkeypatch.setenv(call.EXCHANGE, "cluster")
+    assert jp.plan("lstm", 512, 4, "bfloat16", "sm_90").residency == "cluster, registers"
+    found = jp.plan("lstm", 512, 4, "bfloat16", "sm_80")
+    assert str(found) == "reference: sm_80 has no clusters"
+    monkeypatch.setenv(call.EXCHANGE, "L2")
+    with pytest.raises(ValueError, match=r"JAX_PERSISTENT_CUDA_EXCHANGE: expected one of .*'L2'"):
+        jp.plan("lstm", 512, 4, "bfloat16", "sm_90")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("lstm", 512, 4, "bfloat16", "sm_75"), "no kernels for this GPU's architecture"),
+        (
+            ("elman", 40000, 4, "bfloat16", "sm_90"),
+            "H = 40000: 132 SMs have room for 16896 units",
+        ),
+        (
+            ("lstm", 3000, 4, "float32", "sm_86"),
+            "125 MiB of weights would be read from memory at every step: registers and shared "
+            "memory hold the rest, L2 only 6 MiB",
+        ),
+        (
+            ("gru", 64, 4, "float64", "cuda"),
+            "no cuda kernel for float64; there is one for float32, bfloat16 and float16",
+        ),
+        (
+            ("gru", 64, 4, "float16", "cpu"),
+            "no cpu kernel for float16; there is one for float32 and bfloat16",
+        ),
+        (("gru", 64, 4, "float32", "tpu"), "no kernel for platform 'tpu'; there are for cpu, cuda"),
+        (("gru", 64, 4, "float32", "sm_"), "no kernel for platform 'sm_'; there are for cpu, cuda"),
+    ],
+)
+def test_why_there_is_no_kernel(arguments: tuple, reason: str) -> None:
+    found = jp.plan(*arguments)
+    assert found == jp.plan(*arguments)
+    assert (found.backend, found.residency, found.workers) == ("reference", None, None)
+    assert str(found) == f"reference: {reason}"
+
+
+def test_backward_alone_may_have_no_kernel() -> None:
+    found = jp.plan("lstm", 1920, 8, "float32", "sm_80")
+    assert (found.backend, found.residency) == ("native", "grid, L2")
+    assert ". Backward runs as the reference: 41 MiB of weights would be read" in str(found)
+
+
+@pytest.mark.parametrize(("dtype", "width"), [("float32", 4), ("bfloat16", 2)])
+@pytest.mark.parametrize("cell", GATES)
+def test_the_cpu(cell: str, dtype: str, width: int) -> None:
+    found = jp.plan(cell, 100, 3, dtype, "cpu")
+    assert found.backend == "native"
+    assert found.packed_bytes >= GATES[cell] * 100 * 100 * width
+    assert found.residency in ("L2", "L3", "memory")
+    assert found == jp.plan(cell, 100, 3, dtype, jax.devices("cpu")[0])
+    assert f"{found.packed_bytes >> 10} KiB of packed weights over {found.workers} worker" in str(
+        found
+    )
