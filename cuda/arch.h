@@ -9,8 +9,10 @@
 
 #if defined(__CUDACC__)
 #define JP_UNROLL _Pragma("unroll")
+#define JP_UNROLL_4 _Pragma("unroll 4")
 #include "cuda/arch_device.cuh"
 #else
 #define JP_UNROLL
+#define JP_UNROLL_4
 #include "cuda/arch_host.h"
 #endif

@@ -127,6 +127,11 @@ JP_DEVICE void AddRelease(uint32_t* to, uint32_t amount) {
                : "memory");
 }
 
+// Brings the line of `address` into L2.
+JP_DEVICE void Prefetch(const void* address) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
+}
+
 // ---- Clusters: other blocks' shared memory, and barriers that count the bytes that arrive there.
 // (PTX ISA: mapa, st.async, mbarrier.) Only where kHasClusters.
 

@@ -91,7 +91,7 @@ Quad LoadRelaxed(const void* from);
 void StoreRelaxed(uint32_t* to, uint32_t word);
 uint32_t LoadAcquire(const uint32_t* from);
 void AddRelease(uint32_t* to, uint32_t amount);
-JP_DEVICE Quad LoadConstant(const Quad* from) { return *from; }
+JP_DEVICE void Prefetch(const void* /*address*/) {}
 
 // ---- Clusters
 

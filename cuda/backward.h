@@ -46,7 +46,7 @@ class Backward : Pass<Number, kBackwardTraits<Cell, Number>, cpu::Backward, Team
   // What a pair's step reads from memory: for a warp's first pair before the product.
   struct Inputs {
     bool runs;
-    float d_output[1], h[1], saved[kSaved], previous[Cell::kStates];
+    Bits d_output[1], h[1], saved[kSaved], previous;  // the one earlier state that the cell reads
   };
 
   // Of unit `in_block` as a row of the kernel, element k of a message: gate by gate, each padded.
@@ -83,37 +83,45 @@ class Backward : Pass<Number, kBackwardTraits<Cell, Number>, cpu::Backward, Team
     const Pair p = this->PairOf(tile, slot);
     Inputs in{};
     in.runs = p.exists && time < this->Length(p.b);
-    this->Load(a.d_outputs, time, p, in.runs, in.d_output);
-    if constexpr (Cell::kReadsH) this->Load(a.outputs, time, p, in.runs, in.h);
-    if constexpr (Cell::kSaved > 0) this->Load(a.saved, time, p, in.runs, in.saved);
-    const int before = shape_.reverse ? time + 1 : time - 1;
-    const bool begins = time == (shape_.reverse ? this->Length(p.b) - 1 : 0);
-    const Pair initial{p.b, p.unit, in.runs && begins};
-    if constexpr (Cell::kReadsPreviousH) {
-      float h[1];
-      this->Load(a.outputs, before, p, in.runs && !begins, h);
-      in.previous[0] = begins ? this->LoadState(a.initial[0], initial) : h[0];
-    }
-    if constexpr (Cell::kStates > 1) {  // c, the last of the saved values
-      const Bits* c = static_cast<const Bits*>(a.saved) +
-                      this->layout_.sequence(p.b, before, Cell::kSaved * shape_.hidden) +
-                      (Cell::kSaved - 1) * shape_.hidden + p.unit;
-      in.previous[1] =
-          begins ? this->LoadState(a.initial[1], initial) : (in.runs ? Number::ToFloat(*c) : 0.0f);
+    const int ahead = shape_.reverse ? 2 : -2;
+    this->Load(a.d_outputs, time, ahead, p, in.runs, in.d_output);
+    if constexpr (Cell::kReadsH) this->Load(a.outputs, time, ahead, p, in.runs, in.h);
+    if constexpr (Cell::kSaved > 0) this->Load(a.saved, time, ahead, p, in.runs, in.saved);
+    if (!in.runs) return in;
+    if constexpr (Cell::kReadsPreviousH)
+      in.previous = *Previous(a.initial[0], a.outputs, 1, time, p);
+    // c, the last of the saved values.
+    if constexpr (Cell::kStates > 1) {
+      in.previous = *Previous(a.initial[1], a.saved, Cell::kSaved, time, p);
     }
     return in;
   }
 
+  // A pair's state before `time`: the last of the `count` values of the time before, or initial.
+  JP_DEVICE const Bits* Previous(const void* initial, const void* sequence, int count, int time,
+                                 const Pair& p) const {
+    if (time == (shape_.reverse ? this->Length(p.b) - 1 : 0)) {
+      return this->StateRow(initial, p.b) + p.unit;
+    }
+    const int before = shape_.reverse ? time + 1 : time - 1;
+    return static_cast<const Bits*>(sequence) +
+           this->layout_.sequence(p.b, before, count * shape_.hidden) +
+           (count - 1) * shape_.hidden + p.unit;
+  }
+
   JP_DEVICE void Update(int step, int time, int tile, int slot, const Inputs& in, float product) {
     const Pair p = this->PairOf(tile, slot);
-    float d_state[Cell::kStates], dx[kGates] = {}, d_product[kGates] = {};
+    float d_state[Cell::kStates], dx[kGates] = {}, d_product[kGates] = {}, saved[kSaved];
     JP_UNROLL
     for (int s = 0; s < Cell::kStates; ++s) d_state[s] = this->Kept(tile, slot, s);
     d_state[0] += product;
     if (in.runs) {
-      d_state[0] += in.d_output[0];
-      Cell::template Backward<typename Number::Math>(in.saved, in.previous, in.h[0], d_state, dx,
-                                                     d_product);
+      d_state[0] += Number::ToFloat(in.d_output[0]);
+      this->ToFloats(in.saved, saved);
+      float previous[Cell::kStates] = {};
+      previous[Cell::kStates - 1] = Number::ToFloat(in.previous);
+      Cell::template Backward<typename Number::Math>(saved, previous, Number::ToFloat(in.h[0]),
+                                                     d_state, dx, d_product);
     }
     JP_UNROLL
     for (int s = 0; s < Cell::kStates; ++s) this->Kept(tile, slot, s) = d_state[s];

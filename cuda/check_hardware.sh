@@ -131,7 +131,7 @@ sanitize() {
     "${calls[@]}" --cells lstm --dtypes float32 --sizes 3,2,5
     return
   fi
-  XLA_PYTHON_CLIENT_ALLOCATOR=platform XLA_FLAGS=--xla_gpu_autotune_level=0 \
+  XLA_PYTHON_CLIENT_ALLOCATOR=platform XLA_FLAGS="--xla_gpu_autotune_level=0 --xla_gpu_enable_command_buffer=" \
     compute-sanitizer --tool "$1" --error-exitcode 9 --kernel-name kernel_substring=wardKernel \
     "${calls[@]}"
 }

@@ -51,7 +51,7 @@ class Forward : Pass<Number, kForwardTraits<Cell, Number>, cpu::Forward, Team> {
   // trip there and the wait for the others overlap.
   struct Inputs {
     bool runs;  // exists, and is not past its row's length
-    float x[kGates];
+    Bits x[kGates];
   };
 
   JP_DEVICE Bits Weight(int gate, int in_block, int k) const {
@@ -82,20 +82,22 @@ class Forward : Pass<Number, kForwardTraits<Cell, Number>, cpu::Forward, Team> {
     const Pair p = this->PairOf(tile, slot);
     Inputs in;
     in.runs = p.exists && time < this->Length(p.b);
-    this->Load(args_.arrays.gates_x, time, p, in.runs, in.x);
+    const int ahead = shape_.reverse ? -2 : 2;
+    this->Load(args_.arrays.gates_x, time, ahead, p, in.runs, in.x);
     return in;
   }
 
   JP_DEVICE void Update(int step, int time, int tile, int slot, const Inputs& in) {
     const Pair p = this->PairOf(tile, slot);
-    float product[kGates], state[Cell::kStates], output[1] = {0.0f};
+    float x[kGates], product[kGates], state[Cell::kStates], output[1] = {0.0f};
     float saved[Cell::kSaved > 0 ? Cell::kSaved : 1] = {};
+    this->ToFloats(in.x, x);
     JP_UNROLL
     for (int g = 0; g < kGates; ++g) product[g] = product_.Product(slot, g) + Bias(g, p);
     JP_UNROLL
     for (int s = 0; s < Cell::kStates; ++s) state[s] = this->Kept(tile, slot, s);
     if (in.runs) {
-      Cell::template Forward<typename Number::Math>(in.x, product, state, saved);
+      Cell::template Forward<typename Number::Math>(x, product, state, saved);
       output[0] = state[0] = Number::ToFloat(Number::FromFloat(state[0]));
       JP_UNROLL
       for (int s = 0; s < Cell::kStates; ++s) this->Kept(tile, slot, s) = state[s];

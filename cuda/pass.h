@@ -75,16 +75,26 @@ class Pass {
     }
   }
 
-  // Values of one pair at one time, `count` of them, H elements apart.
+  // Values of one pair at one time, kCount of them, H elements apart, or zeros: as bits, so that
+  // nothing waits for them before they are used. Those that are `ahead` in time go into L2.
   template <int kCount>
-  JP_DEVICE void Load(const void* array, int time, const Pair& p, bool wanted,
-                      float (&values)[kCount]) const {
+  JP_DEVICE void Load(const void* array, int time, int ahead, const Pair& p, bool wanted,
+                      Bits (&values)[kCount]) const {
     const Bits* from = static_cast<const Bits*>(array) +
                        layout_.sequence(p.b, time, kCount * shape_.hidden) + p.unit;
+    const int rows = ahead * (shape_.time_major ? shape_.batch : 1);
+    const bool exists = wanted && time + ahead >= 0 && time + ahead < shape_.steps;
     JP_UNROLL
-    for (int i = 0; i < kCount; ++i) {
-      values[i] = wanted ? Number::ToFloat(from[i * shape_.hidden]) : 0.0f;
+    for (int i = 0; i < kCount; ++i) values[i] = wanted ? from[i * shape_.hidden] : Bits{0};
+    // The eight lanes of a batch row share a line; each fetches that of another value.
+    if (exists && at_.row < kCount) {
+      arch::Prefetch(from + (rows * kCount + at_.row) * shape_.hidden);
     }
+  }
+  template <int kCount>
+  JP_DEVICE static void ToFloats(const Bits (&bits)[kCount], float (&values)[kCount]) {
+    JP_UNROLL
+    for (int i = 0; i < kCount; ++i) values[i] = Number::ToFloat(bits[i]);
   }
   template <int kCount>
   JP_DEVICE void Store(void* array, int time, const Pair& p, const float (&values)[kCount]) const {

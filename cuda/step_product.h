@@ -132,7 +132,8 @@ class StepProduct {
   template <class WeightAt>
   JP_DEVICE void Pack(const WeightAt& weight, int c, Quad* to) const {
     const int first = ((at_.first_chunk + c) * 4 + at_.t) * kPerQuad<Number>;
-    for (int i = 0; i < 8 * kTiles; ++i) {
+    JP_UNROLL_4  // for loads in flight
+        for (int i = 0; i < 8 * kTiles; ++i) {
       const int w = i / (4 * kTiles) * 2 + i / 2 % 2, tile = i / 4 % kTiles, half = i % 2;
       const int gate = kTraits.halves == 1 ? 2 * tile + half : tile;
       const int unit = at_.row + (kTraits.halves == 1 ? 0 : 8 * half);

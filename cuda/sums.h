@@ -26,7 +26,7 @@ struct Weights {
 template <class Number, int kTiles>
 class Sums {
   // Two sums where one would leave the matrix unit waiting for its own result.
-  static constexpr int kChains = kTiles == 1 ? 2 : 1;
+  static constexpr int kChains = kTiles <= 2 ? 2 : 1;
 
  public:
   JP_DEVICE explicit Sums(Quad* /*stage*/) {}
