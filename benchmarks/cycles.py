@@ -14,135 +14,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from benchmarks.gpu_layout import H100, TILE_ROWS, Chip, Layout, lay_out
 from benchmarks.problem import DTYPES, GATES, Shape
 
-TILE_ROWS, CHUNK_BYTES, MOST_WARPS, MOST_TILES = 8, 64, 8, 16
 LOADS_AHEAD = {2: 4, 4: 2}  # chunks in flight of a warp, by the bytes of an element
-STATES = {"lstm": 2, "gru": 1, "elman": 1}
-
-
-@dataclass(frozen=True)
-class Chip:
-    """Cycles, unless said otherwise. The defaults are the H100's and the H200's (SXM)."""
-
-    hertz: float = 1.98e9  # the highest clock: no kernel of this kind is held back by power
-    processors: int = 132
-    cluster_blocks: int = 16
-    shared_bytes: int = 227 << 10
-    l2_trip: float = 263  # a load that hits L2, on average
-    l2_far_trip: float = 414  # the same in the half of L2 that other processors are near to
-    l2_bytes: float = 34.6  # a cycle, of one processor
-    dsmem_trip: float = 180
-    dsmem_bytes: float = 13.2  # a cycle, of one processor
-    shared_trip: float = 29
-    shared_bytes_per_cycle: float = 128
-    barrier: float = 30
-    mma_trip: float = 33  # m16n8k16, sums in float32
-    mma_per_cycle: float = 0.629  # of one processor; 1 is the peak, which only wgmma comes near
-    fma_per_cycle: float = 128  # of one processor
-    alu: float = 4  # an ordinary instruction, before its result can be used
-    special: float = 20  # ex2, rcp
-    shuffle: float = 23
-
-    def microseconds(self, cycles: float) -> float:
-        return 1e6 * cycles / self.hertz
-
-
-H100 = Chip()
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What native/plan/gpu_plan.cc decides, as far as it has a cost."""
-
-    residency: str  # "grid" or "cluster"
-    blocks: int  # of a team, which hold the weights once
-    warps_m: int  # unit blocks of a block
-    warps_k: int  # warps that share a unit block's K
-    warp_chunks: int  # of a warp: 64 bytes of each row
-    shared_chunks: int  # of those, whose weights are in shared memory
-    stream_chunks: int  # and, read at every step, in L2
-    tiles: int  # of 8 rows, that a team works on one after the other
-    rows: int  # in use in a tile
-    row_bytes: int  # of a message
-    mma_tiles: int  # of 16 rows, that a warp multiplies
-    slots: int  # (unit, row) pairs of a lane
-    sums: int  # of a pair: its gates forward, one backward
-    sent: int  # elements a pair sends
-
-
-def lay_out(shape: Shape, residency: str, backward: bool = False, chip: Chip = H100) -> Layout:
-    """The layout of a shape in "grid" or "cluster" residency.
-
-    Raises:
-      ValueError: a cluster doesn't hold the weights.
-    """
-    gates, size = GATES[shape.cell], DTYPES[shape.dtype].itemsize
-    rows_of_unit, halves, segments = (1, 2, gates) if backward else (gates, 1 + (gates < 4), 1)
-    slots, mma_tiles = 2 * halves, rows_of_unit * halves // 2
-    in_registers = (14 if size == 4 else 16) if backward else {1: 16, 3: 4, 4: 8}[gates]
-    unit_blocks = -(-shape.hidden // (8 * halves))
-    if residency == "cluster":
-        row_bytes = segments * unit_blocks * 8 * halves * size
-    else:
-        row_bytes = segments * -(-shape.hidden * size // 16) * 16
-    chunks = -(-row_bytes // CHUNK_BYTES)
-    most = chip.cluster_blocks if residency == "cluster" else chip.processors
-    sizes = [2**n for n in range(most.bit_length())] if residency == "cluster" else [most]
-    best = None
-    for blocks in sizes:
-        warps_m = -(-unit_blocks // blocks)
-        if warps_m > MOST_WARPS:
-            continue
-        warps_k = min(MOST_WARPS // warps_m, chunks)
-        warp_chunks = -(-chunks // warps_k)
-        used = -(-unit_blocks // warps_m)
-        all_tiles = -(-shape.batch // TILE_ROWS)
-        team = blocks if residency == "cluster" else used
-        teams = max(1, min(chip.processors // team, all_tiles))
-        tiles = min(-(-all_tiles // teams), MOST_TILES)
-        beyond = max(0, warp_chunks - in_registers)
-        chunk_bytes = warps_m * warps_k * 2 * mma_tiles * 512
-        while True:  # fewer tiles leave more room for weights
-            lane_floats = 2 * warps_m * warps_k * slots * rows_of_unit
-            lane_floats += tiles * warps_m * slots * STATES[shape.cell]
-            stage = warps_m * warps_k * 1024 if size == 4 else 0
-            pitch = (chunks | 1) * CHUNK_BYTES if residency == "cluster" else 0
-            barriers = 128 * -(-tiles // 8) if residency == "cluster" else 0
-            taken = 128 * lane_floats + stage + tiles * 2 * TILE_ROWS * pitch + barriers
-            fitting = max(0, (chip.shared_bytes - taken) // chunk_bytes)
-            streamed = max(0, beyond - fitting)
-            if streamed == 0 or tiles == 1 or residency == "grid":
-                break
-            tiles = (tiles + 1) // 2
-        if residency == "cluster" and streamed:
-            continue
-        best = Layout(
-            residency=residency,
-            blocks=used,
-            warps_m=warps_m,
-            warps_k=warps_k,
-            warp_chunks=warp_chunks,
-            shared_chunks=beyond - streamed,
-            stream_chunks=streamed,
-            tiles=tiles,
-            rows=min(shape.batch, TILE_ROWS),
-            row_bytes=row_bytes,
-            mma_tiles=mma_tiles,
-            slots=slots,
-            sums=rows_of_unit,
-            sent=gates if backward else 1,
-        )
-        if beyond == 0:
-            break
-    if best is None:
-        raise ValueError(
-            f"{residency}: {most} blocks don't hold the {shape.dtype} weights of {shape.cell}, "
-            f"H={shape.hidden}; ask for the grid"
-        )
-    return best
 
 
 def cell_cycles(cell: str, dtype: str, backward: bool, chip: Chip = H100) -> float:
@@ -159,7 +35,7 @@ def predict(
     shape: Shape, residency: str, backward: bool = False, chip: Chip = H100
 ) -> Mapping[str, float]:
     """Cycles of a step by part, of our kernels. A tile's exchange hides behind the other tiles'."""
-    at, size = lay_out(shape, residency, backward, chip), DTYPES[shape.dtype].itemsize
+    at, size = lay_out(shape, residency, backward), DTYPES[shape.dtype].itemsize
     warps = at.warps_m * at.warps_k
     message = at.rows * at.row_bytes  # what each block needs of a tile
     if residency == "grid":

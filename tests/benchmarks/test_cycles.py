@@ -7,59 +7,30 @@ from itertools import product
 
 import pytest
 
-import jax_persistent as jp
 from benchmarks import cycles
-from benchmarks.cycles import H100, Layout, lay_out, limit, limit_seconds, predict
+from benchmarks.cycles import limit, limit_seconds, predict
+from benchmarks.gpu_layout import H100, Layout, lay_out
 from benchmarks.machine import ROOT
 from benchmarks.problem import GATES, Shape
-from jax_persistent.ffi.registration import native_module
-
-SIZES = list(product((37, 256, 512, 768, 1024, 2048), (1, 8, 16, 70)))
-
-
-def planned(shape: Shape, residency: str, backward: bool) -> dict:
-    """What the planner says of an H100."""
-    native = native_module()
-    name = "elman_tanh" if shape.cell == "elman" else shape.cell
-    facts = native.gpu_facts(90)
-    sizes = shape.batch, shape.hidden
-    return native.plan_gpu(name, backward, shape.dtype, 1, *sizes, residency, **facts)
-
-
-@pytest.mark.parametrize("residency", ["grid", "cluster"])
-@pytest.mark.parametrize("backward", [False, True])
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
-@pytest.mark.parametrize("cell", GATES)
-def test_layouts_are_the_planners(cell, dtype, backward, residency):
-    for hidden, batch in SIZES:
-        shape = Shape(cell, 9, batch, hidden, hidden, dtype)
-        plan = planned(shape, residency, backward)
-        try:
-            at = lay_out(shape, residency, backward)
-        except ValueError:
-            assert not plan["runs"], shape
-            continue
-        if not plan["runs"]:  # what is streamed would not fit into L2
-            assert at.stream_chunks > 0, shape
-            continue
-        assert (at.warps_m, at.warps_k) == (plan["warps_for_units"], plan["warps_for_depth"]), shape
-        assert (at.warp_chunks, at.tiles) == (plan["chunks"], plan["tiles_per_team"]), shape
-        streamed = at.shared_chunks, at.stream_chunks
-        assert streamed == (plan["shared_chunks"], plan["streamed_chunks"]), shape
-
-
-def test_plan_of_an_architecture_names_the_same_residency():
-    shape = Shape("lstm", 1024, 1, 512, 512, "bfloat16")
-    assert str(jp.plan("lstm", 512, 1, "bfloat16", device="sm_90").residency).startswith("cluster")
-    assert lay_out(shape, "cluster").blocks == 16
 
 
 def test_what_a_cluster_cannot_hold():
     shape = Shape("lstm", 1024, 1, 2048, 2048, "bfloat16")
     with pytest.raises(
-        ValueError, match=r"cluster: 16 blocks don't hold the bfloat16 weights of l"
+        ValueError, match=r"lstm 1024x1x2048 bfloat16, cluster: a cluster of 16 blo"
     ):
         lay_out(shape, "cluster")
+
+
+@pytest.mark.parametrize(
+    ("cell", "backward", "expected"),
+    [("lstm", False, (2, 2, 4, 1)), ("gru", False, (3, 4, 3, 1)), ("gru", True, (1, 4, 1, 3))],
+)
+def test_what_a_lane_has(cell, backward, expected):
+    at = lay_out(Shape(cell, 9, 5, 96, 96, "float16"), "grid", backward)
+    assert (at.mma_tiles, at.slots, at.sums, at.sent) == expected
+    assert at.row_bytes == at.sent * 96 * 2
+    assert at.rows == 5
 
 
 def test_parts_add_up():
@@ -75,7 +46,6 @@ def test_a_grid_step_by_hand():
     shape = Shape("lstm", 1024, 1, 1024, 1024, "bfloat16")
     assert lay_out(shape, "grid") == Layout(
         residency="grid",
-        blocks=128,
         warps_m=1,
         warps_k=8,
         warp_chunks=4,
