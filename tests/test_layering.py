@@ -29,10 +29,25 @@ LAYERS = {
 # What users import, besides the package itself.
 PUBLIC = ("linen", "nnx", "pipeline")
 
-# The same for native/: kernels follow plans, and plans and kernels know the cells' shapes.
-NATIVE = {"module": 4, "ffi": 3, "cpu": 2, "plan": 1, "cells": 0}
-SOURCES = (".cc", ".cpp", ".h", ".hpp", ".cuh", ".cu", ".inc")
-CUDA_HEADER = re.compile(r"cuda|cooperative_groups|mma\.h|nvrtc|cublas|cudnn")
+# The same for native/ and cuda/: kernels follow plans; plans and kernels know the cells' shapes.
+# GPU kernels are given a call in the form in which the CPU's are: native/cpu/job.h, and no more.
+NATIVE = {
+    "native/module.cc": 5,
+    "native/ffi": 4,
+    "cuda": 3,
+    "native/cpu": 2,
+    "native/plan": 1,
+    "native/cells": 0,
+}
+ONLY = {
+    ("cuda", "native/cpu"): {"job.h"},
+    ("native/ffi", "cuda"): {"gpu.h"},
+    ("native/module.cc", "cuda"): set(),
+}
+SOURCES = (".cc", ".cpp", ".h", ".hpp", ".cuh", ".cu", ".inc", ".in")
+TOOLKIT = re.compile(r"cuda[_/.]|cooperative_groups|mma\.h|nvrtc|cublas|cudnn|device_")
+TOOLKIT_HOMES = ("cuda/arch_device.cuh", "cuda/gpu.cc")
+TWIN = re.compile(r"cuda/(arch_(host|device)\b|host/)")
 
 
 def python_files(*folders: str) -> list[Path]:
@@ -72,14 +87,19 @@ def includes(path: Path) -> list[str]:
     return re.findall(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', path.read_text(), re.MULTILINE)
 
 
-def folder_of(include: str, source: Path) -> str | None:
-    """The native folder an include lands in; None for other libraries."""
-    for base in (source.parent, ROOT / "native", ROOT):
-        target = (base / include).resolve()
-        if target.is_file() and target.is_relative_to(ROOT / "native"):
-            inside = target.relative_to(ROOT / "native")
-            return inside.parts[0] if len(inside.parts) > 1 else "module"
-    return None
+def native_folder(path: Path) -> str:
+    """The part of native/ and cuda/ that a source belongs to: a key of NATIVE."""
+    parts = path.relative_to(ROOT).parts
+    return parts[0] if parts[0] == "cuda" else "/".join(parts[:2])
+
+
+def included(include: str, source: Path) -> Path | None:
+    """This project's source that an include means; None for other libraries."""
+    found = ((base / include).resolve() for base in (source.parent, ROOT / "native", ROOT))
+    folders = ROOT / "native", ROOT / "cuda"
+    return next(
+        (p for p in found if p.is_file() and any(p.is_relative_to(f) for f in folders)), None
+    )
 
 
 def test_every_module_has_a_layer() -> None:
@@ -131,21 +151,36 @@ def test_examples_use_the_public_package(path: Path) -> None:
         assert layer_of(module) in ("", *PUBLIC), f"{module} is not public"
 
 
-@pytest.mark.parametrize("path", native_files("native"), ids=name_of)
+@pytest.mark.parametrize("path", native_files("native", "cuda"), ids=name_of)
 def test_native_includes_point_downwards(path: Path) -> None:
-    inside = path.relative_to(ROOT / "native")
-    own = inside.parts[0] if len(inside.parts) > 1 else "module"
+    own = native_folder(path)
     for include in includes(path):
-        folder = folder_of(include, path)
-        if folder not in (None, own):
-            assert NATIVE[folder] < NATIVE[own], f"native/{own} includes {include}"
-        assert not CUDA_HEADER.search(include), f"native/ includes the CUDA header {include}"
+        target = included(include, path)
+        if target is not None and (folder := native_folder(target)) != own:
+            assert NATIVE[folder] < NATIVE[own], f"{own} includes {include}"
+            allowed = ONLY.get((own, folder), {target.name})
+            assert target.name in allowed, f"{own} includes {include}, not {allowed}"
         if include.startswith("xla/"):
-            assert own == "ffi", f"{include}: XLA's headers belong in native/ffi"
+            assert own == "native/ffi", f"{include}: XLA's headers belong in native/ffi"
         if include.startswith("nanobind/"):
-            assert own == "module", f"{include}: nanobind belongs in module.cc"
+            assert own == "native/module.cc", f"{include}: nanobind belongs in module.cc"
+        if target is None and TOOLKIT.search(include):
+            assert name_of(path) in TOOLKIT_HOMES, f"the CUDA toolkit's {include}"
+
+
+@pytest.mark.parametrize("path", native_files("cuda"), ids=name_of)
+def test_kernels_know_no_machine(path: Path) -> None:
+    """They see the GPU and its twin on the CPU through arch.h alone."""
+    name = name_of(path)
+    twins = [include for include in includes(path) if TWIN.match(include)]
+    if name == "cuda/arch.h":
+        assert twins == ["cuda/arch_device.cuh", "cuda/arch_host.h"]
+    elif not name.startswith(("cuda/arch_host", "cuda/host/")):
+        assert twins == []
 
 
 def test_this_test_sees_the_sources() -> None:
     assert len(python_files(PACKAGE)) > 5
     assert any("xla/ffi/api/ffi.h" in includes(path) for path in native_files("native/ffi"))
+    for home in TOOLKIT_HOMES:
+        assert any(TOOLKIT.search(include) for include in includes(ROOT / home))
