@@ -22,26 +22,24 @@ struct Waiter {
   int step;
 };
 
-// Counts a wait, and ends the launch when it is too long.
+// Counts the looks of a wait.
 class Patience {
  public:
-  JP_DEVICE explicit Patience(const Waiter& waiter) : waiter_(waiter) {}
+  JP_DEVICE explicit Patience(uint64_t nanoseconds) : nanoseconds_(nanoseconds) {}
 
-  JP_DEVICE void Wait(uint32_t expected, uint32_t seen) {
+  // Between two looks: has it been too long?
+  JP_DEVICE bool IsOver() {
     arch::Pause();
-    if (++looks_ % kLooksPerClock != 0) return;
+    if (++looks_ % kLooksPerClock != 0) return false;
     const uint64_t now = arch::Nanoseconds();
     if (start_ == 0) start_ = now;
-    if (now - start_ > waiter_.nanoseconds) {
-      arch::Trap(waiter_.kernel, waiter_.step, expected, seen);
-    }
+    return now - start_ > nanoseconds_;
   }
 
  private:
   static constexpr uint32_t kLooksPerClock = 256;
 
-  const Waiter waiter_;
-  uint64_t start_ = 0;
+  uint64_t nanoseconds_, start_ = 0;
   uint32_t looks_ = 0;
 };
 
@@ -56,20 +54,24 @@ struct GridReader {
   int chunks;                  // that the row has for this lane; what is past them is zero
   bool is_signal;              // wait for the data; else it is there
   Waiter waiter;
+  bool gave_up = false;  // and reads on, to end in one place
 
   JP_DEVICE Quad Load(int chunk) const {
     if (chunk >= chunks) return Quad{};
     return arch::LoadRelaxed(first + chunk * kGpuChunkBytes);
   }
 
-  JP_DEVICE Quad Await(int chunk, Quad quad) const {
+  JP_DEVICE Quad Await(int chunk, Quad quad) {
     if (!is_signal || !Unwritten(quad)) return quad;
-    Patience patience(waiter);
-    do {
-      patience.Wait(0, kUnwritten);
+    Patience patience(waiter.nanoseconds);
+    while (Unwritten(quad) && !gave_up) {
+      gave_up = patience.IsOver();
       quad = Load(chunk);
-    } while (Unwritten(quad));
+    }
     return quad;
+  }
+  JP_DEVICE void Finish() const {
+    if (gave_up) arch::Trap(waiter.kernel, waiter.step, 0, kUnwritten);
   }
 };
 
@@ -78,6 +80,7 @@ struct ClusterReader {
 
   JP_DEVICE Quad Load(int chunk) const { return row[chunk * (kGpuChunkBytes / sizeof(Quad))]; }
   JP_DEVICE Quad Await(int /*chunk*/, const Quad& quad) const { return quad; }
+  JP_DEVICE void Finish() const {}
 };
 
 // Where one (step, tile)'s message goes: `Send` is called by whole warps, with each lane's value of

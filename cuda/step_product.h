@@ -68,6 +68,7 @@ class StepProduct {
         if (c < at_.chunks) Advance(reader, rows, c, Unpack(Beyond(c)), ahead[i], sums);
       }
     }
+    reader.Finish();
     Share(sums);
   }
 

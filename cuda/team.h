@@ -73,9 +73,9 @@ class GridTeam {
   JP_DEVICE void AwaitBarrier(uint32_t step, int tile, const Waiter& waiter) const {
     const uint32_t expected = step * static_cast<uint32_t>(args_.pass.senders);
     if (at_.lane == 0) {
-      Patience patience(waiter);
+      Patience patience(waiter.nanoseconds);
       for (uint32_t seen; (seen = arch::LoadAcquire(Counter(tile))) < expected;) {
-        patience.Wait(expected, seen);
+        if (patience.IsOver()) arch::Trap(waiter.kernel, waiter.step, expected, seen);
       }
     }
     arch::SyncWarp();
@@ -160,8 +160,11 @@ class ClusterTeam {
   JP_DEVICE void Await(int step, int tile) {
     const uint32_t parity = static_cast<uint32_t>((step - 1) / 2) & 1;
     uint64_t* barrier = Barrier(step, tile);
-    Patience patience(WaiterAt(args_, step));
-    while (!arch::TryWait(barrier, parity)) patience.Wait(parity, !parity);
+    const Waiter waiter = WaiterAt(args_, step);
+    Patience patience(waiter.nanoseconds);
+    while (!arch::TryWait(barrier, parity)) {
+      if (patience.IsOver()) arch::Trap(waiter.kernel, waiter.step, parity, !parity);
+    }
     // The phase after cannot end before this block has taken part in the step between.
     if (arch::ThreadIndex() == 0) arch::ArriveExpectingBytes(barrier, message_bytes_);
   }
