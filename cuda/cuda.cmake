@@ -10,9 +10,10 @@ if(JAX_PERSISTENT_CUDA)
   include(CheckLanguage)
   if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
     execute_process(
-      COMMAND ${Python_EXECUTABLE} -c "import sysconfig; print(sysconfig.get_path('purelib'))"
-      OUTPUT_VARIABLE site OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
-    find_program(JP_NVCC nvcc HINTS ENV CUDA_PATH PATHS /usr/local/cuda/bin ${site}/nvidia/cu13/bin)
+      COMMAND ${Python_EXECUTABLE} -c "import sys; print(*filter(None, sys.path), sep=';')"
+      OUTPUT_VARIABLE sites OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
+    list(TRANSFORM sites APPEND /nvidia/cu13/bin)
+    find_program(JP_NVCC nvcc HINTS ENV CUDA_PATH PATHS /usr/local/cuda/bin ${sites})
     if(JP_NVCC)
       set(CMAKE_CUDA_COMPILER ${JP_NVCC})
     endif()
@@ -21,6 +22,8 @@ if(JAX_PERSISTENT_CUDA)
   check_language(CUDA)
   if(CMAKE_CUDA_COMPILER)
     enable_language(CUDA)
+    cmake_path(GET CMAKE_CUDA_COMPILER PARENT_PATH bin)  # PyPI's runtime has its versioned name alone
+    find_library(CUDA_CUDART NAMES cudart libcudart.so.13 PATHS ${bin}/../lib NO_DEFAULT_PATH)
     find_package(CUDAToolkit REQUIRED)
     if(CUDAToolkit_VERSION VERSION_LESS 13.0)
       message(WARNING "nvcc is ${CUDAToolkit_VERSION}; the GPU kernels are tested with 13.0")
