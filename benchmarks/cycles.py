@@ -88,7 +88,7 @@ def _product(shape: Shape, at: Layout, chip: Chip) -> float:
         each = at.rows * 4 * 2 * at.mma_tiles * 32  # multiply-adds of a warp and chunk
         staging = at.rows * 512 / chip.shared_bytes_per_cycle
         return at.warp_chunks * warps * max(each / chip.fma_per_cycle, staging)
-    chains = 2 if at.mma_tiles == 1 else 1
+    chains = 2 if at.mma_tiles <= 2 else 1
     chain = 2 * at.warp_chunks * chip.mma_trip / chains
     issue = warps * at.warp_chunks * 2 * at.mma_tiles / chip.mma_per_cycle
     return max(chain, issue)

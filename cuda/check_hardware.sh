@@ -115,7 +115,9 @@ tests() {
     return
   fi
   "$python" -c 'import xdist' && options+=(-n 4 --dist loadgroup)
-  JAX_PERSISTENT_REQUIRE_GPU=1 "$python" -m pytest tests/cuda/test_gpu.py "${options[@]}"
+  # Hundreds of small programs: what the products around the kernels cost is of no interest.
+  XLA_FLAGS=--xla_gpu_autotune_level=0 JAX_PERSISTENT_REQUIRE_GPU=1 \
+    "$python" -m pytest tests/cuda/test_gpu.py "${options[@]}"
 }
 
 capture() {

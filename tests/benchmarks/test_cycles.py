@@ -62,7 +62,7 @@ def test_a_grid_step_by_hand():
     parts = predict(shape, "grid")
     assert parts["exchange"] == pytest.approx(2 * H100.l2_far_trip)
     assert parts["message"] == pytest.approx(2048 / H100.l2_bytes)  # one row, read once a block
-    assert parts["product"] == pytest.approx(4 * 2 * H100.mma_trip)  # a chain of 8
+    assert parts["product"] == pytest.approx(128 / H100.mma_per_cycle)  # 8 warps x 4 x 2 x 2
     assert parts["streamed weights"] == 0
 
 
@@ -72,7 +72,16 @@ def test_a_cluster_step_by_hand():
     assert parts["exchange"] == pytest.approx(H100.dsmem_trip + H100.shared_trip)
     read = 4 * 8 * 1024 / H100.shared_bytes_per_cycle
     assert parts["message"] == pytest.approx(8 * 1024 / H100.dsmem_bytes + read + H100.shared_trip)
-    assert parts["product"] == pytest.approx(8 * 2 * H100.mma_trip)
+    assert parts["product"] == pytest.approx(256 / H100.mma_per_cycle)
+
+
+def test_a_long_chain_is_waited_for():
+    """GRU backward, H=512: one tile of rows, whose two sums wait for each other's 33 cycles."""
+    shape = Shape("gru", 1024, 1, 512, 512, "bfloat16")
+    at = lay_out(shape, "grid", True)
+    assert at.mma_tiles == 1
+    chain = at.warp_chunks * H100.mma_trip
+    assert predict(shape, "grid", True)["product"] == pytest.approx(chain)
 
 
 def test_other_tiles_hide_the_exchange():

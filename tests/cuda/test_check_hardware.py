@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,6 +72,23 @@ def test_a_stage_without_time_is_a_failure(tmp_path: Path) -> None:
     assert done.returncode == 1
     (row,) = json.loads((tmp_path / "hardware.json").read_text())["stages"]
     assert row["status"] == "NO TIME"
+
+
+@pytest.mark.skipif(jax.default_backend() == "gpu", reason="there is a GPU")
+@pytest.mark.parametrize(("variable", "status"), [("JAX_PERSISTENT_REQUIRE_GPU", 1), ("_", 0)])
+def test_a_missing_gpu_is_a_failure_where_one_must_be(variable: str, status: int) -> None:
+    """There the tests on hardware fail; elsewhere they are skipped."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "tests/cuda/test_gpu.py", "-k", "there_is_a_gpu"],
+        cwd=ROOT,
+        env=os.environ | {variable: "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == status, done.stdout
+    expected = "JAX_PERSISTENT_REQUIRE_GPU is set" if status else "no CUDA device"
+    assert expected in done.stdout
 
 
 def test_an_unknown_option_shows_the_usage() -> None:
