@@ -10,7 +10,8 @@ if(JAX_PERSISTENT_CUDA)
   include(CheckLanguage)
   if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
     execute_process(
-      COMMAND ${Python_EXECUTABLE} -c "import sys; print(*filter(None, sys.path), sep=';')"
+      COMMAND ${Python_EXECUTABLE} -c  # a build that pip isolates does not have purelib in sys.path
+        "import sys, sysconfig; print(sysconfig.get_path('purelib'), *filter(None, sys.path), sep=';')"
       OUTPUT_VARIABLE sites OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
     list(TRANSFORM sites APPEND /nvidia/cu13/bin)
     find_program(JP_NVCC nvcc HINTS ENV CUDA_PATH PATHS /usr/local/cuda/bin ${sites})
@@ -30,7 +31,8 @@ if(JAX_PERSISTENT_CUDA)
     endif()
     set(JP_CUDA_ARCHITECTURES ${JAX_PERSISTENT_CUDA_ARCHITECTURES})
   elseif(NOT JAX_PERSISTENT_CUDA STREQUAL "AUTO")
-    message(FATAL_ERROR "JAX_PERSISTENT_CUDA is ${JAX_PERSISTENT_CUDA}, but there is no nvcc")
+    message(FATAL_ERROR "JAX_PERSISTENT_CUDA is ${JAX_PERSISTENT_CUDA}, but there is no nvcc: set "
+      "CUDACXX to one, or pip install those that pyproject.toml names under cuda-build")
   else()
     message(STATUS "No nvcc: the GPU kernels are left out")
   endif()

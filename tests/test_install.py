@@ -18,6 +18,7 @@ from jax_persistent import compat
 from jax_persistent.ffi import registration
 
 MODULE = "jax_persistent._native"
+NOT_BUILT = "not built: no nvcc was found when the rest was"
 
 
 @pytest.fixture
@@ -74,7 +75,17 @@ def test_info_names_versions_and_kernels() -> None:
         f"XLA FFI {'.'.join(map(str, registration.native_module().ffi_version()))}" in done.stdout
     )
     assert registration.native_module().cpu_isa() in done.stdout
-    assert "CUDA kernels       not built" in done.stdout
+    built = registration.native_module().cuda_architectures()
+    says = next(line for line in done.stdout.splitlines() if line.startswith("CUDA kernels "))
+    assert says.split(maxsplit=2)[2] == (built or NOT_BUILT)
+
+
+@pytest.mark.parametrize("built", ["", "80-real 90-virtual"])
+def test_info_says_which_gpus_there_are_kernels_for(monkeypatch, capsys, built: str) -> None:
+    monkeypatch.setattr(registration.native_module(), "cuda_architectures", lambda: built)
+    monkeypatch.setattr(command, "newer_source", lambda module: None)
+    assert command.main(["info"]) == 0
+    assert f"CUDA kernels       {built or NOT_BUILT}\n" in capsys.readouterr().out
 
 
 def test_an_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
