@@ -116,7 +116,7 @@ struct ClusterWriter {
   int row_pitch, segment, blocks;
 
   // Eight lanes, those of one t, gather their units' values and share out the blocks of the team.
-  JP_DEVICE void Send(const Place& at, int row, int gate, int unit, Bits bits) const {
+  JP_DEVICE void Send(const Place& at, int row, bool has_row, int gate, int unit, Bits bits) const {
     constexpr int kQuads = 8 / kPerQuad<Number>;
     uint32_t word = bits;
     if constexpr (sizeof(Bits) == 2) {
@@ -129,6 +129,7 @@ struct ClusterWriter {
       const int from = (kQuads == 1 ? 2 * i : i) * 4 + at.t;
       quads[i / 4].word[i % 4] = arch::Shuffle(word, from);
     }
+    if (!has_row) return;
     unsigned char* to = message + row * row_pitch + (gate * segment + unit) * int{sizeof(Bits)};
     for (int rank = at.row; rank < blocks; rank += 8) {
       const arch::ClusterAddress there = arch::MapToRank(to, rank);

@@ -102,8 +102,7 @@ class ClusterTeam {
         at_(at),
         messages_(arch::SharedMemory() + args.pass.messages),
         barriers_(reinterpret_cast<uint64_t*>(arch::SharedMemory() + args.pass.barriers)),
-        message_bytes_(static_cast<uint32_t>(kGpuTileRows * segments * args.pass.segment) *
-                       sizeof(Bits)) {}
+        row_bytes_(static_cast<uint32_t>(segments * args.pass.segment) * sizeof(Bits)) {}
 
   // Whole block: the first message of each tile is the initial one, all zeros if null.
   template <class InitialRow>
@@ -121,7 +120,7 @@ class ClusterTeam {
       uint64_t* barrier = barriers_ + arch::ThreadIndex();
       arch::InitByteBarrier(barrier);
       arch::FenceByteBarrierInit();
-      arch::ArriveExpectingBytes(barrier, message_bytes_);
+      arch::ArriveExpectingBytes(barrier, MessageBytes(arch::ThreadIndex() / 2));
     }
     arch::SyncCluster();
   }
@@ -136,13 +135,13 @@ class ClusterTeam {
     return {reinterpret_cast<const Quad*>(row) + at_.first_chunk * 4 + at_.t};
   }
 
-  JP_DEVICE void Send(int step, int tile, int /*time*/, int /*b*/, int row, int gate, int unit,
+  JP_DEVICE void Send(int step, int tile, int /*time*/, int b, int row, int gate, int unit,
                       Bits bits) const {
     if (step + 1 == steps()) return;
     const ClusterWriter<Number> writer{Message(step + 1, tile), Barrier(step + 1, tile),
                                        args_.pass.message_pitch, args_.pass.segment,
                                        args_.pass.receivers};
-    writer.Send(at_, row, gate, unit, bits);
+    writer.Send(at_, row, b < args_.shape.batch, gate, unit, bits);
   }
   JP_DEVICE void Sent(int /*tile*/) const {}
 
@@ -151,6 +150,11 @@ class ClusterTeam {
   JP_DEVICE unsigned char* Message(int step, int tile) const {
     const int which = 2 * tile + (step & 1);
     return messages_ + which * kGpuTileRows * args_.pass.message_pitch;
+  }
+  // Of the rows there are; the others stay as Start left them.
+  JP_DEVICE uint32_t MessageBytes(int tile) const {
+    const int left = args_.shape.batch - (at_.first_tile + tile) * kGpuTileRows;
+    return (left < kGpuTileRows ? left : kGpuTileRows) * row_bytes_;
   }
   JP_DEVICE uint64_t* Barrier(int step, int tile) const {
     return barriers_ + 2 * tile + (step & 1);
@@ -166,14 +170,14 @@ class ClusterTeam {
       if (patience.IsOver()) arch::Trap(waiter.kernel, waiter.step, parity, !parity);
     }
     // The phase after cannot end before this block has taken part in the step between.
-    if (arch::ThreadIndex() == 0) arch::ArriveExpectingBytes(barrier, message_bytes_);
+    if (arch::ThreadIndex() == 0) arch::ArriveExpectingBytes(barrier, MessageBytes(tile));
   }
 
   const LaunchArgs<Arrays>& args_;
   const Place at_;
   unsigned char* messages_;
   uint64_t* barriers_;
-  uint32_t message_bytes_;
+  uint32_t row_bytes_;
 };
 
 }  // namespace jp::cuda

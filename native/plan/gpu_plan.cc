@@ -87,26 +87,45 @@ void Spread(GpuPass& pass, const GpuProblem& p, int most, int tiles) {
   pass.teams_per_group = Ceil(all, pass.tiles_per_team);
 }
 
-// Of those that hold all weights, the smallest cluster whose registers suffice; else the largest.
-bool FitCluster(GpuPass& pass, const GpuProblem& p, const GpuFacts& facts) {
+// What a step costs, roughly, in cycles of an H100: the model of cuda/README.md in short, to choose
+// between residencies by. Nothing on a GPU has confirmed it.
+double StepCycles(const GpuPass& pass, const GpuProblem& p) {
+  constexpr double kThroughL2 = 828, kThroughCluster = 209;
+  constexpr double kL2Bytes = 34.6, kClusterBytes = 13.2, kSharedBytes = 128;  // a cycle, a block
+  constexpr double kMultiply = 12.7;  // of two quads a lane, on the matrix units
+  constexpr double kMultiplyAdd = 8;  // of a quad a lane and one row, without them
+  const GpuKernelTraits traits = TraitsOf(p);
+  const double rows = static_cast<double>(std::min<int64_t>(p.batch, kGpuTileRows));
+  const double bytes = rows * traits.segments * pass.segment * GpuElementBytes(p.number);
+  const double message = pass.cluster ? bytes / kClusterBytes + kGpuTileRows / rows * bytes *
+                                                                    pass.warps_m / kSharedBytes
+                                      : bytes * pass.warps_m / kL2Bytes;
+  const double chunk =
+      traits.chunk_quads() * (p.number == GpuNumber::kFloat32 ? kMultiplyAdd * rows : kMultiply);
+  const double exchange = pass.cluster ? kThroughCluster : kThroughL2;
+  const double tile = message + pass.warp_chunks * chunk;
+  // Several tiles hide the way of each other's messages.
+  return pass.tiles_per_team == 1 ? exchange + tile
+                                  : std::max(exchange, pass.tiles_per_team * tile);
+}
+
+// The quickest of the clusters that hold all weights; false if none does.
+bool FitCluster(GpuPass& best, const GpuProblem& p, const GpuFacts& facts) {
   const int unit_blocks = Ceil(static_cast<int>(p.hidden), TraitsOf(p).units());
-  pass.cluster = true;
-  GpuPass best{};
+  best = {};
   for (int blocks = 1; blocks <= facts.cluster_blocks; blocks *= 2) {
     const int warps_m = Ceil(unit_blocks, blocks);
-    if (warps_m > kGpuWarps) continue;
-    for (int tiles = kMostTiles; tiles > 0; tiles /= 2) {
-      GpuPass tried = pass;
+    if (warps_m > kGpuWarps || Ceil(unit_blocks, warps_m) * 2 <= blocks) continue;
+    GpuPass tried{};
+    tried.cluster = true;
+    bool fits = false;
+    for (int tiles = kMostTiles; tiles > 0 && !fits; tiles /= 2) {
       Spread(tried, p, facts.processors / blocks, tiles);
-      if (!Fit(tried, p, facts, blocks, warps_m) || tried.stream_chunks > 0) continue;
-      best = tried;
-      break;
+      fits = Fit(tried, p, facts, blocks, warps_m) && tried.stream_chunks == 0;
     }
-    if (best.slices > 0 && best.shared_chunks == 0) break;
+    if (fits && (best.slices == 0 || StepCycles(tried, p) < StepCycles(best, p))) best = tried;
   }
-  if (best.slices == 0) return false;
-  pass = best;
-  return true;
+  return best.slices > 0;
 }
 
 bool FitGrid(GpuPass& pass, const GpuProblem& p, const GpuFacts& facts) {
@@ -154,18 +173,24 @@ GpuPlan PlanGpu(const GpuProblem& problem, const GpuFacts& facts, GpuResidency r
                          static_cast<long long>(problem.hidden), facts.processors,
                          static_cast<long long>(limit)));
   }
-  GpuPlan plan{};
-  const bool cluster = residency != GpuResidency::kGrid && facts.cluster_blocks > 1 &&
-                       FitCluster(plan.pass, problem, facts);
-  if (residency == GpuResidency::kCluster && !cluster) {
+  GpuPass in_cluster{}, in_grid{};
+  const bool may_cluster = residency != GpuResidency::kGrid && facts.cluster_blocks > 1 &&
+                           FitCluster(in_cluster, problem, facts);
+  const bool may_grid = residency != GpuResidency::kCluster && FitGrid(in_grid, problem, facts);
+  if (!may_cluster && !may_grid) {
+    if (residency != GpuResidency::kCluster) {
+      return Refuse(
+          Format("%d KiB of shared memory a block are too few", facts.shared_bytes >> 10));
+    }
     return Refuse(facts.cluster_blocks == 1
                       ? Format("sm_%d has no clusters", facts.architecture)
                       : Format("a cluster of %d blocks doesn't hold the weights of H = %lld",
                                facts.cluster_blocks, static_cast<long long>(problem.hidden)));
   }
-  if (!cluster && !FitGrid(plan.pass, problem, facts)) {
-    return Refuse(Format("%d KiB of shared memory a block are too few", facts.shared_bytes >> 10));
-  }
+  const bool cluster =
+      may_cluster && (!may_grid || StepCycles(in_cluster, problem) < StepCycles(in_grid, problem));
+  GpuPlan plan{};
+  plan.pass = cluster ? in_cluster : in_grid;
   GpuPass& pass = plan.pass;
   plan.runs = true;
   plan.teams = static_cast<int>(problem.groups) * pass.teams_per_group;
