@@ -41,8 +41,10 @@ def test_a_gpu_has_a_kernel(cell: str, dtype: str, device: str) -> None:
     assert has_clusters or found.residency.startswith("grid, ")
 
 
-def test_what_it_prints() -> None:
-    found = jp.plan("lstm", 512, 20, "bfloat16", "sm_90")
+def test_what_it_prints(monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv(call.EXCHANGE, "cluster")
+        found = jp.plan("lstm", 512, 20, "bfloat16", "sm_90")
     assert found.residency == "cluster, registers"
     assert (found.workers, found.packed_bytes) == (16, 4 * 512 * 512 * 2)
     assert str(found) == (
