@@ -89,7 +89,7 @@ void Spread(GpuPass& pass, const GpuProblem& p, int most, int tiles) {
 
 // What a step costs, roughly, in cycles of an H100: the model of cuda/README.md in short, to choose
 // between residencies by. Nothing on a GPU has confirmed it.
-double StepCycles(const GpuPass& pass, const GpuProblem& p) {
+double StepCycles(const GpuPass& pass, const GpuProblem& p, const GpuFacts& facts) {
   constexpr double kThroughL2 = 828, kThroughCluster = 209;
   constexpr double kL2Bytes = 34.6, kClusterBytes = 13.2, kSharedBytes = 128;  // a cycle, a block
   constexpr double kMultiply = 12.7;  // of two quads a lane, on the matrix units
@@ -104,9 +104,11 @@ double StepCycles(const GpuPass& pass, const GpuProblem& p) {
       traits.chunk_quads() * (p.number == GpuNumber::kFloat32 ? kMultiplyAdd * rows : kMultiply);
   const double exchange = pass.cluster ? kThroughCluster : kThroughL2;
   const double tile = message + pass.warp_chunks * chunk;
-  // Several tiles hide the way of each other's messages.
-  return pass.tiles_per_team == 1 ? exchange + tile
-                                  : std::max(exchange, pass.tiles_per_team * tile);
+  // Several tiles hide the way of each other's messages; teams beyond the GPU's SMs come later.
+  const double step =
+      pass.tiles_per_team == 1 ? exchange + tile : std::max(exchange, pass.tiles_per_team * tile);
+  return step * static_cast<double>(
+                    Ceil<int64_t>(p.groups * pass.teams_per_group, facts.processors / pass.slices));
 }
 
 // The quickest of the clusters that hold all weights; false if none does.
@@ -123,7 +125,8 @@ bool FitCluster(GpuPass& best, const GpuProblem& p, const GpuFacts& facts) {
       Spread(tried, p, facts.processors / blocks, tiles);
       fits = Fit(tried, p, facts, blocks, warps_m) && tried.stream_chunks == 0;
     }
-    if (fits && (best.slices == 0 || StepCycles(tried, p) < StepCycles(best, p))) best = tried;
+    if (!fits) continue;
+    if (best.slices == 0 || StepCycles(tried, p, facts) < StepCycles(best, p, facts)) best = tried;
   }
   return best.slices > 0;
 }
@@ -187,8 +190,8 @@ GpuPlan PlanGpu(const GpuProblem& problem, const GpuFacts& facts, GpuResidency r
                       : Format("a cluster of %d blocks doesn't hold the weights of H = %lld",
                                facts.cluster_blocks, static_cast<long long>(problem.hidden)));
   }
-  const bool cluster =
-      may_cluster && (!may_grid || StepCycles(in_cluster, problem) < StepCycles(in_grid, problem));
+  const bool cluster = may_cluster && (!may_grid || StepCycles(in_cluster, problem, facts) <
+                                                        StepCycles(in_grid, problem, facts));
   GpuPlan plan{};
   plan.pass = cluster ? in_cluster : in_grid;
   GpuPass& pass = plan.pass;
