@@ -3,6 +3,8 @@
 # make test    everything that is checked: style, types, native tests, Python tests
 # make lint, make native-test, make pytest   its parts
 # make format  puts the sources in the style that `make lint` asks for
+# make cuda-build  installs PyPI's nvcc in .venv, for machines without one: the next `make setup`
+#                  builds the GPU kernels with it
 #
 # PYTHON=python3.12 picks the interpreter of a new .venv, WERROR=ON makes every compiler warning an
 # error, JOBS=2 limits the processes that build and test.
@@ -20,7 +22,7 @@ folders := $(wildcard native cuda tests/native tests/cuda)
 native_sources := $(shell find $(folders) -name "*.cc" -o -name "*.h" -o -name "*.cuh")
 built_from := pyproject.toml CMakeLists.txt cuda/cuda.cmake cuda/instance.in $(filter-out tests/%,$(native_sources))
 
-.PHONY: setup train test lint native-test pytest format
+.PHONY: setup cuda-build train test lint native-test pytest format
 setup: .venv/installed
 
 .venv/bin/python:
@@ -38,6 +40,11 @@ setup: .venv/installed
 	  --config-settings=cmake.define.JAX_PERSISTENT_WERROR=$(WERROR)
 	$(bin)/python -m jax_persistent info
 	@touch $@
+
+cuda-build: .venv/bin/python
+	$(bin)/python -m pip install --quiet --disable-pip-version-check $$($(bin)/python -c \
+	  'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["cuda-build"])')
+	@rm -f .venv/installed
 
 train: ARGS ?= --overwrite
 train: setup

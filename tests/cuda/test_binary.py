@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import NamedTuple
@@ -84,7 +85,9 @@ def test_gpus_to_come_find_ptx() -> None:
 
 def test_where_there_is_an_nvcc_there_are_kernels() -> None:
     """Or the tests above would pass for want of them."""
-    nvcc = shutil.which("nvcc", path=f"{os.environ['PATH']}:/usr/local/cuda/bin")
+    of_packages = (f"{folder}/nvidia/cu13/bin" for folder in sys.path)
+    folders = os.environ["PATH"], "/usr/local/cuda/bin", *of_packages
+    nvcc = shutil.which("nvcc", path=os.pathsep.join(folders))
     assert REAL or nvcc is None, f"built without GPU kernels, although there is {nvcc}"
 
 
