@@ -1,6 +1,7 @@
 """A cycle model of one step of the CUDA kernels: what each part should cost, by published figures.
 
-    python -m benchmarks.cycles        # the table of cuda/README.md
+    python -m benchmarks.cycles            # the table of cuda/README.md
+    python -m benchmarks.cycles --write    # puts it there: after a change of the plan or the model
 
 Two numbers for a step. `predict` follows our kernels as native/plan/gpu_plan.cc lays them out, part
 by part, so that a measurement can say which part is not what it should be. `limit` is what is left
@@ -13,11 +14,15 @@ Legend: B batch, H hidden, G gates, K the elements of a message. Sources: cuda/R
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from benchmarks.gpu_layout import H100, TILE_ROWS, Chip, Layout, lay_out
+from benchmarks.machine import ROOT
 from benchmarks.problem import DTYPES, GATES, Shape
 
+README = ROOT / "cuda" / "README.md"
 LOADS_AHEAD = {2: 4, 4: 2}  # chunks in flight of a warp, by the bytes of an element
 
 
@@ -47,11 +52,10 @@ def predict(
             at.warps_m * message / chip.l2_bytes,
         )
     else:
-        # All rows of a tile are sent, whether in the batch or not, by 16 bytes to every block.
+        # To every block by 16 bytes; each warp reads all 8 rows, whether in the batch or not.
         exchange = chip.dsmem_trip + chip.shared_trip
-        sent = TILE_ROWS * at.row_bytes
         read = at.warps_m * TILE_ROWS * at.row_bytes / chip.shared_bytes_per_cycle
-        loads = sent / chip.dsmem_bytes + read + chip.shared_trip
+        loads = message / chip.dsmem_bytes + read + chip.shared_trip
     weights = 2 * at.mma_tiles * 512 * warps
     streamed = at.stream_chunks * weights / chip.l2_bytes
     in_shared = at.shared_chunks * weights / chip.shared_bytes_per_cycle
@@ -157,5 +161,15 @@ def table(chip: Chip = H100) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
+def write(readme: Path) -> None:
+    """Replaces the table in a document."""
+    text = readme.read_text()
+    begin = text.index(table().splitlines()[0])
+    readme.write_text(text[:begin] + table() + text[text.index("\n\n", begin) :])
+
+
 if __name__ == "__main__":
-    print(table())
+    if sys.argv[1:] == ["--write"]:
+        write(README)
+    else:
+        print(table())

@@ -10,7 +10,6 @@ import pytest
 from benchmarks import cycles
 from benchmarks.cycles import limit, limit_seconds, predict
 from benchmarks.gpu_layout import H100, Layout, lay_out
-from benchmarks.machine import ROOT
 from benchmarks.problem import GATES, Shape
 
 
@@ -67,11 +66,11 @@ def test_a_grid_step_by_hand():
 
 
 def test_a_cluster_step_by_hand():
-    """LSTM, H=512: all 8 rows of a tile travel, whatever the batch; two warps share K."""
-    parts = predict(Shape("lstm", 1024, 1, 512, 512, "bfloat16"), "cluster")
+    """LSTM, H=512: the rows there are travel, all 8 of a tile are read by the four unit blocks."""
+    parts = predict(Shape("lstm", 1024, 3, 512, 512, "bfloat16"), "cluster")
     assert parts["exchange"] == pytest.approx(H100.dsmem_trip + H100.shared_trip)
     read = 4 * 8 * 1024 / H100.shared_bytes_per_cycle
-    assert parts["message"] == pytest.approx(8 * 1024 / H100.dsmem_bytes + read + H100.shared_trip)
+    assert parts["message"] == pytest.approx(3 * 1024 / H100.dsmem_bytes + read + H100.shared_trip)
     assert parts["product"] == pytest.approx(256 / H100.mma_per_cycle)
 
 
@@ -129,5 +128,12 @@ def test_a_float32_cell_is_slower_than_a_quick_one():
 
 
 def test_readme_has_the_table_as_it_is():
-    readme = (ROOT / "cuda" / "README.md").read_text()
-    assert cycles.table() in readme, "run python -m benchmarks.cycles and paste what it prints"
+    assert cycles.table() in cycles.README.read_text(), "run python -m benchmarks.cycles --write"
+
+
+def test_the_table_is_replaced(tmp_path):
+    readme = tmp_path / "README.md"
+    heads = cycles.table().splitlines()[0]
+    readme.write_text(f"before\n\n{heads}\n| old |\n\nafter\n")
+    cycles.write(readme)
+    assert readme.read_text() == f"before\n\n{cycles.table()}\n\nafter\n"
