@@ -21,7 +21,8 @@ constexpr GpuFacts kSmall{90, 4, 160 << 10, 4, 1 << 20};
 // and launches; rows that 16-byte loads can read, and rows that they can't.
 constexpr int64_t kSizes[][4] = {{1, 3, 5, 7}, {2, 9, 3, 20}, {1, 1, 1, 1}, {1, 11, 4, 48}};
 
-void CheckAllOptions() {
+// `few`: every kernel once, for sanitizers under which a lane costs a hundred times as much.
+void CheckAllOptions(bool few) {
   int seed = 0;
   for (const auto& [N, B, T, H] : kSizes) {
     for (const CellTraits& cell : jp::kCells) {
@@ -29,6 +30,7 @@ void CheckAllOptions() {
         for (Exchange exchange : kExchanges) {
           for (bool reverse : {false, true}) {
             const bool time_major = ++seed % 3 == 0;
+            if (few && (H != 20 || reverse)) continue;
             CheckBothPasses({{N, B, T, H, reverse, time_major}, cell, number, exchange, kSmall},
                             seed);
           }
@@ -85,8 +87,8 @@ void CheckExchangesAgree() {
 
 }  // namespace
 
-int main() {
-  CheckAllOptions();
+int main(int count, char** /*arguments*/) {
+  CheckAllOptions(count > 1);
   CheckWeightsBeyondRegisters();
   CheckExchangesAgree();
   return jp::test::Finish("GPU kernels on the CPU");
