@@ -105,8 +105,8 @@ def gpu_facts(device: Any = None) -> dict[str, int]:
             device = _ASSUMED_ARCHITECTURE
     if isinstance(device, int):
         return native_module().gpu_facts(device)
-    architecture = int(device.compute_capability.replace(".", ""))
-    return {**native_module().gpu_facts(architecture), "processors": device.core_count}
+    facts = native_module().gpu_facts(int(device.compute_capability.replace(".", "")))
+    return {**facts, "processors": device.core_count} if facts["processors"] else facts
 
 
 def gpu_plan(sizes: Sizes, facts: Mapping[str, int]) -> dict[str, Any]:

@@ -86,6 +86,12 @@ def test_a_device_has_its_own_number_of_processors(monkeypatch) -> None:
     assert jp.plan("lstm", 1024, 8, "bfloat16", "cuda") == found
 
 
+def test_a_device_whose_architecture_is_unknown() -> None:
+    turing = SimpleNamespace(platform="gpu", compute_capability="7.5", core_count=40)
+    found = jp.plan("lstm", 64, 8, "bfloat16", turing)
+    assert str(found) == "reference: no kernels for this GPU's architecture"
+
+
 def test_float32_keeps_fewer_weights_in_registers_than_tf32() -> None:
     precise = jp.plan("lstm", 1024, 8, "float32", "sm_90").details
     with jax.default_matmul_precision("tensorfloat32"):
