@@ -27,7 +27,7 @@ class Chip:
     shared_trip: float = 29
     shared_bytes_per_cycle: float = 128
     barrier: float = 30
-    mma_trip: float = 33  # m16n8k16, sums in float32
+    mma_trip: float = 33  # m16n8k16, sums in float32: assumed
     mma_per_cycle: float = 0.629  # of one processor; 1 is the peak, which only wgmma comes near
     fma_per_cycle: float = 128  # of one processor
     alu: float = 4  # an ordinary instruction, before its result can be used
