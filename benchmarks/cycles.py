@@ -115,16 +115,21 @@ def limit(shape: Shape, residency: str, backward: bool = False, chip: Chip = H10
     return trip + product + cell_cycles(shape.cell, shape.dtype, backward, chip)
 
 
-def limit_seconds(shape: Shape, direction: str, residency: str, chip: Chip = H100) -> float:
-    """The least time of a call: `limit` for every step, and the large products at the peak rate."""
+def limit_seconds(
+    shape: Shape, direction: str, residencies: Mapping[str, str], chip: Chip = H100
+) -> float:
+    """The least time of a call: `limit` for every step, and the large products at the peak rate.
+
+    `residencies` has that of the "forward" and of the "backward" kernel.
+    """
     peak = 2 * chip.processors * chip.hertz
     peak *= chip.fma_per_cycle if shape.dtype == "float32" else 16 * 8 * 16
     t, b, h, width = shape.steps, shape.batch, shape.hidden, shape.gates * shape.hidden
     project = 2 * t * b * shape.inputs * width / peak
-    chain = t * limit(shape, residency, False, chip) / chip.hertz
+    chain = t * limit(shape, residencies["forward"], False, chip) / chip.hertz
     if direction == "forward":
         return chain + project
-    chain += t * limit(shape, residency, True, chip) / chip.hertz
+    chain += t * limit(shape, residencies["backward"], True, chip) / chip.hertz
     return chain + 3 * project + 2 * t * b * h * width / peak
 
 

@@ -116,22 +116,27 @@ def _time_all(results: dict[str, Any], options: Namespace, path: Path) -> None:
             reason = f"{type(error).__name__}: {str(error).strip()[:300]}"
             results["refused"].append({"shape": f"{shape} {shape.dtype}", "reason": reason})
             continue
-        residency = _plan(results["plans"], shape)
+        residencies = _plan(results["plans"], shape)
         for entry in found:
-            seconds = cycles.limit_seconds(shape, entry["pass"], residency)
+            seconds = cycles.limit_seconds(shape, entry["pass"], residencies)
             entry["limit_ms"] = float(f"{1e3 * seconds:.4g}")
         results["entries"] += found
         path.write_text(summary.as_json(results))  # what is there stays if the run is cut off
         print(gpu_summary.line(found[0]), f"({time.monotonic() - began:.0f} s)", flush=True)
 
 
-def _plan(plans: dict[str, str], shape: Shape) -> str:
-    """Notes the planner's words on a shape; "grid" or "cluster", "grid" if it has no kernel."""
+def _plan(plans: dict[str, str], shape: Shape) -> dict[str, str]:
+    """Notes the planner's words; by pass, "grid" or "cluster", the grid where there is no kernel."""
     import jax_persistent as jp
 
     found = jp.plan(shape.cell, shape.hidden, shape.batch, shape.dtype)
     plans[f"{shape} {shape.dtype}"] = str(found)
-    return "cluster" if (found.residency or "").startswith("cluster") else "grid"
+    details = found.details or {}
+    return {
+        name: "cluster" if (at or "").startswith("cluster") else "grid"
+        for name in ("forward", "backward")
+        for at in [details.get(name, {}).get("residency")]
+    }
 
 
 def _dry(number: int, shape: Shape) -> Shape:

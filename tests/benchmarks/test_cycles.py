@@ -114,10 +114,11 @@ def test_limit_of_a_call():
     shape = Shape("gru", 10, 3, 256, 128, "float32")
     peak = 2 * H100.processors * H100.fma_per_cycle * H100.hertz
     project, recurrent = (2 * 10 * 3 * inputs * 768 / peak for inputs in (128, 256))
-    steps = [10 * limit(shape, "grid", back) / H100.hertz for back in (False, True)]
-    forward = limit_seconds(shape, "forward", "grid")
+    at = {"forward": "cluster", "backward": "grid"}
+    steps = [10 * limit(shape, at[name], name == "backward") / H100.hertz for name in at]
+    forward = limit_seconds(shape, "forward", at)
     assert forward == pytest.approx(steps[0] + project)
-    both = limit_seconds(shape, "forward+backward", "grid")
+    both = limit_seconds(shape, "forward+backward", at)
     assert both == pytest.approx(sum(steps) + 3 * project + recurrent)
 
 

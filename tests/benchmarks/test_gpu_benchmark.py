@@ -9,6 +9,7 @@ import os
 import numpy as np
 import pytest
 
+import jax_persistent as jp
 from benchmarks import gpu, gpu_measure, gpu_options, gpu_summary, measure, peers
 from benchmarks.peers_gpu import EXCHANGE, JaxRnn, OursCluster, Scan
 from benchmarks.problem import PASSES, Shape, draw
@@ -86,6 +87,21 @@ def test_a_budget_leaves_shapes_out(tmp_path, monkeypatch):
     gpu._time_all(results, options, tmp_path / "r.json")
     assert [each["reason"] for each in results["refused"]] == ["MemoryError: no memory"] * 2
     assert results["skipped"] == ["lstm 3x4x8 bfloat16"]
+
+
+def test_the_limit_knows_where_each_pass_runs(monkeypatch):
+    details = {
+        "forward": {"residency": "cluster, registers"},
+        "backward": {"residency": "grid, L2"},
+    }
+    plan = jp.Plan("native", "why", details=details)
+    monkeypatch.setattr(jp, "plan", lambda *_: plan)
+    plans = {}
+    shape = Shape("gru", 9, 2, 6, 6, "bfloat16")
+    assert gpu._plan(plans, shape) == {"forward": "cluster", "backward": "grid"}
+    assert plans == {"gru 9x2x6 bfloat16": "native: why"}
+    monkeypatch.setattr(jp, "plan", lambda *_: jp.Plan("reference", "why not"))
+    assert gpu._plan(plans, shape) == {"forward": "grid", "backward": "grid"}
 
 
 def test_peers_that_differ_or_fail_are_not_timed(monkeypatch):
