@@ -126,7 +126,7 @@ def _time_all(results: dict[str, Any], options: Namespace, path: Path) -> None:
 
 
 def _plan(plans: dict[str, str], shape: Shape) -> dict[str, str]:
-    """Notes the planner's words; by pass, "grid" or "cluster", the grid where there is no kernel."""
+    """Notes the planner's words; by pass, "grid" or "cluster": "grid" if there is no kernel."""
     import jax_persistent as jp
 
     found = jp.plan(shape.cell, shape.hidden, shape.batch, shape.dtype)

@@ -146,13 +146,13 @@ benchmark() {
   [[ $rehearse ]] && options=(--dry-run --rounds 1 --cells elman --dtypes bfloat16 --hidden 256
     --batch 4 --exchange auto --peers cudnn)
   XLA_PYTHON_CLIENT_PREALLOCATE=true "$python" -m benchmarks.gpu "${options[@]}" \
-    --output "$work/benchmark.json"
+    --output "$work/benchmark.json" && echo "see benchmark.json"
 }
 
 flashrnn() {
   XLA_PYTHON_CLIENT_PREALLOCATE=true "$python" -m benchmarks.gpu --cells lstm --dtypes bfloat16 \
     --hidden 768 --batch 16 --exchange auto --peers cudnn,cudnn-float16,flashrnn \
-    --output "$work/benchmark-flashrnn.json"
+    --output "$work/benchmark-flashrnn.json" && echo "see benchmark-flashrnn.json"
 }
 
 profile() {
