@@ -115,9 +115,12 @@ double StepCycles(const GpuPass& pass, const GpuProblem& p, const GpuFacts& fact
 bool FitCluster(GpuPass& best, const GpuProblem& p, const GpuFacts& facts) {
   const int unit_blocks = Ceil(static_cast<int>(p.hidden), TraitsOf(p).units());
   best = {};
-  for (int blocks = 1; blocks <= facts.cluster_blocks; blocks *= 2) {
+  const int most = std::min(facts.cluster_blocks, facts.processors);
+  // From 2 on: st.async is undefined in a cluster of one block.
+  for (int blocks = 2; blocks <= most; blocks *= 2) {
     const int warps_m = Ceil(unit_blocks, blocks);
-    if (warps_m > kGpuWarps || Ceil(unit_blocks, warps_m) * 2 <= blocks) continue;
+    if (warps_m > kGpuWarps) continue;
+    if (blocks > 2 && Ceil(unit_blocks, warps_m) * 2 <= blocks) continue;
     GpuPass tried{};
     tried.cluster = true;
     bool fits = false;
