@@ -170,12 +170,14 @@ JP_DEVICE void ArriveExpectingBytes(uint64_t* barrier, uint32_t bytes) {
                : "memory");
 }
 // Has the phase of this parity (the first is 0) completed? Acquires what it counted if so; waits
-// a while, of the hardware's choice, before it says no.
+// a while, of the hardware's choice, before it says no. The fence, in place of an acquiring wait,
+// is for shared memory alone: the other would empty the L1 cache every time.
 JP_DEVICE bool TryWait(uint64_t* barrier, uint32_t parity) {
   uint32_t done;
   asm volatile(
       "{\n\t.reg .pred p;\n\t"
-      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n\t"
+      "mbarrier.try_wait.parity.relaxed.cluster.shared::cta.b64 p, [%1], %2;\n\t"
+      "fence.acquire.sync_restrict::shared::cluster.cluster;\n\t"
       "selp.u32 %0, 1, 0, p;\n\t}"
       : "=r"(done)
       : "r"(static_cast<uint32_t>(__cvta_generic_to_shared(barrier))), "r"(parity)
