@@ -60,7 +60,8 @@ class StreamDevice {
     const auto set = [&](cudaFuncAttribute attribute, int value) {
       return Note("cudaFuncSetAttribute", cudaFuncSetAttribute(function, attribute, value));
     };
-    if (!set(cudaFuncAttributeMaxDynamicSharedMemorySize, args.pass.shared_bytes)) return false;
+    // Always the device's most: another thread may set it between this and the launch.
+    if (!set(cudaFuncAttributeMaxDynamicSharedMemorySize, ThisGpu().shared_bytes)) return false;
     if (cluster > kPortableCluster && !set(cudaFuncAttributeNonPortableClusterSizeAllowed, 1)) {
       return false;
     }

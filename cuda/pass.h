@@ -82,7 +82,7 @@ class Pass {
                       Bits (&values)[kCount]) const {
     const Bits* from = static_cast<const Bits*>(array) +
                        layout_.sequence(p.b, time, kCount * shape_.hidden) + p.unit;
-    const int rows = ahead * (shape_.time_major ? shape_.batch : 1);
+    const int64_t rows = ahead * (shape_.time_major ? shape_.batch : 1);
     const bool exists = wanted && time + ahead >= 0 && time + ahead < shape_.steps;
     JP_UNROLL
     for (int i = 0; i < kCount; ++i) values[i] = wanted ? from[i * shape_.hidden] : Bits{0};
