@@ -11,9 +11,9 @@ namespace {
 // meeting is two cache-line transfers, about 200 ns, in which a core does about this many.
 constexpr int64_t kWorthAWorker = 8192;
 
-// Weights read between the update of one block and the next: what an update needs is asked for
-// before its products, and must still be in the L2 cache after them.
-constexpr int64_t kBlockBytes = 128 << 10;
+// Weights read between the updates of two blocks, at most, unless a panel is larger: what an update
+// needs is asked for before its products, and should be in an L2 cache of 512 KiB after them.
+constexpr int64_t kBlockBytes = 400 << 10;
 
 int64_t CeilDiv(int64_t n, int64_t by) { return (n + by - 1) / by; }
 

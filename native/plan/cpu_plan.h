@@ -50,8 +50,8 @@ CpuPlan PlanCpu(const CellTraits& cell, int64_t hidden, int64_t batch, int weigh
 
 // Vectors across a panel: whatever is fastest for the batch, without a trace in the result.
 inline constexpr int kPanelVectors[] = {3, 4, 6};
-inline constexpr int kMostBlockVectors = 12;  // the least common multiple of those and the gates
-inline constexpr int kBlockRows = 64;         // batch rows that are taken at once
+inline constexpr int kMostBlockVectors = 24;  // of columns: panels and units come out even
+inline constexpr int kBlockRows = 32;         // batch rows that are taken at once
 
 inline constexpr int kWidenedRows = 12;  // from which on bfloat16 is widened beforehand
 
