@@ -1,7 +1,11 @@
 #include "native/cpu/machine.h"
 
 #include <algorithm>
+#include <charconv>
+#include <cstdlib>
 #include <fstream>
+#include <limits>
+#include <stdexcept>
 #include <string>
 
 #include "native/cpu/isa.h"
@@ -27,6 +31,18 @@ int64_t CacheBytes(int level) {
   return 0;
 }
 
+// The most workers that JAX_PERSISTENT_THREADS allows.
+int MostThreads() {
+  const char* asked = std::getenv("JAX_PERSISTENT_THREADS");
+  if (asked == nullptr || *asked == '\0') return std::numeric_limits<int>::max();
+  const std::string text = asked;
+  int most = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), most);
+  if (error == std::errc() && end == text.data() + text.size() && most >= 1) return most;
+  throw std::runtime_error("JAX_PERSISTENT_THREADS: expected a whole number of at least 1; got '" +
+                           text + "'; unset it to use as many as XLA does");
+}
+
 CpuFacts Look() {
   const Isa& isa = ChosenIsa();
   const int64_t l2 = CacheBytes(2);
@@ -37,8 +53,9 @@ CpuFacts Look() {
 
 CpuFacts ThisMachine(int threads) {
   static const CpuFacts seen = Look();
+  static const int most = MostThreads();
   CpuFacts facts = seen;
-  facts.threads = std::max(threads, 1);
+  facts.threads = std::clamp(threads, 1, most);
   return facts;
 }
 

@@ -5,7 +5,8 @@
 
 namespace jp::cpu {
 
-// The machine as the planner sees it, with this many threads to use.
+// The machine as the planner sees it, with this many threads to use, or as many as
+// JAX_PERSISTENT_THREADS allows. Throws std::runtime_error if that is no number of threads.
 CpuFacts ThisMachine(int threads);
 
 }  // namespace jp::cpu

@@ -6,7 +6,7 @@
 
 namespace jp::cpu {
 
-// Both throw std::bad_alloc, and std::runtime_error where JAX_PERSISTENT_ISA is wrong.
+// Both throw std::bad_alloc, and std::runtime_error where an environment variable is wrong.
 void Run(const Shape& shape, const CellTraits& cell, DType dtype, const Forward& arrays,
          int threads, const Team::Schedule& schedule);
 void Run(const Shape& shape, const CellTraits& cell, DType dtype, const Backward& arrays,
