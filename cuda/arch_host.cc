@@ -112,6 +112,7 @@ void StoreAsync(ClusterAddress to, const Quad& q, ClusterAddress barrier) {
   auto* const counter = reinterpret_cast<uint64_t*>(barrier);
   CheckAligned(words, sizeof q, "StoreAsync");
   CheckAligned(counter, sizeof *counter, "StoreAsync's byte barrier");
+  if (ThisGrid().shape.cluster == 1) lane.Fail("StoreAsync: undefined in a cluster of one block");
   for (int rank = 0; rank < ThisGrid().shape.cluster; ++rank) {
     host::Block& block = ThisGrid().InCluster(BlockIndex(), rank);
     if (block.Holds(words, sizeof q) && block.Holds(counter, sizeof *counter)) {
