@@ -122,9 +122,7 @@ JP_DEVICE uint32_t LoadAcquire(const uint32_t* from) {
 // The add of a thread that a block's barrier has ordered behind the others' stores: releases those
 // too.
 JP_DEVICE void AddRelease(uint32_t* to, uint32_t amount) {
-  asm volatile("fence.acq_rel.gpu;\n\tred.release.gpu.global.add.u32 [%0], %1;" ::"l"(to),
-               "r"(amount)
-               : "memory");
+  asm volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(to), "r"(amount) : "memory");
 }
 
 // Brings the line of `address` into L2.
