@@ -58,6 +58,9 @@ static inline void Prefetch(const T* values, int64_t n) {
 // apart would drive each other out of the caches: they are asked for this many rows ahead.
 inline constexpr int64_t kEarlyRows = 4;
 
+// Weights that leave the rest of what a step needs in the caches: asking for it would only delay.
+inline constexpr int64_t kKeptBytes = 128 << 10;
+
 // A part of the units: those from `first` to before `last`, counted in vectors.
 template <class T>
 struct Slice {
@@ -130,6 +133,7 @@ struct Slice {
                  const Update& update) const {
     alignas(64) float products[kBlockRows * kMostBlockVectors * kLanes];
     const int64_t parts = (batch + kBlockRows - 1) / kBlockRows;
+    const bool drives_out = pass.slice_bytes > kKeptBytes;
     for (int64_t unit = first; unit < last; unit += pass.block_units) {
       const int64_t units = last - unit < pass.block_units ? last - unit : pass.block_units;
       const int64_t first_panel = (unit - first) * pass.gates / pass.vectors;
@@ -138,9 +142,10 @@ struct Slice {
         const int64_t b0 = part * batch / parts, rows = (part + 1) * batch / parts - b0;
         if (in == nullptr) std::memset(products, 0, rows * width * sizeof(float));
         // A few at a time: they wait in line behind each other.
-        const int64_t early = rows < kEarlyRows ? rows : kEarlyRows, count = panels(units);
+        const int64_t count = panels(units);
+        const int64_t early = !drives_out ? rows : rows < kEarlyRows ? rows : kEarlyRows;
         for (int64_t p = 0; p < count; ++p) {
-          for (int64_t r = p * early / count; r < (p + 1) * early / count; ++r) {
+          for (int64_t r = p * early / count; drives_out && r < (p + 1) * early / count; ++r) {
             prefetch(b0 + r, unit, units);
           }
           if (in == nullptr) continue;
