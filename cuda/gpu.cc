@@ -25,8 +25,39 @@ int Query(cudaDeviceAttr attribute, int device) {
   return value;
 }
 
+void Allow(const void* kernel, const GpuFacts& facts) {
+  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, facts.shared_bytes);
+  cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+}
+
+// Blocks of the largest cluster that the current device can place: more than the portable 8 on some
+// GPUs, fewer where a part of one is lent.
+int LargestCluster(const GpuFacts& facts) {
+  const auto kernel = reinterpret_cast<const void*>(
+      KernelsOf(CellKind::kLstm, GpuNumber::kBfloat16).forward_cluster);
+  Allow(kernel, facts);
+  for (unsigned blocks = 16; blocks > 1; blocks /= 2) {
+    cudaLaunchAttribute attribute{};
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim = {blocks, 1, 1};
+    cudaLaunchConfig_t config{};
+    config.gridDim = dim3(blocks);
+    config.blockDim = dim3(kGpuWarps * kGpuLanes);
+    config.dynamicSmemBytes = facts.shared_bytes;
+    config.attrs = &attribute;
+    config.numAttrs = 1;
+    int clusters = 0;
+    if (cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) == cudaSuccess && clusters > 0) {
+      return static_cast<int>(blocks);
+    }
+  }
+  cudaGetLastError();  // of a size that was too large
+  return 1;
+}
+
 GpuFacts FactsOf(int device) {
   GpuFacts facts{};
+  facts.cluster_blocks = 1;
   facts.architecture = 10 * Query(cudaDevAttrComputeCapabilityMajor, device) +
                        Query(cudaDevAttrComputeCapabilityMinor, device);
   // Without cooperative launches blocks that wait for each other might never meet.
@@ -35,9 +66,7 @@ GpuFacts FactsOf(int device) {
   }
   facts.shared_bytes = Query(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   facts.l2_bytes = Query(cudaDevAttrL2CacheSize, device);
-  // 16 blocks, past the portable 8, are Hopper's and data-centre Blackwell's.
-  const int most = facts.architecture < 120 ? 16 : kPortableCluster;
-  facts.cluster_blocks = Query(cudaDevAttrClusterLaunch, device) != 0 ? most : 1;
+  if (Query(cudaDevAttrClusterLaunch, device) != 0) facts.cluster_blocks = LargestCluster(facts);
   return facts;
 }
 
@@ -121,6 +150,16 @@ GpuFacts ThisGpu() {
   const std::lock_guard lock(mutex);
   if (known[device].architecture == 0) known[device] = FactsOf(device);
   return known[device];
+}
+
+GpuFacts GpuOfOrdinal(int device) {
+  int current = 0;
+  cudaGetDevice(&current);
+  const cudaError_t error = cudaSetDevice(device);
+  if (error != cudaSuccess) throw std::runtime_error(Describe("cudaSetDevice", error));
+  const GpuFacts facts = ThisGpu();
+  cudaSetDevice(current);
+  return facts;
 }
 
 std::string Enqueue(const Call<cpu::Forward>& call, void* stream, const Allocate& allocate) {

@@ -8,8 +8,10 @@
 
 namespace jp::cuda {
 
-// The facts of the current device. Throws std::runtime_error with CUDA's own words.
+// The facts of the current device, or of one by its ordinal. Both throw std::runtime_error with
+// CUDA's own words.
 GpuFacts ThisGpu();
+GpuFacts GpuOfOrdinal(int device);
 
 // Bytes of scratch memory, or null.
 using Allocate = std::function<void*(int64_t bytes)>;

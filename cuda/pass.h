@@ -60,8 +60,10 @@ class Pass {
     return {b, unit, b < shape_.batch && unit < shape_.hidden};
   }
 
+  // Rows that only pad a batch may hold any length.
   JP_DEVICE int Length(int b) const {
-    return b < shape_.batch ? args_.arrays.lengths[at_.group * shape_.batch + b] : 0;
+    const int length = b < shape_.batch ? args_.arrays.lengths[at_.group * shape_.batch + b] : 0;
+    return length < shape_.steps ? length : shape_.steps;
   }
   JP_DEVICE const Bits* StateRow(const void* array, int b) const {
     return static_cast<const Bits*>(array) + layout_.state(b);

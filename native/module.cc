@@ -3,6 +3,8 @@
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 
+#include <stdexcept>
+
 #include "native/cells/cell.h"
 #include "native/cpu/isa.h"
 #include "native/cpu/machine.h"
@@ -108,8 +110,7 @@ nb::dict PlanGpu(const std::string& cell, bool backward, const std::string& numb
   return d;
 }
 
-nb::dict GpuFacts(int architecture) {
-  const jp::GpuFacts facts = jp::GpuOfArchitecture(architecture);
+nb::dict AsDict(const jp::GpuFacts& facts) {
   nb::dict d;
   d["architecture"] = facts.architecture;
   d["processors"] = facts.processors;
@@ -118,6 +119,16 @@ nb::dict GpuFacts(int architecture) {
   d["l2_bytes"] = facts.l2_bytes;
   return d;
 }
+
+nb::dict GpuFacts(int architecture) { return AsDict(jp::GpuOfArchitecture(architecture)); }
+
+#ifdef JP_WITH_CUDA
+nb::dict GpuDeviceFacts(int ordinal) { return AsDict(jp::ffi::FactsOfGpu(ordinal)); }
+#else
+nb::dict GpuDeviceFacts(int /*ordinal*/) {
+  throw std::runtime_error("this build has no CUDA kernels");
+}
+#endif
 
 }  // namespace
 
@@ -132,6 +143,7 @@ NB_MODULE(_native, m) {
         nb::arg("l2_bytes"), nb::arg("l3_bytes"));
   m.def("cuda_architectures", [] { return std::string(JP_CUDA_ARCHITECTURES); });
   m.def("gpu_facts", &GpuFacts, nb::arg("architecture"));
+  m.def("gpu_device_facts", &GpuDeviceFacts, nb::arg("ordinal"));
   m.def("plan_gpu", &PlanGpu, nb::arg("cell"), nb::arg("backward"), nb::arg("number"),
         nb::arg("groups"), nb::arg("batch"), nb::arg("hidden"), nb::arg("exchange"),
         nb::arg("architecture"), nb::arg("processors"), nb::arg("shared_bytes"),

@@ -101,6 +101,8 @@ auto Binding() {
 
 }  // namespace
 
+GpuFacts FactsOfGpu(int ordinal) { return cuda::GpuOfOrdinal(ordinal); }
+
 XLA_FFI_DEFINE_HANDLER_SYMBOL(GpuForward, RunForward, Binding());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(GpuBackward, RunBackward, Binding());
 

@@ -3,7 +3,12 @@
 
 #include "xla/ffi/api/ffi.h"
 
+#include "native/plan/gpu_plan.h"
+
 namespace jp::ffi {
+
+// The facts of one of CUDA's devices here. Throws std::runtime_error with CUDA's own words.
+GpuFacts FactsOfGpu(int ordinal);
 
 XLA_FFI_DECLARE_HANDLER_SYMBOL(GpuForward);
 XLA_FFI_DECLARE_HANDLER_SYMBOL(GpuBackward);
