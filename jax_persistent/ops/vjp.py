@@ -281,27 +281,19 @@ def _kernel_gradient(spec: Spec, operands) -> Array:
     """sum over steps of h_{t-1}^T d_product_t: [H, G*H]. Past a row's length d_product is 0."""
     outputs, h0, lengths, d_product = operands
     axis, steps = spec.time_axis, outputs.shape[spec.time_axis]
-    over_rows_and_steps = (((0, 1), (0, 1)), ((), ()))
-    dot = partial(
-        lax.dot_general, preferred_element_type=reference.accumulation_dtype(outputs.dtype)
-    )
-    late, early = (
-        partial(lax.slice_in_dim, start_index=1, limit_index=steps, axis=axis),
-        partial(lax.slice_in_dim, start_index=0, limit_index=steps - 1, axis=axis),
-    )
+    kept = partial(lax.slice_in_dim, outputs, axis=axis)
+    h0 = jnp.expand_dims(h0, axis)
+    # The states are shifted, not the gradients, which have G times as many values.
     if spec.reverse:
-        inner = dot(late(outputs), early(d_product), over_rows_and_steps)
-        first = jnp.maximum(lengths - 1, 0)
-        index = first[None, :, None] if spec.time_major else first[:, None, None]
-        start = jnp.squeeze(jnp.take_along_axis(d_product, index, axis=axis), axis)
+        later = jnp.concatenate([kept(1, steps), h0], axis)
+        t = jnp.expand_dims(jnp.arange(steps, dtype=lengths.dtype), 1 - axis)
+        begins = t == jnp.expand_dims(lengths - 1, axis)
+        previous = jnp.where(jnp.expand_dims(begins, 2), h0, later)
     else:
-        inner = dot(early(outputs), late(d_product), over_rows_and_steps)
-        start = jnp.squeeze(lax.slice_in_dim(d_product, 0, 1, axis=axis), axis)
-    # Beside a step of the outputs, times zero: XLA splits h0's rows over devices as it has split
-    # those. On its own the product could be split over H, which gathers `start` from all devices.
-    step = jnp.squeeze(lax.slice_in_dim(outputs, 0, 1, axis=axis), axis)
-    pair = jnp.stack([h0, step], 1), jnp.stack([start, jnp.zeros_like(start)], 1)
-    total = inner + dot(*pair, over_rows_and_steps)
+        previous = jnp.concatenate([h0, kept(0, steps - 1)], axis)
+    over_rows_and_steps = (((0, 1), (0, 1)), ((), ()))
+    wide = reference.accumulation_dtype(outputs.dtype)
+    total = lax.dot_general(previous, d_product, over_rows_and_steps, preferred_element_type=wide)
     return total.astype(outputs.dtype)
 
 
