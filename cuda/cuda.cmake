@@ -3,7 +3,7 @@
 
 set(JAX_PERSISTENT_CUDA AUTO CACHE STRING "Build the GPU kernels: ON, OFF, or AUTO (if nvcc is found)")
 set(JAX_PERSISTENT_CUDA_ARCHITECTURES "80-real;86-real;89-real;90a-real;100-real;90-virtual"
-  CACHE STRING "As in CMAKE_CUDA_ARCHITECTURES; the last is PTX for GPUs that come later")
+  CACHE STRING "As CMAKE_CUDA_ARCHITECTURES has them; the last is PTX for GPUs that come later")
 
 set(JP_CUDA_ARCHITECTURES "")  # what the module says it has
 if(JAX_PERSISTENT_CUDA)
@@ -19,7 +19,7 @@ if(JAX_PERSISTENT_CUDA)
       set(CMAKE_CUDA_COMPILER ${JP_NVCC})
     endif()
   endif()
-  set(CMAKE_CUDA_ARCHITECTURES ${JAX_PERSISTENT_CUDA_ARCHITECTURES})
+  set(CMAKE_CUDA_ARCHITECTURES OFF)  # named below
   check_language(CUDA)
   if(CMAKE_CUDA_COMPILER)
     enable_language(CUDA)
@@ -30,6 +30,26 @@ if(JAX_PERSISTENT_CUDA)
       message(WARNING "nvcc is ${CUDAToolkit_VERSION}; the GPU kernels are tested with 13.0")
     endif()
     set(JP_CUDA_ARCHITECTURES ${JAX_PERSISTENT_CUDA_ARCHITECTURES})
+    # The sources know two kinds of GPU, with and without clusters: one intermediate form of each does
+    # for all, where CMake would make one an architecture, which takes most of the time.
+    set(generate)
+    foreach(entry ${JP_CUDA_ARCHITECTURES})
+      if(NOT entry MATCHES "^([0-9]+)(a?)-(real|virtual)$")
+        message(FATAL_ERROR "JAX_PERSISTENT_CUDA_ARCHITECTURES: expected 80-real, 90a-real, 90-virtual "
+          "or the like; got ${entry}")
+      endif()
+      set(number ${CMAKE_MATCH_1}${CMAKE_MATCH_2})
+      if(CMAKE_MATCH_3 STREQUAL "virtual")
+        list(APPEND generate "arch=compute_${number},code=compute_${number}")
+      elseif(CMAKE_MATCH_2)
+        list(APPEND generate "arch=compute_${number},code=sm_${number}")
+      elseif(CMAKE_MATCH_1 LESS 90)
+        list(APPEND generate "arch=compute_80,code=sm_${number}")
+      else()
+        list(APPEND generate "arch=compute_90,code=sm_${number}")
+      endif()
+    endforeach()
+    list(TRANSFORM generate PREPEND "-gencode=")
   elseif(NOT JAX_PERSISTENT_CUDA STREQUAL "AUTO")
     message(FATAL_ERROR "JAX_PERSISTENT_CUDA is ${JAX_PERSISTENT_CUDA}, but there is no nvcc: set "
       "CUDACXX to one, or pip install those that pyproject.toml names under cuda-build")
@@ -45,7 +65,7 @@ if(JP_CUDA_ARCHITECTURES)
   target_include_directories(jp_cuda PUBLIC ${PROJECT_SOURCE_DIR})
   target_include_directories(jp_cuda SYSTEM PRIVATE ${CUDAToolkit_INCLUDE_DIRS})
   target_compile_options(jp_cuda PRIVATE
-    $<$<COMPILE_LANGUAGE:CUDA>:-std=c++20 --expt-relaxed-constexpr -UNDEBUG -Xfatbin=-compress-all>)
+    "$<$<COMPILE_LANGUAGE:CUDA>:-std=c++20;--expt-relaxed-constexpr;-UNDEBUG;-Xfatbin=-compress-all;${generate}>")
   target_sources(_native PRIVATE native/ffi/gpu_handlers.cc)
   target_link_libraries(_native PRIVATE jp_cuda CUDA::cudart_static)
 endif()

@@ -1,7 +1,15 @@
 """Persistent recurrent networks for JAX: the recurrent weights stay on the chip."""
 
+import contextlib
+
+from jax_persistent.ffi.registration import native_module
 from jax_persistent.ops.api import elman, gru, lstm
 from jax_persistent.ops.plan import Plan, plan
 
 __all__ = ["Plan", "elman", "gru", "lstm", "plan"]
 __version__ = "0.1.0"
+
+# Programs that jax.export serialised elsewhere find the kernels once this package is imported. A
+# module that can't be loaded is reported by whatever needs it first.
+with contextlib.suppress(ImportError):
+    native_module()

@@ -46,7 +46,10 @@ def refusal(platform: str, sizes: Sizes) -> str | None:
         return reason
     if not native_module().cuda_architectures():
         return "this build has no CUDA kernels, as no nvcc was found when it was built"
-    found = gpu_plan(sizes, gpu_facts())
+    try:
+        found = gpu_plan(sizes, gpu_facts())
+    except RuntimeError as error:  # of CUDA: a driver that is too old, say
+        return str(error)
     return None if found["runs"] else found["explanation"]
 
 
@@ -97,6 +100,9 @@ def gpu_facts(device: Any = None) -> dict[str, int]:
     Args:
       device: a GPU, an architecture (90 for sm_90), whose flagship is meant, or None: the first GPU
         of this machine, and the assumed architecture's flagship if it has none.
+
+    Raises:
+      RuntimeError: CUDA can't say; its own words.
     """
     if device is None:
         try:
@@ -105,8 +111,7 @@ def gpu_facts(device: Any = None) -> dict[str, int]:
             device = _ASSUMED_ARCHITECTURE
     if isinstance(device, int):
         return native_module().gpu_facts(device)
-    facts = native_module().gpu_facts(int(device.compute_capability.replace(".", "")))
-    return {**facts, "processors": device.core_count} if facts["processors"] else facts
+    return native_module().gpu_device_facts(device.local_hardware_id)
 
 
 def gpu_plan(sizes: Sizes, facts: Mapping[str, int]) -> dict[str, Any]:
