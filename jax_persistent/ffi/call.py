@@ -23,6 +23,7 @@ _ATTRIBUTES = {
     "cuda": ("cell", "reverse", "time_major", "tf32", "exchange"),
 }
 _EXCHANGES = ("", "grid", "grid-barrier", "cluster")
+NO_CUDA_KERNELS = "this build has no CUDA kernels, as no nvcc was found when it was built"
 _ASSUMED_ARCHITECTURE = 90  # where a program is lowered for a GPU that is not here
 
 
@@ -44,13 +45,17 @@ def refusal(platform: str, sizes: Sizes) -> str | None:
     reason = refusal_of_dtype(platform, sizes.dtype)
     if reason is not None or platform != "cuda":
         return reason
-    if not native_module().cuda_architectures():
-        return "this build has no CUDA kernels, as no nvcc was found when it was built"
+    if not has_cuda_kernels():
+        return NO_CUDA_KERNELS
     try:
         found = gpu_plan(sizes, gpu_facts())
     except RuntimeError as error:  # of CUDA: a driver that is too old, say
         return str(error)
     return None if found["runs"] else found["explanation"]
+
+
+def has_cuda_kernels() -> bool:
+    return bool(native_module().cuda_architectures())
 
 
 def refusal_of_dtype(platform: str, dtype: Any) -> str | None:

@@ -80,9 +80,7 @@ def plan(
     if reason is not None:
         return Plan("reference", reason)
     if platform == "cuda":
-        facts = call.gpu_facts(_gpu(device))
-        passes = call.gpu_plan(forward_sizes, facts), call.gpu_plan(backward_sizes, facts)
-        return _gpu_plan(*passes)
+        return _gpu_plan(forward_sizes, backward_sizes, device)
     found = call.cpu_plan(known.name, hidden, batch, element.itemsize, os.cpu_count() or 1)
     forward = found["forward"]
     return Plan(
@@ -95,7 +93,18 @@ def plan(
     )
 
 
-def _gpu_plan(forward: dict[str, Any], backward: dict[str, Any]) -> Plan:
+def _gpu_plan(
+    forward_sizes: call.Sizes, backward_sizes: call.Sizes, device: jax.Device | str | None
+) -> Plan:
+    architecture = _architecture(device)
+    if architecture is None and not call.has_cuda_kernels():
+        return Plan("reference", call.NO_CUDA_KERNELS)
+    try:
+        here = None if isinstance(device, str) else device
+        facts = call.gpu_facts(here if architecture is None else architecture)
+    except RuntimeError as error:  # of CUDA
+        return Plan("reference", str(error))
+    forward, backward = call.gpu_plan(forward_sizes, facts), call.gpu_plan(backward_sizes, facts)
     reason = forward["explanation"]
     if not forward["runs"]:
         return Plan("reference", reason)
@@ -111,11 +120,11 @@ def _gpu_plan(forward: dict[str, Any], backward: dict[str, Any]) -> Plan:
     )
 
 
-def _gpu(device: jax.Device | str | None) -> jax.Device | int | None:
-    """The device, the architecture that its name means, or None for the first one here."""
-    if not isinstance(device, str):
-        return device
-    return int(device.removeprefix("sm_")) if device.startswith("sm_") else None
+def _architecture(device: jax.Device | str | None) -> int | None:
+    """90 for "sm_90"; None for what is no architecture's name."""
+    if not isinstance(device, str) or not device.startswith("sm_"):
+        return None
+    return int(device.removeprefix("sm_"))
 
 
 def _cell(name: Any) -> Cell:

@@ -9,6 +9,7 @@ import pytest
 
 import jax_persistent as jp
 from jax_persistent.ffi import call
+from jax_persistent.ffi.registration import native_module
 
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100")
 GATES = {"lstm": 4, "gru": 3, "elman": 1}
@@ -78,18 +79,36 @@ def test_another_machines_gpu_is_taken_for_sm_90(monkeypatch, name: str) -> None
     assert jp.plan("gru", 640, 9, "float16", name) == jp.plan("gru", 640, 9, "float16", "sm_90")
 
 
-def test_a_device_has_its_own_number_of_processors(monkeypatch) -> None:
-    part = SimpleNamespace(platform="gpu", compute_capability="9.0", core_count=60)
+def test_a_device_is_asked_for_its_own_facts(monkeypatch) -> None:
+    facts = {**native_module().gpu_facts(90), "processors": 60}
+    monkeypatch.setattr(native_module(), "gpu_device_facts", {3: facts}.__getitem__)
+    part = SimpleNamespace(platform="gpu", local_hardware_id=3)
     found = jp.plan("lstm", 1024, 8, "bfloat16", part)
     assert "1 team of 43 of 60 SMs" in str(found)
     monkeypatch.setattr(jax, "devices", lambda platform: [part])
     assert jp.plan("lstm", 1024, 8, "bfloat16", "cuda") == found
 
 
-def test_a_device_whose_architecture_is_unknown() -> None:
-    turing = SimpleNamespace(platform="gpu", compute_capability="7.5", core_count=40)
-    found = jp.plan("lstm", 64, 8, "bfloat16", turing)
+def test_an_architecture_without_kernels() -> None:
+    found = jp.plan("lstm", 64, 8, "bfloat16", "sm_75")
     assert str(found) == "reference: no kernels for this GPU's architecture"
+
+
+def test_a_device_that_cannot_say_is_a_reason(monkeypatch) -> None:
+    def fails(_: int) -> None:
+        raise RuntimeError("cudaSetDevice: cudaErrorInsufficientDriver")
+
+    monkeypatch.setattr(native_module(), "gpu_device_facts", fails)
+    device = SimpleNamespace(platform="gpu", local_hardware_id=0)
+    found = jp.plan("lstm", 64, 8, "bfloat16", device)
+    assert str(found) == "reference: cudaSetDevice: cudaErrorInsufficientDriver"
+
+
+def test_a_build_without_cuda_kernels_says_so(monkeypatch) -> None:
+    monkeypatch.setattr(native_module(), "cuda_architectures", lambda: "")
+    assert str(jp.plan("lstm", 64, 8, "bfloat16", "cuda")).startswith(
+        "reference: this build has no"
+    )
 
 
 def test_float32_keeps_fewer_weights_in_registers_than_tf32() -> None:
