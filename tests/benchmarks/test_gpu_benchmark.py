@@ -32,7 +32,7 @@ def written(tmp_path_factory):
     """What a dry run leaves, of three shapes with the fewest programs to compile."""
     path = tmp_path_factory.mktemp("results") / "gpu.json"
     arguments = "--dry-run --rounds 2 --cells elman --dtypes bfloat16 --hidden 256 --batch 1,4"
-    arguments += " --exchange auto --peers jax.experimental.rnn,cudnn"
+    arguments += " --exchange auto --peers jax.experimental.rnn,scan"
     assert gpu.main([*arguments.split(), "--output", str(path)]) == 0
     return path
 
@@ -43,7 +43,7 @@ def test_dry_run_writes_every_pass_of_every_peer(written):
         (batch, direction) for batch in (2, 3) for direction in PASSES
     ]
     for entry in results["entries"]:
-        assert list(entry["peers"]) == ["jax_persistent", "cudnn"]
+        assert list(entry["peers"]) == ["jax_persistent", "scan"]
         assert all(peer["median_ms"] > 0 for peer in entry["peers"].values())
         assert entry["refused"] == {
             "jax.experimental.rnn": "LSTM in float32 only; this is elman in bfloat16"
