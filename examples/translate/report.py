@@ -12,7 +12,7 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 
 from examples.common.download import DownloadError, debian_files
-from examples.translate.train import read_metrics
+from examples.common.metrics import read_metrics
 
 
 def score(translations: Sequence[str], references: Sequence[str]) -> dict[str, float]:

@@ -13,6 +13,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from examples.common.checkpoints import open_checkpoints, restore
+from examples.common.metrics import read_metrics
 from examples.translate import corpus, report, speed
 from examples.translate.batches import Example, collate, width
 from examples.translate.decode import translate
@@ -27,7 +29,7 @@ from examples.translate.prepare import (
 from examples.translate.settings import Settings
 from examples.translate.step import initial_state, make_train_step
 from examples.translate.tokens import Tokenizer
-from examples.translate.train import open_checkpoints, read_metrics, restore, train
+from examples.translate.train import train
 
 DECODE_BATCH = 32
 SHOWN = 12  # translations printed

@@ -12,14 +12,15 @@ import matplotlib.image
 import numpy as np
 import pytest
 
+from examples.common.checkpoints import open_checkpoints, restore
 from examples.common.download import DownloadError
+from examples.common.metrics import read_metrics
 from examples.translate import report
 from examples.translate.__main__ import main
 from examples.translate.prepare import TOKENIZERS, model_config
 from examples.translate.settings import PRESETS, Settings
 from examples.translate.step import initial_state
 from examples.translate.tokens import Tokenizer
-from examples.translate.train import open_checkpoints, read_metrics, restore
 
 # Thirty made-up words, one hanzi each: fewer would make every sentence a near copy of another.
 WORDS = {
