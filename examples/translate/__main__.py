@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from pathlib import Path
 
 from examples.common.download import DownloadError, default_cache
+from examples.common.settings import add_flags, from_flags
 from examples.translate import run
 from examples.translate.settings import PRESETS, Settings
 
@@ -16,9 +16,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m examples.translate",
         description="Learns to translate English to Chinese with LSTMs on persistent kernels.",
-    )
-    parser.add_argument(
-        "--preset", choices=PRESETS, default="quick", help="defaults of the options below"
     )
     parser.add_argument(
         "--data", type=Path, help="own pairs: a UTF-8 file of english<TAB>chinese lines"
@@ -45,40 +42,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         nargs="+",
         help="only translate, with the model trained in --output",
     )
-    for option in dataclasses.fields(Settings):
-        defaults = ", ".join(
-            f"{name} {getattr(preset, option.name)}" for name, preset in PRESETS.items()
-        )
-        parser.add_argument(
-            f"--{option.name.replace('_', '-')}",
-            type=type(option.default),
-            help=f"{option.metadata['help']} ({defaults})",
-        )
+    add_flags(parser, PRESETS)
     return parser.parse_args(arguments)
 
 
 def settings_from(options: argparse.Namespace) -> Settings:
     """The preset with the flags that were given; a resumed run's settings can't change."""
-    given = {
-        option.name: getattr(options, option.name)
-        for option in dataclasses.fields(Settings)
-        if getattr(options, option.name) is not None
-    }
-    if not (options.resume or options.translate):
-        return dataclasses.replace(PRESETS[options.preset], **given)
-    path = options.output / "settings.json"
-    if not path.exists():
-        raise FileNotFoundError(
-            f"no run to go on from: expected {path}; give the --output of an earlier run"
-        )
-    settings = Settings.load(path)
-    for name, value in given.items():
-        if getattr(settings, name) != value:
-            raise ValueError(
-                f"--{name.replace('_', '-')}: the run in {options.output} has "
-                f"{getattr(settings, name)}, got {value}; leave the flag out, or start another run"
-            )
-    return settings
+    return from_flags(options, PRESETS, earlier=bool(options.resume or options.translate))
 
 
 def main(arguments: list[str] | None = None) -> int:

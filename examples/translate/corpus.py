@@ -6,17 +6,14 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
-from examples.common import near_copies
+from examples.common import held_out, near_copies
 from examples.common.download import DownloadError, cached
 from examples.translate import sources
 from examples.translate.sources import Pair
 
 HELD_OUT = 1000
-# Larger groups of near copies stay in training: held out, one would fill its side with a phrase.
-LARGEST_HELD_OUT_GROUP = 10
 
 
 @dataclass(frozen=True)
@@ -72,43 +69,16 @@ def read_tsv(path: Path) -> list[Pair]:
 def split(pairs: Sequence[Pair]) -> Corpus:
     """Train, valid and test; near copies and sentences with one translation are on one side.
 
-    About HELD_OUT pairs go to valid and to test, or a twentieth of a small corpus. Which ones
-    depends on the sentences alone, so that a few more or fewer sentences leave the sides as they
-    are. Of 2000 random ones of the Debian sentences about 650 have a near copy among the others;
-    of those held out here none has.
+    About HELD_OUT pairs go to valid and to test, or a twentieth of a small corpus. Of 2000 random
+    ones of the Debian sentences about 650 have a near copy among the others; of those held out
+    here none has.
     """
     pairs = sorted(pairs)
     first: dict[str, int] = {}
     same_chinese = [(first.setdefault(pair.chinese, i), i) for i, pair in enumerate(pairs)]
-    copies = near_copies.find([pair.english for pair in pairs])
-    groups: dict[int, list[Pair]] = defaultdict(list)
-    for pair, root in zip(
-        pairs, near_copies.group(len(pairs), chain(same_chinese, copies)), strict=True
-    ):
-        groups[root].append(pair)
-
     wanted = max(1, min(HELD_OUT, len(pairs) // 20))
-    train: list[Pair] = []
-    valid: list[Pair] = []
-    test: list[Pair] = []
-    for members in sorted(groups.values(), key=_rank):
-        sides = (test, valid) if len(members) <= LARGEST_HELD_OUT_GROUP else ()
-        next((side for side in sides if len(side) < wanted), train).extend(members)
-    if not (train and valid and test):
-        raise ValueError(
-            f"{len(pairs)} sentence pairs in {len(groups)} groups of near copies are too few to "
-            "split into train, valid and test: give more, and more different, sentences"
-        )
-    return Corpus(*(tuple(sorted(side, key=_sentence_rank)) for side in (train, valid, test)))
-
-
-def _rank(members: Sequence[Pair]) -> bytes:
-    return min(map(_sentence_rank, members))
-
-
-def _sentence_rank(pair: Pair) -> bytes:
-    """An arbitrary order that is the same everywhere."""
-    return hashlib.sha256(pair.english.encode()).digest()
+    sides = held_out.split([pair.english for pair in pairs], wanted, same_chinese)
+    return Corpus(*(tuple(pairs[position] for position in side) for side in sides))
 
 
 def _build(folder: Path, cache: Path) -> Path:
@@ -126,5 +96,8 @@ def _build(folder: Path, cache: Path) -> Path:
 
 def _recipe() -> str:
     """Changes whenever a program that shapes the corpus does."""
-    programs = (Path(module) for module in (__file__, sources.__file__, near_copies.__file__))
+    programs = (
+        Path(module)
+        for module in (__file__, sources.__file__, held_out.__file__, near_copies.__file__)
+    )
     return hashlib.sha256(b"".join(path.read_bytes() for path in programs)).hexdigest()[:8]

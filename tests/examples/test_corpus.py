@@ -311,5 +311,5 @@ def test_the_split_is_the_same_in_every_process() -> None:
     ],
 )
 def test_too_few_different_sentences(pairs: list[Pair]) -> None:
-    with pytest.raises(ValueError, match=r"\d+ sentence pairs in \d groups.*too few to split"):
+    with pytest.raises(ValueError, match=r"\d+ texts in \d groups.*too few to split"):
         split(pairs)
