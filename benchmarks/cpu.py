@@ -44,21 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(options: Namespace) -> dict[str, Any]:
     """Times what the options ask for; returns what it wrote to the results file."""
-    if options.threads is not None and "jax" in sys.modules:
-        raise RuntimeError(
-            "--threads: expected jax not to be imported yet, for XLA sizes its pool when it "
-            "starts; run python -m benchmarks.cpu in a process of its own"
-        )
-    try:
-        threads = machine.limit_cores(options.threads)
-    except ValueError as error:
-        raise SystemExit(f"--{error}") from error
-    results = _start(options, threads)
-    path = options.output or _default_path(results)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _time_all(results, options, threads, path)
+    results, path = start(options, "cpu")
+    time_all(results, options, path)
     if options.memory:
-        _measure_memory(results, options, threads, path)
+        _measure_memory(results, options, path)
     path.write_text(summary.as_json(results))
     print(_report(results))
     for picture in plot.plot(results, path.with_suffix("")):
@@ -67,8 +56,24 @@ def run(options: Namespace) -> dict[str, Any]:
     return results
 
 
-def _start(options: Namespace, threads: int) -> dict[str, Any]:
-    """The results, yet without a time."""
+def start(options: Namespace, kind: str) -> tuple[dict[str, Any], Path]:
+    """Limits the cores as asked for; the results, yet without a time, and where to write them."""
+    if options.threads is not None and "jax" in sys.modules:
+        raise RuntimeError(
+            "--threads: expected jax not to be imported yet, for XLA sizes its pool when it "
+            "starts; run this program in a process of its own"
+        )
+    try:
+        threads = machine.limit_cores(options.threads)
+    except ValueError as error:
+        raise SystemExit(f"--{error}") from error
+    results = _describe(options, threads)
+    path = options.output or _default_path(results, kind)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return results, path
+
+
+def _describe(options: Namespace, threads: int) -> dict[str, Any]:
     from jax_persistent.ffi.registration import native_module
 
     facts = machine.describe(native_module().cpu_isa())
@@ -98,7 +103,8 @@ def _start(options: Namespace, threads: int) -> dict[str, Any]:
     }
 
 
-def _time_all(results: dict[str, Any], options: Namespace, threads: int, path: Path) -> None:
+def time_all(results: dict[str, Any], options: Namespace, path: Path) -> None:
+    """Adds the entries of all shapes that the options ask for, and writes the file after each."""
     from benchmarks.measure import Disagreement, time_shape
 
     classes, results["missing"] = available(tuple(options.peers))
@@ -115,7 +121,9 @@ def _time_all(results: dict[str, Any], options: Namespace, threads: int, path: P
                 break
             seconds = left / (len(asked) - number)
             try:
-                found = time_shape(shape, classes, reference, threads, options.rounds, seconds)
+                found = time_shape(
+                    shape, classes, reference, results["threads"], options.rounds, seconds
+                )
             except Disagreement as error:
                 tqdm.write(f"not timed: {error}")
                 results["refused"].append({"shape": str(shape), "reason": str(error)})
@@ -133,12 +141,14 @@ def _limit_ms(shape: Shape, direction: str, known: limits.Limits | None) -> floa
     return float(f"{1e3 * limits.limit_seconds(shape, direction, known):.4g}")
 
 
-def _measure_memory(results: dict[str, Any], options: Namespace, threads: int, path: Path) -> None:
+def _measure_memory(results: dict[str, Any], options: Namespace, path: Path) -> None:
     classes, _ = available(tuple(options.peers))
     for shape in tqdm(shapes(options), desc="memory", unit="shape"):
         for direction in PASSES:
             names = [name for name, c in classes.items() if not c.refuses(shape, direction)]
-            peak = {name: memory.measure(name, shape, direction, threads) for name in names}
+            peak = {
+                name: memory.measure(name, shape, direction, results["threads"]) for name in names
+            }
             results["memory"].append(
                 {"shape": f"{shape} {shape.dtype}", "pass": direction, "peak": peak}
             )
@@ -152,10 +162,10 @@ def _report(results: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _default_path(results: dict[str, Any]) -> Path:
+def _default_path(results: dict[str, Any], kind: str) -> Path:
     name = re.sub(r"[^a-z0-9]+", "-", results["machine"]["cpu"].lower()).strip("-")
     stamp = datetime.now(UTC).strftime("%Y-%m-%d-%H%M")
-    return RESULTS / f"cpu-{name}-{results['threads']}-threads-{stamp}.json"
+    return RESULTS / f"{kind}-{name}-{results['threads']}-threads-{stamp}.json"
 
 
 if __name__ == "__main__":

@@ -115,6 +115,12 @@ def limit(shape: Shape, residency: str, backward: bool = False, chip: Chip = H10
     return trip + product + cell_cycles(shape.cell, shape.dtype, backward, chip)
 
 
+def peak_flops(dtype: str, chip: Chip = H100) -> float:
+    """Operations a second, multiplying and adding counted as two, at the highest clock."""
+    each = chip.fma_per_cycle if dtype == "float32" else 16 * 8 * 16
+    return 2 * chip.processors * chip.hertz * each
+
+
 def limit_seconds(
     shape: Shape, direction: str, residencies: Mapping[str, str], chip: Chip = H100
 ) -> float:
@@ -122,8 +128,7 @@ def limit_seconds(
 
     `residencies` has that of the "forward" and of the "backward" kernel.
     """
-    peak = 2 * chip.processors * chip.hertz
-    peak *= chip.fma_per_cycle if shape.dtype == "float32" else 16 * 8 * 16
+    peak = peak_flops(shape.dtype, chip)
     t, b, h, width = shape.steps, shape.batch, shape.hidden, shape.gates * shape.hidden
     project = 2 * t * b * shape.inputs * width / peak
     chain = t * limit(shape, residencies["forward"], False, chip) / chip.hertz

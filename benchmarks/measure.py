@@ -92,14 +92,20 @@ def check(
 ) -> None:
     """Raises `Disagreement` unless all peers have the reference's outputs and gradients."""
     wide = reference(dataclasses.replace(shape, dtype="float32"), arrays, threads)
-    expected = {"outputs": wide.outputs()} | wide.gradients()
+    expected = results_of(wide)
     for name, peer in peers.items():
-        got = {"outputs": peer.outputs()} | peer.gradients()
-        found = disagreement(expected, got, shape.dtype)
-        if found is not None:
-            raise Disagreement(
-                f"{shape} {shape.dtype}: {name} is not {reference.__name__}: {found}"
-            )
+        compare(shape, name, peer, expected)
+
+
+def results_of(peer: Peer) -> dict[str, np.ndarray]:
+    return {"outputs": peer.outputs()} | peer.gradients()
+
+
+def compare(shape: Shape, name: str, peer: Peer, expected: Mapping[str, np.ndarray]) -> None:
+    """Raises `Disagreement` unless a peer has the outputs and gradients expected."""
+    found = disagreement(expected, results_of(peer), shape.dtype)
+    if found is not None:
+        raise Disagreement(f"{shape} {shape.dtype}: {name} is not the reference: {found}")
 
 
 def round_robin(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,9 +86,15 @@ def _panel(axes: Axes, peers: list[str], entries: list[dict[str, Any]]) -> None:
     limited = [(e["batch"], e["limit_ms"]) for e in entries if e.get("limit_ms") is not None]
     if limited:
         axes.plot(*zip(*limited, strict=True), "k--", linewidth=1, label="physical limit")
+    log_scales(axes, sorted({entry["batch"] for entry in entries}))
+    axes.grid(alpha=0.3)
+
+
+def log_scales(axes: Axes, ticks: Sequence[int]) -> None:
+    """Both scales in plain numbers, that below with these ticks. To be called after plotting."""
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(sorted({entry["batch"] for entry in entries})))
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(StrMethodFormatter("{x:g}"))
@@ -95,7 +102,6 @@ def _panel(axes: Axes, peers: list[str], entries: list[dict[str, Any]]) -> None:
         axes.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
     else:
         axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.grid(alpha=0.3)
 
 
 def _spans_a_decade(axes: Axes) -> bool:

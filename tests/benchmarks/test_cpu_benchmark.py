@@ -97,7 +97,7 @@ def test_a_peer_that_differs_is_not_timed():
     swapped = arrays._replace(bias=np.roll(arrays.bias, shape.hidden))
     wrong = {"flax": flax(shape, swapped, 1)}
     with pytest.raises(
-        measure.Disagreement, match=r"gru 5x3x6 I=4 float32: flax is not Flax: outp"
+        measure.Disagreement, match=r"gru 5x3x6 I=4 float32: flax is not the reference: outp"
     ):
         measure.check(shape, arrays, wrong, flax, 1)
 
