@@ -1,0 +1,1 @@
+"""Speech to text: a convolution front end and persistent bidirectional LSTMs, trained with CTC."""
