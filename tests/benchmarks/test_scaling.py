@@ -149,6 +149,26 @@ def test_tables_of_a_file(written, capsys, monkeypatch):
     assert "| 4: 16x fewer |" in printed
 
 
+def test_a_run_that_was_cut_off_without_a_compiler(written, tmp_path, capsys):
+    """Has no peak and no virtual devices; what there is, is said and drawn."""
+    whole = json.loads(written.read_text())
+    stored = tmp_path / "scaling.json"
+    stored.write_text(json.dumps(whole | {"limits": None}))
+    scaling.main(["--table", str(stored)])
+    printed = capsys.readouterr().out
+    assert (
+        "of peak at 128 devices, and at one, 512 sequences in all | 28 %, 31 % | –, – |" in printed
+    )
+    assert "| persistent | 2 | 2 |" in printed
+    stored.write_text(json.dumps(whole | {"entries": whole["entries"][:1], "virtual": None}))
+    scaling.main(["--table", str(stored)])
+    printed = capsys.readouterr().out
+    assert "The CPU was not measured: no figure." in printed
+    assert "Virtual devices" not in printed
+    scaling.main(["--plot", str(stored)])
+    assert stored.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_a_dry_run_is_no_gpu(written, dry_run, capsys, monkeypatch):
     monkeypatch.setattr(cpu, "RESULTS", dry_run.parent)
     assert find_gpu(dry_run.parent, "elman") is None
