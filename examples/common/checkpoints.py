@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypeVar
 
+import jax
 import orbax.checkpoint as ocp
 
 State = TypeVar("State", bound=tuple)  # a NamedTuple of trees of arrays
@@ -23,10 +24,12 @@ def save(checkpoints: ocp.CheckpointManager, step: int, state: State) -> None:
     checkpoints.save(step, args=ocp.args.StandardSave(state._asdict()))
 
 
-def restore(checkpoints: ocp.CheckpointManager, like: State) -> tuple[State, int]:
+def restore(
+    checkpoints: ocp.CheckpointManager, like: State, sharding: jax.sharding.Sharding | None = None
+) -> tuple[State, int]:
     """The newest checkpoint, of the structure `like` (arrays or shapes), and its step.
 
-    An array comes back on the devices on which its counterpart in `like` is.
+    Every array gets the sharding or, without one, is on this process's first device.
     Raises FileNotFoundError where there is no checkpoint.
     """
     step = checkpoints.latest_step()
@@ -35,5 +38,8 @@ def restore(checkpoints: ocp.CheckpointManager, like: State) -> tuple[State, int
             f"no checkpoint in {checkpoints.directory}; start without --resume, or give the "
             "--output of a run that saved one"
         )
-    saved = checkpoints.restore(step, args=ocp.args.StandardRestore(like._asdict()))
-    return type(like)(**saved), step
+    place = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    wanted = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), like._asdict()
+    )
+    return type(like)(**checkpoints.restore(step, args=ocp.args.StandardRestore(wanted))), step

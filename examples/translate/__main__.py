@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from examples.common import hosts
 from examples.common.download import DownloadError, default_cache
 from examples.common.settings import add_flags, from_flags
 from examples.translate import run
@@ -43,6 +44,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="only translate, with the model trained in --output",
     )
     add_flags(parser, PRESETS)
+    hosts.add_options(parser)
     return parser.parse_args(arguments)
 
 
@@ -59,14 +61,15 @@ def main(arguments: list[str] | None = None) -> int:
         if options.translate:
             print("\n".join(run.translate_texts(options.translate, settings, options.output)))
             return 0
-        prepared = run.start(
-            settings, options.data, *places, resume=options.resume, overwrite=options.overwrite
-        )
+        hosts.join(options)
+        mesh = hosts.make_mesh(settings.batch, options.devices)
+        kept = {"resume": options.resume, "overwrite": options.overwrite}
+        prepared = run.start(settings, options.data, *places, mesh, **kept)
     except (ValueError, OSError, DownloadError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     try:
-        run.train_and_report(prepared, settings, *places, resume=options.resume)
+        run.train_and_report(prepared, settings, *places, mesh, resume=options.resume)
     except KeyboardInterrupt:
         print("\ninterrupted; --resume goes on from the last checkpoint", file=sys.stderr)
         return 130

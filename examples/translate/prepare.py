@@ -71,15 +71,17 @@ def prepare(settings: Settings, pairs: Corpus, cache: Path) -> Prepared:
     )
 
 
-def save_tokenizers(prepared: Prepared, output: Path, *, resume: bool) -> None:
-    """Keeps them beside the checkpoints.
-
-    Raises ValueError where a resumed run has other subwords, that is other training pairs."""
+def save_tokenizers(prepared: Prepared, output: Path) -> None:
+    """Keeps them beside the checkpoints."""
     for name, tokenizer in zip(TOKENIZERS, (prepared.english, prepared.chinese), strict=True):
-        path = output / name
-        if resume and path.read_bytes() != tokenizer.model:
+        (output / name).write_bytes(tokenizer.model)
+
+
+def check_tokenizers(prepared: Prepared, output: Path) -> None:
+    """Raises ValueError where an earlier run has other subwords, that is other training pairs."""
+    for name, tokenizer in zip(TOKENIZERS, (prepared.english, prepared.chinese), strict=True):
+        if (output / name).read_bytes() != tokenizer.model:
             raise ValueError(
-                f"{path} differs from the subwords of the data given: resume with the data "
-                "that the run started with"
+                f"{output / name} differs from the subwords of the data given: resume with the "
+                "data that the run started with"
             )
-        path.write_bytes(tokenizer.model)

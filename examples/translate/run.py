@@ -12,9 +12,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
+from examples.common import hosts
 from examples.common.checkpoints import open_checkpoints, restore
 from examples.common.metrics import read_metrics
+from examples.common.step import TrainStep
 from examples.translate import corpus, report, speed
 from examples.translate.batches import Example, collate, width
 from examples.translate.decode import translate
@@ -22,6 +25,7 @@ from examples.translate.model import Translator
 from examples.translate.prepare import (
     TOKENIZERS,
     Prepared,
+    check_tokenizers,
     model_config,
     prepare,
     save_tokenizers,
@@ -41,41 +45,66 @@ def start(
     data: Path | None,
     cache: Path,
     output: Path,
+    mesh: Mesh,
     *,
     resume: bool = False,
     overwrite: bool = False,
 ) -> Prepared:
     """Reads the data and makes `output` ready; raises ValueError or OSError where it can't be."""
-    if overwrite:
-        shutil.rmtree(output / "checkpoints", ignore_errors=True)
-    if not resume and (output / "checkpoints").exists():
+    if not (resume or overwrite) and (output / "checkpoints").exists():
         raise FileExistsError(
             f"{output} holds an earlier run: go on with --resume, replace it with --overwrite, or "
             "give another --output"
         )
     pairs = corpus.load(data, cache)
-    print("Preparing subwords", flush=True)
+    hosts.say("Preparing subwords")
     prepared = prepare(settings, pairs, cache)
-    output.mkdir(parents=True, exist_ok=True)
-    save_tokenizers(prepared, output, resume=resume)
-    settings.save(output / "settings.json")
-    print(
+    if resume:
+        check_tokenizers(prepared, output)
+    hosts.agree("data or options", settings, mesh.size, resume, prepared.batches.examples)
+    if hosts.is_first() and not resume:
+        shutil.rmtree(output / "checkpoints", ignore_errors=True)
+        output.mkdir(parents=True, exist_ok=True)
+        save_tokenizers(prepared, output)
+        settings.save(output / "settings.json")
+    hosts.share(output)
+    hosts.say(
         f"{prepared.batches.kept} of {len(pairs.train)} training pairs have at most "
-        f"{settings.max_length} subwords; {prepared.batches.steps_per_epoch} steps an epoch",
-        flush=True,
+        f"{settings.max_length} subwords; {prepared.batches.steps_per_epoch} steps an epoch"
     )
     return prepared
 
 
 def train_and_report(
-    prepared: Prepared, settings: Settings, cache: Path, output: Path, *, resume: bool = False
-) -> dict[str, Any]:
-    """Trains, and leaves in `output` checkpoints, metrics, translations, plots and a summary."""
-    config = prepared.config
-    train_step = make_train_step(config, settings)
+    prepared: Prepared,
+    settings: Settings,
+    cache: Path,
+    output: Path,
+    mesh: Mesh,
+    *,
+    resume: bool = False,
+) -> None:
+    """Trains, and leaves in `output` checkpoints, metrics and what `conclude` makes of them."""
+    train_step = make_train_step(prepared.config, settings)
+    valid = prepared.valid
     params = train(
-        config, settings, train_step, prepared.batches, prepared.valid, output, resume=resume
+        prepared.config, settings, train_step, prepared.batches, valid, output, mesh, resume=resume
     )
+    hosts.leave()
+    if hosts.is_first():
+        conclude(prepared, settings, train_step, hosts.local(params), cache, output)
+
+
+def conclude(
+    prepared: Prepared,
+    settings: Settings,
+    train_step: TrainStep,
+    params: Any,
+    cache: Path,
+    output: Path,
+) -> None:
+    """Translates held-out sentences, and leaves scores, plots and a summary in `output`."""
+    config = prepared.config
     print(f"Translating {len(prepared.test)} held-out sentences", flush=True)
     sources, found = translate_test(params, prepared, settings)
     scores = show_and_score(found, prepared, output)
@@ -100,7 +129,6 @@ def train_and_report(
         f"{measured}\n{remark}In {output}: translations.txt, loss.png, attention.png, metrics.csv, "
         "summary.json, checkpoints"
     )
-    return summary
 
 
 def translate_test(

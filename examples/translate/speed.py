@@ -12,10 +12,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from examples.common.step import State, TrainStep, make_optimizer
 from examples.translate.batches import Batch
 from examples.translate.model import ModelConfig
 from examples.translate.settings import Settings
-from examples.translate.step import State, TrainStep, make_optimizer, make_train_step
+from examples.translate.step import make_train_step
 from examples.translate.tokens import PAD
 
 ROUNDS = 9

@@ -1,28 +1,20 @@
-"""One training step: loss, gradient, optimiser. All of it depends on its arguments alone."""
+"""The loss, in training and in validation, and the state that training starts from."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
+from examples.common import step
+from examples.common.step import State, TrainStep, make_optimizer
 from examples.translate.batches import Batch
 from examples.translate.model import ModelConfig, Translator
 from examples.translate.settings import Settings
 from examples.translate.tokens import PAD
-
-
-class State(NamedTuple):
-    params: Any
-    optimizer: Any
-
-
-TrainStep = Callable[[State, Batch, int], tuple[State, jax.Array]]
 
 
 def cross_entropy(
@@ -36,24 +28,6 @@ def cross_entropy(
     return jnp.where(real, loss, 0.0).sum(), real.sum()
 
 
-def learning_rate(settings: Settings) -> optax.Schedule:
-    warmup = min(settings.warmup, settings.steps // 2)
-    return optax.warmup_cosine_decay_schedule(
-        settings.learning_rate / max(warmup, 1),
-        settings.learning_rate,
-        warmup,
-        settings.steps,
-        settings.learning_rate / 100,
-    )
-
-
-def make_optimizer(settings: Settings) -> optax.GradientTransformation:
-    return optax.chain(
-        optax.clip_by_global_norm(settings.clip),
-        optax.adamw(learning_rate(settings), weight_decay=settings.weight_decay),
-    )
-
-
 def initial_state(config: ModelConfig, settings: Settings) -> State:
     pieces = jnp.ones((1, 2), jnp.int32)
     init = jax.jit(Translator(config).init)
@@ -63,36 +37,20 @@ def initial_state(config: ModelConfig, settings: Settings) -> State:
 
 def make_train_step(config: ModelConfig, settings: Settings) -> TrainStep:
     """(state, batch, step) -> (state, loss); the state that goes in is used up."""
-    model, optimizer = Translator(config), make_optimizer(settings)
-    dropout = jax.random.key(settings.seed + 1)
 
-    @jax.jit
-    def differentiate(params: Any, batch: Batch, step: int) -> tuple[jax.Array, Any]:
-        def loss(params: Any) -> jax.Array:
-            logits = model.apply(
-                {"params": params},
-                batch.source,
-                batch.lengths,
-                batch.inputs,
-                train=True,
-                rngs={"dropout": jax.random.fold_in(dropout, step)},
-            )
-            total, count = cross_entropy(logits, batch.targets, settings.label_smoothing)
-            return total / count.astype(total.dtype)
+    def loss(params: Any, batch: Batch, dropout: jax.Array) -> jax.Array:
+        logits = Translator(config).apply(
+            {"params": params},
+            batch.source,
+            batch.lengths,
+            batch.inputs,
+            train=True,
+            rngs={"dropout": dropout},
+        )
+        total, count = cross_entropy(logits, batch.targets, settings.label_smoothing)
+        return total / count.astype(total.dtype)
 
-        return jax.value_and_grad(loss)(params)
-
-    # A program of its own, because it compiles once where `differentiate` compiles for each width.
-    @partial(jax.jit, donate_argnums=0)
-    def update(state: State, gradient: Any) -> State:
-        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
-        return State(optax.apply_updates(state.params, updates), optimizer_state)
-
-    def train_step(state: State, batch: Batch, step: int) -> tuple[State, jax.Array]:
-        loss, gradient = differentiate(state.params, batch, step)
-        return update(state, gradient), loss
-
-    return train_step
+    return step.make_train_step(loss, settings)
 
 
 def make_evaluate(config: ModelConfig) -> Callable[[Any, Sequence[Batch]], float]:

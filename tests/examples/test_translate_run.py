@@ -56,7 +56,7 @@ def folder(tmp_path_factory):
 
 def _main(folder, output, *more: str) -> int:
     places = ["--data", folder / "pairs.tsv", "--cache", folder / "cache", "--output", output]
-    return main([*map(str, places), *more])
+    return main([*map(str, places), "--devices", "1", *more])
 
 
 @pytest.fixture(scope="module", autouse=True)
