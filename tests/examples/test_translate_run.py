@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import random
 import shutil
 
 import jax
 import matplotlib.image
 import numpy as np
 import pytest
+import toy_pairs
+from toy_pairs import WORDS
 
 from examples.common.checkpoints import open_checkpoints, restore
 from examples.common.download import DownloadError
@@ -22,13 +22,6 @@ from examples.translate.settings import PRESETS, Settings
 from examples.translate.step import initial_state
 from examples.translate.tokens import Tokenizer
 
-# Thirty made-up words, one hanzi each: fewer would make every sentence a near copy of another.
-WORDS = {
-    f"{first}{last}": chr(ord("一") + 7 * number)
-    for number, (first, last) in enumerate(
-        itertools.product("bdfgk", ("al", "en", "ip", "os", "un", "y"))
-    )
-}
 TINY = "--steps 1000 --evaluate-every 500 --hidden 48 --layers 1 --embedding 16 --batch 16"
 OPTIONS = f"{TINY} --vocabulary 330 --max-length 8 --learning-rate 0.01 --warmup 20 --beam 3"
 
@@ -42,15 +35,8 @@ def _promotion():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """800 sentences, each word with one hanzi and the order reversed."""
     folder = tmp_path_factory.mktemp("translate")
-    draw = random.Random(4)
-    sentences = {tuple(draw.choices(list(WORDS), k=draw.randint(3, 7))) for _ in range(800)}
-    lines = (
-        f"{' '.join(words)}\t{''.join(WORDS[word] for word in reversed(words))}\n"
-        for words in sorted(sentences)
-    )
-    (folder / "pairs.tsv").write_text("".join(lines), encoding="utf-8")
+    toy_pairs.write(folder / "pairs.tsv")
     return folder
 
 
@@ -150,6 +136,12 @@ def test_translates_texts(folder, trained, capsys):
         (["--resume"], "no run to go on from"),
         (["--translate", "a dog"], "no run to go on from"),
         (["--vocabulary", "20"], "--vocabulary: 20 subwords do not suit this text"),
+        (["--devices", "9"], "--devices: expected 1 to 8, which a host has, got 9"),
+        (
+            ["--devices", "8", "--batch", "12"],
+            "multiple of the 8 devices in use, got 12",
+        ),
+        (["--hosts", "2", "--host", "1"], "expected --coordinator HOST:PORT, --hosts N"),
         (["--max-length", "2"], "expected pairs of at most 2 subwords, got none"),
     ],
 )
