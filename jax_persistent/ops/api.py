@@ -1,7 +1,6 @@
 """The public functions: `lstm`, `gru`, `elman`.
 
-Each checks its arguments, projects the inputs with one matrix product, and hands the chain that is
-left to the recurrence.
+Each checks its arguments and hands them to the recurrence.
 
 Legend: T time steps, B batch, I input features, H hidden units, G gates (LSTM 4, GRU 3, Elman 1).
 """
@@ -17,7 +16,6 @@ from jax.typing import ArrayLike
 from jax_persistent.ops import spec as checks
 from jax_persistent.ops.cells import GRU, LSTM, Cell
 from jax_persistent.ops.explicit import in_auto_axes
-from jax_persistent.ops.reference import accumulation_dtype
 from jax_persistent.ops.spec import Problem, Spec
 from jax_persistent.ops.vjp import recurrence
 
@@ -164,7 +162,7 @@ def _run(
     row_lengths = checks.check_lengths(lengths, batch, steps)
     initial = checks.check_initial_state(cell, initial_state, x, batch, kernel.shape[0])
     compute = partial(
-        _project_and_run,
+        _run_recurrence,
         Spec(cell, bool(reverse), bool(time_major), backend, checks.tf32_is_asked_for()),
         lengths is not None,
     )
@@ -185,7 +183,7 @@ def _run(
     )
 
 
-def _project_and_run(
+def _run_recurrence(
     spec: Spec,
     ragged: bool,
     x: Array,
@@ -201,11 +199,7 @@ def _project_and_run(
     if ragged:
         x = _without_padding(x, lengths, spec.time_major)
     problem = Problem(
-        gates_x=project(x, input_kernel, bias),
-        recurrent_kernel=recurrent_kernel,
-        recurrent_bias=recurrent_bias,
-        lengths=lengths,
-        initial=initial,
+        x, input_kernel, bias, recurrent_kernel, recurrent_bias, lengths, tuple(initial)
     )
     result = recurrence(spec, problem)
     return result.outputs, result.final
@@ -216,12 +210,3 @@ def _without_padding(x: Array, lengths: Array, time_major: bool) -> Array:
     steps = lax.broadcasted_iota(lengths.dtype, x.shape, 0 if time_major else 1)
     valid = steps < lax.broadcast_in_dim(lengths, x.shape, (1 if time_major else 0,))
     return lax.select(valid, x, lax.full_like(x, 0))
-
-
-def project(x: Array, kernel: Array, bias: Array | None) -> Array:
-    """x W + b over the last axis, summed in float32 for narrower types: [.., I] to [.., G*H]."""
-    wide = accumulation_dtype(x.dtype)
-    gates_x = lax.dot_general(x, kernel, (((2,), (0,)), ((), ())), preferred_element_type=wide)
-    if bias is not None:
-        gates_x += bias.astype(wide)[None, None, :]
-    return gates_x.astype(x.dtype)

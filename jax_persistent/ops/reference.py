@@ -1,4 +1,4 @@
-"""The specification: every recurrence as a plain `jax.lax.scan`.
+"""The specification: every recurrence as a matrix product and a plain `jax.lax.scan`.
 
 `forward` says what a recurrence computes. `tangent` is its linearisation and `backward` the
 transpose of that, both from what `forward` saved: they run where no kernel exists, and they are
@@ -17,7 +17,15 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jax_persistent.ops.spec import Backward, Gradients, Problem, Result, Spec, Tangent
+from jax_persistent.ops.spec import (
+    Backward,
+    Gradients,
+    Problem,
+    Projected,
+    Result,
+    Spec,
+    Tangent,
+)
 
 
 def forward(spec: Spec, problem: Problem) -> Result:
@@ -26,7 +34,8 @@ def forward(spec: Spec, problem: Problem) -> Result:
     Steps at or past a row's length leave its states alone and put zeros in `outputs` and `saved`.
     With `spec.reverse` time runs from T-1 down to 0, so that each row starts at its own end.
     """
-    cell, dtype = spec.cell, problem.gates_x.dtype
+    cell, dtype = spec.cell, problem.x.dtype
+    gates_x = projected(spec, problem).gates_x
     wide = accumulation_dtype(dtype)
 
     def step(states, inputs):
@@ -42,10 +51,32 @@ def forward(spec: Spec, problem: Problem) -> Result:
         return kept, ys
 
     initial = tuple(s.astype(wide) for s in problem.initial)
-    final, (outputs, saved) = _scan(spec, step, initial, problem.gates_x)
+    final, (outputs, saved) = _scan(spec, step, initial, gates_x)
     return Result(
         outputs, tuple(s.astype(dtype) for s in final), saved if spec.cell.saved else None
     )
+
+
+def projected(spec: Spec, problem: Problem) -> Projected:
+    """The part of `forward` that needs no state: one matrix product over all steps."""
+    del spec
+    gates_x = project(problem.x, problem.input_kernel, problem.bias)
+    return Projected(
+        gates_x,
+        problem.recurrent_kernel,
+        problem.recurrent_bias,
+        problem.lengths,
+        problem.initial,
+    )
+
+
+def project(x: Array, kernel: Array, bias: Array | None = None) -> Array:
+    """x W + b over the last axis, summed in float32 for narrower types: [.., I] to [.., G*H]."""
+    wide = accumulation_dtype(x.dtype)
+    product = lax.dot_general(x, kernel, (((2,), (0,)), ((), ())), preferred_element_type=wide)
+    if bias is not None:
+        product += bias.astype(wide)[None, None, :]
+    return product.astype(x.dtype)
 
 
 def tangent(spec: Spec, operands: Tangent) -> Result:
@@ -70,7 +101,10 @@ def tangent(spec: Spec, operands: Tangent) -> Result:
         )
         return kept, ys
 
-    inputs = (operands.d_gates_x, previous, saved, operands.outputs)
+    d_gates_x = operands.d_gates_x
+    if operands.d_x is not None and operands.input_kernel is not None:
+        d_gates_x += project(operands.d_x, operands.input_kernel)
+    inputs = (d_gates_x, previous, saved, operands.outputs)
     d_initial = tuple(map(_widen, operands.d_initial))
     d_final, (d_outputs, d_saved) = _scan(spec, step, d_initial, inputs)
     return Result(
@@ -79,9 +113,9 @@ def tangent(spec: Spec, operands: Tangent) -> Result:
 
 
 def backward(spec: Spec, operands: Backward) -> Gradients:
-    """The transpose of `tangent` in the projected inputs and the initial states.
+    """The transpose of `tangent` in the inputs and the initial states.
 
-    The gradient of the recurrent kernel is not here: it is one matrix product over all steps.
+    The gradients of the kernels are not here: each is one matrix product over all steps.
     """
     cell, dtype = spec.cell, operands.outputs.dtype
     previous, saved = _previous_states(spec, operands), _saved(operands.outputs, operands.saved)
@@ -102,11 +136,20 @@ def backward(spec: Spec, operands: Backward) -> Gradients:
     inputs = (operands.d_outputs, previous, saved, operands.outputs)
     d_final = tuple(map(_widen, operands.d_final))
     d_initial, (d_gates_x, d_product) = _scan(spec, step, d_final, inputs, backwards=True)
+    d_x = None
+    if operands.input_kernel is not None:
+        d_x = input_gradient(d_gates_x, operands.input_kernel)
     return Gradients(
+        d_x,
         d_gates_x,
         d_product if cell.separate_recurrent_gradient else None,
         tuple(s.astype(dtype) for s in d_initial),
     )
+
+
+def input_gradient(d_gates_x: Array, input_kernel: Array) -> Array:
+    """The transpose of `project` in x: [.., G*H] to [.., I]."""
+    return project(d_gates_x, input_kernel.T)
 
 
 def previous_sequence(spec: Spec, lengths: Array, initial: Array, sequence: Array) -> Array:

@@ -48,28 +48,42 @@ class Spec:
 class Problem(NamedTuple):
     """Operands of one recurrence; sequences are [T, B, F] when time-major, else [B, T, F]."""
 
-    gates_x: Array  # [T, B, G*H] projected inputs, bias included
+    x: Array  # [T, B, I]
+    input_kernel: Array  # [I, G*H]
+    bias: Array | None  # [G*H]
     recurrent_kernel: Array  # [H, G*H]
-    recurrent_bias: Array | None  # [G*H], only where it can't be part of gates_x
+    recurrent_bias: Array | None  # [G*H], only where it can't be part of the other
     lengths: Array  # [B] int32, within 0..T
     initial: tuple[Array, ...]  # one [B, H] a state
+
+
+class Projected(NamedTuple):
+    """The same with what the inputs come to in their place."""
+
+    gates_x: Array  # [T, B, G*H] x W + b
+    recurrent_kernel: Array
+    recurrent_bias: Array | None
+    lengths: Array
+    initial: tuple[Array, ...]
 
 
 class Result(NamedTuple):
     outputs: Array  # [T, B, H]
     final: tuple[Array, ...]  # one [B, H] a state
-    saved: Array | None  # [T, B, S*H], what the backward pass reads
+    saved: Array | None  # [T, B, S*H], what the backward pass reads; None if nobody does
 
 
 class Tangent(NamedTuple):
     """Operands of the linearised recurrence; linear in the fields named d_*."""
 
+    input_kernel: Array | None  # None with d_x
     recurrent_kernel: Array
     lengths: Array
     initial: tuple[Array, ...]
     outputs: Array
     saved: Array | None
-    d_gates_x: Array
+    d_x: Array | None  # None where the inputs are constant
+    d_gates_x: Array  # of the input kernel and the bias: what they add to d_x W
     d_recurrent_kernel: Array
     d_recurrent_bias: Array | None
     d_initial: tuple[Array, ...]
@@ -78,6 +92,7 @@ class Tangent(NamedTuple):
 class Backward(NamedTuple):
     """Operands of the backward pass; linear in the fields named d_*."""
 
+    input_kernel: Array | None  # None where nobody wants d_x
     recurrent_kernel: Array
     lengths: Array
     initial: tuple[Array, ...]
@@ -88,6 +103,7 @@ class Backward(NamedTuple):
 
 
 class Gradients(NamedTuple):
+    d_x: Array | None  # [T, B, I]
     d_gates_x: Array  # [T, B, G*H]
     d_product: Array | None  # [T, B, G*H] of the recurrent product, where it differs from d_gates_x
     d_initial: tuple[Array, ...]

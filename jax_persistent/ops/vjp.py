@@ -2,19 +2,16 @@
 
 `forward_p` is the sequence. Its JVP rule gives the tangents as `tangent_p`, which is linear and
 runs as the reference; reverse mode transposes that into `backward_p`, the backward kernel, and one
-matrix product for the weights. So `jax.grad` costs two kernel launches, and `jax.jvp` and
-derivatives of any order are right, through the reference. (`jax.custom_vjp` would refuse forward
-mode.)
+matrix product for each kernel of weights. So `jax.grad` costs two kernel launches, and `jax.jvp`
+and derivatives of any order are right, through the reference. (`jax.custom_vjp` would refuse
+forward mode.)
 
-All operands have a leading axis N of independent groups, each with its own weights: `jax.vmap` over
-weights becomes more groups, `jax.vmap` over inputs more batch.
+`jax.vmap` over weights becomes more groups, `jax.vmap` over inputs more batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,232 +21,128 @@ from jax.interpreters import ad, batching, mlir
 
 from jax_persistent import compat
 from jax_persistent.ffi import call
-from jax_persistent.ffi.sharding import partitioned, register
-from jax_persistent.ops import reference
+from jax_persistent.ops import lowering, reference
 from jax_persistent.ops.batching import fold, unfold
-from jax_persistent.ops.cells import CELLS
-from jax_persistent.ops.spec import Backward, Gradients, Problem, Result, Spec, Tangent
-
-# Dimensions by the name of a field: n groups, b batch, t time; h, g and s count features.
-_DIMS = {
-    **dict.fromkeys(("gates_x", "d_gates_x", "d_product"), "n b t g"),
-    **dict.fromkeys(("outputs", "d_outputs"), "n b t h"),
-    "saved": "n b t s",
-    **dict.fromkeys(("recurrent_kernel", "d_recurrent_kernel"), "n h g"),
-    **dict.fromkeys(("recurrent_bias", "d_recurrent_bias"), "n g"),
-    "lengths": "n b",
-    **dict.fromkeys(("initial", "final", "d_initial", "d_final"), "n b h"),
-}
+from jax_persistent.ops.operands import (
+    NO_INPUTS,
+    NO_SAVED,
+    RESULTS,
+    add_group,
+    dims,
+    drop_group,
+    names,
+    per_group,
+    result_avals,
+    run_reference,
+    unflatten,
+)
+from jax_persistent.ops.spec import Backward, Problem, Result, Spec, Tangent
 
 
 def recurrence(spec: Spec, problem: Problem) -> Result:
     """Runs one recurrence; `saved` is None, as it is the backward pass's own affair."""
     if spec.backend == "reference":
         return reference.forward(spec, problem)._replace(saved=None)
-    grouped = jax.tree.map(lambda a: jnp.expand_dims(a, 0), problem)
-    result = _bind(forward_p, spec, grouped, save=False)
-    return jax.tree.map(lambda a: jnp.squeeze(a, 0), result)
+    if problem.bias is None:
+        zeros = lax.full(problem.recurrent_kernel.shape[1:], 0, problem.x.dtype)
+        problem = problem._replace(bias=zeros)
+    return drop_group(_bind(forward_p, Problem, spec, add_group(problem), NO_SAVED))
 
 
-# Operands and results travel through primitives as flat lists; these are their shapes as trees.
-
-
-def _tree(kind: Any, spec: Spec, *, save: bool = True) -> Any:
-    """A `kind` whose leaves are the names of their fields, None where this cell has none."""
-    cell = spec.cell
-    absent = set()
-    if not cell.separate_recurrent_gradient:
-        absent |= {"recurrent_bias", "d_recurrent_bias", "d_product"}
-    if not (cell.saved and save):
-        absent.add("saved")
-    per_state = {"initial", "final", "d_initial", "d_final"}
-    return kind(
-        **{
-            name: None
-            if name in absent
-            else (name,) * len(cell.states)
-            if name in per_state
-            else name
-            for name in kind._fields
-        }
-    )
-
-
-def _unflatten(kind: type, spec: Spec, leaves: Any, *, save: bool = True) -> Any:
-    return jax.tree.unflatten(jax.tree.structure(_tree(kind, spec, save=save)), leaves)
-
-
-def _names(kind: type, spec: Spec, *, save: bool = True) -> list[str]:
-    return jax.tree.leaves(_tree(kind, spec, save=save))
-
-
-def _dims(kind: type, spec: Spec, *, save: bool = True) -> list[str]:
-    """The dimensions of each leaf, in the order in which they are in memory."""
-    dims = [_DIMS[name] for name in _names(kind, spec, save=save)]
-    return [d.replace("b t", "t b") for d in dims] if spec.time_major else dims
-
-
-def _bind(primitive: Primitive, spec: Spec, operands: Any, **params: Any) -> Any:
+def _bind(primitive: Primitive, kind: type, spec: Spec, operands, without: tuple[str, ...] = ()):
     flat = compat.match_varying_axes(*jax.tree.leaves(operands))
-    results = primitive.bind(*flat, spec=spec, **params)
-    return _unflatten(_RESULTS[primitive], spec, results, save=params.get("save", True))
+    results = primitive.bind(*flat, spec=spec, without=without)
+    return unflatten(RESULTS[kind], spec, results, without)
 
 
-def _per_group(function, spec: Spec, operands: Any) -> Any:
-    """Runs a one-problem function over the group axis."""
-    if jax.tree.leaves(operands)[0].shape[0] == 1:
-        result = function(spec, jax.tree.map(lambda a: jnp.squeeze(a, 0), operands))
-        return jax.tree.map(lambda a: jnp.expand_dims(a, 0), result)
-    return jax.vmap(partial(function, spec))(operands)
+def _abstract(kind: type, *avals, spec: Spec, without: tuple[str, ...]):
+    return result_avals(kind, avals, spec, without)
 
 
-def _reference(kind: type, function, *flat: Array, spec: Spec, save: bool = True) -> list[Array]:
-    result = _per_group(function, spec, _unflatten(kind, spec, flat))
-    if not save:
-        result = result._replace(saved=None)
-    return jax.tree.leaves(result)
-
-
-def _abstract(kind: type, like: str, *avals, spec: Spec, save: bool = True) -> list[Any]:
-    """Result types of a primitive with operands `kind`; `like` names its widest sequence."""
-    operands = _unflatten(kind, spec, avals)
-    hidden = operands.recurrent_kernel.shape[1]
-    sequence = getattr(operands, like)
-    widths = {
-        "outputs": hidden,
-        "saved": spec.cell.saved * hidden,
-        "d_gates_x": spec.cell.gates * hidden,
-        "d_product": spec.cell.gates * hidden,
-    }
-    return [
-        compat.result_aval(sequence, (*sequence.shape[:-1], widths[name]))
-        if name in widths
-        else compat.result_aval(operands.initial[0], operands.initial[0].shape)
-        for name in _names(_RESULTS_OF[kind], spec, save=save)
-    ]
-
-
-def _batch(primitive: Primitive, kind: type, operands, axes, *, spec: Spec, **params: Any):
+def _batch(primitive: Primitive, kind: type, operands, axes, *, spec: Spec, without):
     (size,) = {o.shape[a] for o, a in zip(operands, axes, strict=True) if a is not None}
-    folded, into = fold(_dims(kind, spec), size, operands, axes)
-    results = primitive.bind(*folded, spec=spec, **params)
-    of_results = _dims(_RESULTS_OF[kind], spec, save=params.get("save", True))
-    return unfold(of_results, size, results, into)
+    folded, into = fold(dims(kind, spec, without), size, operands, axes)
+    results = primitive.bind(*folded, spec=spec, without=without)
+    return unfold(dims(RESULTS[kind], spec, without), size, results, into)
 
 
-def _native(
-    platform: str, kind: type, target: str, function, *flat: Array, spec: Spec, save: bool = True
-):
-    """The kernel, or the reference where there is none and the caller left us the choice."""
-    operands = _unflatten(kind, spec, flat)
-    (groups, hidden, _), dtype = operands.recurrent_kernel.shape, operands.recurrent_kernel.dtype
-    batch = operands.lengths.shape[1]
-    sizes = call.Sizes(spec.cell.name, target, dtype, groups, batch, hidden, spec.tf32)
-    reason = call.refusal(platform, sizes)
-    if reason is not None:
-        if spec.backend == "native":
-            message = f"backend='native': {reason}. Use backend=None or 'reference'"
-            raise NotImplementedError(message)
-        return _reference(kind, function, *flat, spec=spec, save=save)
-    static = {
-        "platform": platform,
-        "target": target,
-        "cell": spec.cell.name,
-        "reverse": spec.reverse,
-        "time_major": spec.time_major,
-        "tf32": spec.tf32,
-        "exchange": call.cuda_exchange(),
-        "save": save,
-    }
-    dims = _dims(kind, spec), _dims(_RESULTS_OF[kind], spec, save=save)
-    return partitioned("recurrence", static, *dims)(*flat)
-
-
-def _kernel(static: Mapping[str, Any], *local: Array) -> list[Array]:
-    """The custom call, on the whole problem or on one device's part of it."""
-    target, save = static["target"], static["save"]
-    spec = Spec(CELLS[static["cell"]], static["reverse"], static["time_major"])
-    kind, like = (Problem, "gates_x") if target == call.FORWARD else (Backward, "outputs")
-    shapes = _abstract(kind, like, *map(jax.typeof, local), spec=spec, save=save)
-    attributes = call.attributes(static["platform"], static)
-    return call.kernel_call(target, local, shapes, attributes)
-
-
-register("recurrence", _kernel)
-
-
-def _refuse_or_reference(kind: type, function, *flat: Array, spec: Spec, save: bool = True):
-    if spec.backend == "native":
-        raise NotImplementedError(
-            "backend='native': no kernel for this platform; kernels exist for "
-            f"{', '.join(call.PLATFORMS)}. Use backend=None or 'reference'"
-        )
-    return _reference(kind, function, *flat, spec=spec, save=save)
-
-
-def _primitive(name: str, kind: type, like: str, function, static: tuple[str, ...]) -> Primitive:
+def _primitive(name: str, kind: type, function) -> Primitive:
     primitive = Primitive(f"jax_persistent_{name}")
     primitive.multiple_results = True
-    primitive.def_impl(jax.jit(primitive.bind, static_argnames=static))
-    primitive.def_abstract_eval(partial(_abstract, kind, like))
+    primitive.def_impl(jax.jit(primitive.bind, static_argnames=("spec", "without")))
+    primitive.def_abstract_eval(partial(_abstract, kind))
     batching.primitive_batchers[primitive] = partial(_batch, primitive, kind)
-    fallback = _reference if kind is Tangent else _refuse_or_reference
+    fallback = run_reference if kind is Tangent else lowering.elsewhere
     rule = mlir.lower_fun(partial(fallback, kind, function), multiple_results=True)
     mlir.register_lowering(primitive, rule)
     return primitive
 
 
-_RESULTS_OF = {Problem: Result, Tangent: Result, Backward: Gradients}
+forward_p = _primitive("forward", Problem, reference.forward)
+tangent_p = _primitive("tangent", Tangent, reference.tangent)
+backward_p = _primitive("backward", Backward, reference.backward)
 
-forward_p = _primitive("forward", Problem, "gates_x", reference.forward, ("spec", "save"))
-tangent_p = _primitive("tangent", Tangent, "outputs", reference.tangent, ("spec",))
-backward_p = _primitive("backward", Backward, "outputs", reference.backward, ("spec",))
-
-_RESULTS = {forward_p: Result, tangent_p: Result, backward_p: Gradients}
-
-for _p, _kind, _target, _function in (
-    (forward_p, Problem, call.FORWARD, reference.forward),
-    (backward_p, Backward, call.BACKWARD, reference.backward),
+for _p, _kind, _function in (
+    (forward_p, Problem, reference.forward),
+    (backward_p, Backward, reference.backward),
 ):
     for _platform in call.PLATFORMS:
-        _lowering = partial(_native, _platform, _kind, _target, _function)
+        _lowering = partial(lowering.native, _platform, _kind, _function)
         _rule = mlir.lower_fun(_lowering, multiple_results=True)
         mlir.register_lowering(_p, _rule, platform=_platform)
 
 
-def _forward_jvp(primals, tangents, *, spec: Spec, save: bool):
-    problem = _unflatten(Problem, spec, primals)
-    result = _bind(forward_p, spec, problem, save=True)
-    d = _unflatten(Problem, spec, [_instantiate(t) for t in tangents])
+def _forward_jvp(primals, tangents, *, spec: Spec, without):
+    problem = unflatten(Problem, spec, primals)
+    result = _bind(forward_p, Problem, spec, problem)
+    d = unflatten(Problem, spec, tangents)
+    moves = not isinstance(d.x, ad.Zero)
     operands = Tangent(
+        problem.input_kernel if moves else None,
         problem.recurrent_kernel,
         problem.lengths,
         problem.initial,
         result.outputs,
         result.saved,
-        d.gates_x,
-        d.recurrent_kernel,
-        d.recurrent_bias,
-        d.initial,
+        d.x if moves else None,
+        _projected_tangent(spec, problem, d),
+        _instantiate(d.recurrent_kernel),
+        None if d.recurrent_bias is None else _instantiate(d.recurrent_bias),
+        tuple(map(_instantiate, d.initial)),
     )
-    d_result = _bind(tangent_p, spec, operands)
-    if not save:
+    d_result = _bind(tangent_p, Tangent, spec, operands, () if moves else NO_INPUTS)
+    if without:
         result, d_result = result._replace(saved=None), d_result._replace(saved=None)
     return jax.tree.leaves(result), jax.tree.leaves(d_result)
 
 
-def _tangent_transpose(cotangents, *flat, spec: Spec):
+def _projected_tangent(spec: Spec, problem: Problem, d: Problem) -> Array:
+    """What the tangents of the input kernel and the bias add to every step's projected inputs."""
+
+    def one(_, moved: tuple[Array, Array, Array]) -> Array:
+        return reference.project(*moved)
+
+    d_kernel, d_bias = _instantiate(d.input_kernel), _instantiate(d.bias)
+    if isinstance(d.input_kernel, ad.Zero):
+        wide = jnp.expand_dims(d_bias, (1, 2))
+        return jnp.broadcast_to(wide, (*problem.x.shape[:3], d_bias.shape[-1]))
+    return per_group(one, spec, (problem.x, d_kernel, d_bias))
+
+
+def _tangent_transpose(cotangents, *flat, spec: Spec, without):
     linear = [ad.is_undefined_primal(a) for a in flat]
-    names = _names(Tangent, spec)
-    ct = _unflatten(Result, spec, cotangents)
+    of = names(Tangent, spec, without)
+    ct = unflatten(Result, spec, cotangents)
     if ct.saved is not None and not isinstance(ct.saved, ad.Zero):
-        return _transpose_through_reference(cotangents, flat, linear, spec)
-    operands = _unflatten(Tangent, spec, flat)
+        return _transpose_through_reference(cotangents, flat, linear, spec, without)
+    operands = unflatten(Tangent, spec, flat, without)
     ct = jax.tree.map(_instantiate, ct, is_leaf=lambda c: isinstance(c, ad.Zero))
     gradients = _bind(
         backward_p,
+        Backward,
         spec,
         Backward(
+            operands.input_kernel,
             operands.recurrent_kernel,
             operands.lengths,
             operands.initial,
@@ -258,26 +151,26 @@ def _tangent_transpose(cotangents, *flat, spec: Spec):
             ct.outputs,
             ct.final,
         ),
+        without,
     )
     d_product = gradients.d_product
     if d_product is None:
         d_product = gradients.d_gates_x
     weights = (operands.outputs, operands.initial[0], operands.lengths, d_product)
-    wanted = {name for name, is_linear in zip(names, linear, strict=True) if is_linear}
-    d_kernel = d_bias = None
+    wanted = {name for name, is_linear in zip(of, linear, strict=True) if is_linear}
+    found = {"d_x": gradients.d_x, "d_gates_x": gradients.d_gates_x}
     if "d_recurrent_kernel" in wanted:
-        d_kernel = _per_group(_kernel_gradient, spec, weights)
+        found["d_recurrent_kernel"] = per_group(_recurrent_gradient, spec, weights)
     if "d_recurrent_bias" in wanted:
         wide = reference.accumulation_dtype(d_product.dtype)
         d_bias = jnp.sum(d_product, axis=(1, 2), dtype=wide).astype(d_product.dtype)
-    found = {"d_gates_x": gradients.d_gates_x, "d_recurrent_kernel": d_kernel}
-    found["d_recurrent_bias"] = d_bias
+        found["d_recurrent_bias"] = d_bias
     states = iter(gradients.d_initial)
-    results = [next(states) if n == "d_initial" else found.get(n) for n in names]
+    results = [next(states) if n == "d_initial" else found.get(n) for n in of]
     return [r if is_linear else None for r, is_linear in zip(results, linear, strict=True)]
 
 
-def _kernel_gradient(spec: Spec, operands) -> Array:
+def _recurrent_gradient(spec: Spec, operands) -> Array:
     """sum over steps of h_{t-1}^T d_product_t: [H, G*H]. Past a row's length d_product is 0."""
     outputs, h0, lengths, d_product = operands
     axis, steps = spec.time_axis, outputs.shape[spec.time_axis]
@@ -297,14 +190,14 @@ def _kernel_gradient(spec: Spec, operands) -> Array:
     return total.astype(outputs.dtype)
 
 
-def _transpose_through_reference(cotangents, flat, linear, spec: Spec):
+def _transpose_through_reference(cotangents, flat, linear, spec: Spec, without):
     """Cotangents of `saved` arise only where a derivative is itself differentiated."""
     cotangents = [_instantiate(c) for c in cotangents]
 
     def tangent(*moving):
         left = iter(moving)
         full = [next(left) if moves else a for a, moves in zip(flat, linear, strict=True)]
-        return _reference(Tangent, reference.tangent, *full, spec=spec)
+        return run_reference(Tangent, reference.tangent, *full, spec=spec, without=without)
 
     anywhere = [
         jnp.zeros(a.aval.shape, a.aval.dtype)
@@ -315,19 +208,20 @@ def _transpose_through_reference(cotangents, flat, linear, spec: Spec):
     return [next(moved) if moves else None for moves in linear]
 
 
-def _jvp_through_reference(primitive: Primitive, kind: type, function, primals, tangents, *, spec):
-    names = _names(kind, spec)
-    moving = [name != "lengths" for name in names]
+def _jvp_through_reference(
+    primitive: Primitive, kind: type, function, primals, tangents, *, spec, without
+):
+    moving = [name != "lengths" for name in names(kind, spec, without)]
 
     def run(*moved):
         left = iter(moved)
         full = [next(left) if m else p for p, m in zip(primals, moving, strict=True)]
-        return _reference(kind, function, *full, spec=spec)
+        return run_reference(kind, function, *full, spec=spec, without=without)
 
     points = [p for p, m in zip(primals, moving, strict=True) if m]
     directions = [_instantiate(t) for t, m in zip(tangents, moving, strict=True) if m]
     _, d_results = jax.jvp(run, points, directions)
-    return primitive.bind(*primals, spec=spec), d_results
+    return primitive.bind(*primals, spec=spec, without=without), d_results
 
 
 def _instantiate(tangent):

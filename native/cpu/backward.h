@@ -2,6 +2,7 @@
 #pragma once
 
 #include "native/cells/cell.h"
+#include "native/cpu/inputs.h"
 #include "native/cpu/slice.h"
 
 namespace jp::cpu::JP_ISA {
@@ -9,15 +10,20 @@ namespace jp::cpu::JP_ISA {
 template <class Cell, class T>
 struct BackwardKernel {
   const Job<Backward>& job;
+  const int index;  // of the slice
   const Shape& shape = job.shape;
   const Layout<T> at;
-  const Slice<T> slice;
+  const Slice<T> slice, inputs;  // the latter's units are input features
   const int64_t hidden = shape.hidden, columns = Cell::kGates * hidden;
   const int32_t* lengths = job.arrays.lengths + at.group * shape.batch;
   const int64_t padded = job.pass.padded_units();
 
-  BackwardKernel(const Job<Backward>& j, int64_t group, int index)
-      : job(j), at{j.shape, group}, slice(j, index) {}
+  BackwardKernel(const Job<Backward>& j, int64_t group, int i)
+      : job(j),
+        index(i),
+        at{j.shape, group},
+        slice(j.pass, j.packed, i),
+        inputs(j.inputs, j.packed_inputs, i) {}
 
   float* exchange(int64_t step, int64_t b) const {  // d_product of the step run before `step`
     return job.exchange + ((step & 1) * shape.batch + b) * job.row;
@@ -33,6 +39,10 @@ struct BackwardKernel {
     return at.sequence(static_cast<const T*>(job.arrays.saved), b, t, Cell::kSaved * hidden);
   }
 
+  int64_t time(int64_t step) const { return shape.reverse ? step : shape.steps - 1 - step; }
+  T* d_x(int64_t b, int64_t t) const {
+    return at.sequence(static_cast<T*>(job.arrays.d_x), b, t, shape.inputs);
+  }
   T* d_gates_x(int64_t b, int64_t t) const {
     return at.sequence(static_cast<T*>(job.arrays.d_gates_x), b, t, columns);
   }
@@ -44,6 +54,11 @@ struct BackwardKernel {
     const T* kernel =
         static_cast<const T*>(job.arrays.recurrent_kernel) + at.group * hidden * columns;
     slice.PackRows(kernel, columns, hidden);
+    if (job.arrays.d_x != nullptr) {
+      const T* input_kernel =
+          static_cast<const T*>(job.arrays.input_kernel) + at.group * shape.inputs * columns;
+      inputs.PackRows(input_kernel, columns, shape.inputs);
+    }
     for (int64_t b = 0; b < shape.batch; ++b) {
       for (int64_t unit = slice.first * kLanes; unit < slice.last * kLanes; unit += kLanes) {
         const int n = Lanes(hidden, unit);
@@ -59,9 +74,33 @@ struct BackwardKernel {
     }
   }
 
+  // The inputs' gradients of a chunk's steps, the last of which was run before `end`.
+  void ProjectBack(int64_t end) const {
+    const int64_t begin = (end - 1) / job.chunk_steps * job.chunk_steps;
+    const auto b = [&](int64_t r) { return r % shape.batch; };
+    const auto t = [&](int64_t r) { return time(begin + r / shape.batch); };
+    float* const products = job.products + index * job.part_rows * job.columns();
+    const auto row = [&](int64_t r) { return d_gates_x(b(r), t(r)); };
+    ForRows<T>(job, index, (end - begin) * shape.batch, columns, row,
+               [&](int64_t first, int64_t rows, Rows in) {
+                 inputs.MultiplyAll(in, rows, {}, products);
+                 for (int64_t r = 0; r < rows; ++r) {
+                   const float* from = products + r * inputs.width();
+                   T* to = d_x(b(first + r), t(first + r));
+                   for (int64_t unit = inputs.first; unit < inputs.last; ++unit, from += kLanes) {
+                     const int n = Lanes(shape.inputs, unit * kLanes);
+                     StorePart(to + unit * kLanes, Load(from), n);
+                   }
+                 }
+               });
+  }
+
   void Run(int64_t step) const {
-    const int64_t t = shape.reverse ? step : shape.steps - 1 - step;
+    const int64_t t = time(step);
     const bool finish = step == shape.steps;
+    if (job.arrays.d_x != nullptr && step > 0 && (finish || step % job.chunk_steps == 0)) {
+      ProjectBack(step);
+    }
     const auto prefetch = [&](int64_t b, int64_t unit, int64_t units) {
       const int64_t from = unit * kLanes, n = units * kLanes;
       for (int s = 0; s < Cell::kStates; ++s) Prefetch<true>(d_state(s, b) + from, n);

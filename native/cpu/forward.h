@@ -4,6 +4,7 @@
 #pragma once
 
 #include "native/cells/cell.h"
+#include "native/cpu/inputs.h"
 #include "native/cpu/slice.h"
 
 namespace jp::cpu::JP_ISA {
@@ -11,25 +12,40 @@ namespace jp::cpu::JP_ISA {
 template <class Cell, class T>
 struct ForwardKernel {
   const Job<Forward>& job;
+  const int index;  // of the slice
   const Shape& shape = job.shape;
   const Layout<T> at;
-  const Slice<T> slice;
+  const Slice<T> slice, inputs;
+  float* const bias;
+  float* const gates_x;  // [rows of a chunk][columns]
   const int64_t hidden = shape.hidden, columns = Cell::kGates * hidden;
   const int32_t* lengths = job.arrays.lengths + at.group * shape.batch;
   const int64_t padded = job.pass.padded_units();
   const bool keep = job.arrays.saved != nullptr;
 
-  ForwardKernel(const Job<Forward>& j, int64_t group, int index)
-      : job(j), at{j.shape, group}, slice(j, index) {}
+  ForwardKernel(const Job<Forward>& j, int64_t group, int i)
+      : job(j),
+        index(i),
+        at{j.shape, group},
+        slice(j.pass, j.packed, i),
+        inputs(j.inputs, j.packed_inputs, i),
+        bias(j.bias + i * j.columns()),
+        gates_x(j.products + i * j.chunk_steps * j.shape.batch * j.columns()) {}
 
   float* h(int64_t step, int64_t b) const {  // the state before `step`
     return job.exchange + ((step & 1) * shape.batch + b) * job.row;
   }
   float* private_state(int64_t b) const { return job.carry + b * padded; }
-  const T* gates_x(int64_t b, int64_t t) const {
-    return at.sequence(static_cast<const T*>(job.arrays.gates_x), b, t, columns);
+  int64_t time(int64_t step) const { return shape.reverse ? shape.steps - 1 - step : step; }
+  // What x W + b is at a step for a row, from a vector of units on: gate after gate, unit after
+  // unit.
+  const float* projected(int64_t step, int64_t b, int64_t unit) const {
+    const int64_t row = step % job.chunk_steps * shape.batch + b;
+    return gates_x + row * inputs.width() + (unit - slice.first) * Cell::kGates * kLanes;
   }
-
+  const T* x(int64_t b, int64_t t) const {
+    return at.sequence(static_cast<const T*>(job.arrays.x), b, t, shape.inputs);
+  }
   T* output(int64_t b, int64_t t) const {
     return at.sequence(static_cast<T*>(job.arrays.outputs), b, t, hidden);
   }
@@ -41,6 +57,10 @@ struct ForwardKernel {
     const T* kernel =
         static_cast<const T*>(job.arrays.recurrent_kernel) + at.group * hidden * columns;
     slice.PackColumns(kernel, columns, hidden, hidden);
+    const T* input_kernel =
+        static_cast<const T*>(job.arrays.input_kernel) + at.group * shape.inputs * columns;
+    inputs.PackColumns(input_kernel, columns, shape.inputs, hidden);
+    PackBias();
     for (int64_t b = 0; b < shape.batch; ++b) {
       for (int64_t unit = slice.first * kLanes; unit < slice.last * kLanes; unit += kLanes) {
         const int n = Lanes(hidden, unit);
@@ -52,11 +72,35 @@ struct ForwardKernel {
     }
   }
 
+  // The bias in the order of the columns, with zeros where the last panel is filled up.
+  void PackBias() const {
+    const T* from = static_cast<const T*>(job.arrays.bias) + at.group * columns;
+    float* to = bias;
+    for (int64_t unit = slice.first * kLanes; unit < slice.last * kLanes; unit += kLanes) {
+      for (int g = 0; g < Cell::kGates; ++g, to += kLanes) {
+        Store(to, LoadPart(from + g * hidden + unit, Lanes(hidden, unit)));
+      }
+    }
+    for (; to < bias + inputs.width(); to += kLanes) Store(to, Vec{});
+  }
+
+  // Projects the inputs of a chunk's steps, of which `begin` is the first.
+  void Project(int64_t begin) const {
+    const int64_t left = shape.steps - begin;
+    const int64_t steps = left < job.chunk_steps ? left : job.chunk_steps;
+    const auto row = [&](int64_t r) { return x(r % shape.batch, time(begin + r / shape.batch)); };
+    ForRows<T>(job, index, steps * shape.batch, shape.inputs, row,
+               [&](int64_t first, int64_t rows, Rows in) {
+                 inputs.MultiplyAll(in, rows, {bias, 0}, gates_x + first * inputs.width());
+               });
+  }
+
   void Run(int64_t step) const {
-    const int64_t t = shape.reverse ? shape.steps - 1 - step : step;
+    const int64_t t = time(step);
+    if (step % job.chunk_steps == 0) Project(step);
     const auto prefetch = [&](int64_t b, int64_t unit, int64_t units) {
       const int64_t from = unit * kLanes, n = units * kLanes;
-      for (int g = 0; g < Cell::kGates; ++g) Prefetch(gates_x(b, t) + g * hidden + from, n);
+      Prefetch(projected(step, b, unit), Cell::kGates * n);
       if constexpr (Cell::kStates > 1) Prefetch<true>(private_state(b) + from, n);
       Prefetch<true>(h(step + 1, b) + from, n);
       Prefetch<true>(output(b, t) + from, n);
@@ -84,10 +128,10 @@ struct ForwardKernel {
   template <class Lanes>
   void Update(int64_t step, int64_t t, int64_t b, int64_t unit, const float* products,
               Lanes lanes) const {
-    const T* row = gates_x(b, t) + unit;
+    const float* row = projected(step, b, unit / kLanes);
     Vec x[Cell::kGates], product[Cell::kGates], values[Cell::kSaved + 1];
     for (int g = 0; g < Cell::kGates; ++g) {
-      x[g] = lanes.Load(row + g * hidden);
+      x[g] = Load(row + g * kLanes);
       product[g] = Load(products + g * kLanes);
       if constexpr (Cell::kSeparateProduct) {
         const T* bias = static_cast<const T*>(job.arrays.recurrent_bias);

@@ -47,6 +47,9 @@ template <int kVectors, int kOdd>
   return (Vec)(kOdd ? HighHalves(both) : both << 16);
 }
 
+// Rows of the left operand, wherever each begins.
+using Rows = const float* const*;
+
 // A tile's sums. Every loop over one is unrolled whole: only then does it live in registers.
 #define JP_UNROLL _Pragma("GCC unroll 16")
 
@@ -57,21 +60,21 @@ struct Sums {
   // Adds one step of depth: a value from each row of `in` times row kOdd of a pair of rows of
   // weights. Whichever are fewer, values or weights, wait in registers.
   template <int kOdd, class T>
-  [[gnu::always_inline]] void Add(const float* in, int64_t stride, const T* pair) {
+  [[gnu::always_inline]] void Add(Rows in, int64_t k, const T* pair) {
     if constexpr (kVectors <= M) {
       Vec weights[kVectors];
       JP_UNROLL
       for (int c = 0; c < kVectors; ++c) weights[c] = LoadWeights<kVectors, kOdd>(pair, c);
       JP_UNROLL
       for (int m = 0; m < M; ++m) {
-        const Vec x = Broadcast(in[m * stride]);
+        const Vec x = Broadcast(in[m][k]);
         JP_UNROLL
         for (int c = 0; c < kVectors; ++c) at[m][c] = MulAdd(at[m][c], x, weights[c]);
       }
     } else {
       Vec x[M];
       JP_UNROLL
-      for (int m = 0; m < M; ++m) x[m] = Broadcast(in[m * stride]);
+      for (int m = 0; m < M; ++m) x[m] = Broadcast(in[m][k]);
       JP_UNROLL
       for (int c = 0; c < kVectors; ++c) {
         const Vec weights = LoadWeights<kVectors, kOdd>(pair, c);
@@ -82,24 +85,35 @@ struct Sums {
   }
 };
 
-// out[m] = in[m][0..depth) x panel, or the same added to it. `stride` and `out_stride` separate the
-// rows of `in` and `out`; depth is even. A row alone has too few sums to hide the latency of an
-// addition: it gets a second set, and must have all of its depth at once.
+// What a product is added to: a row, the same for every row of the result or `stride` apart.
+struct Start {
+  const float* at;  // null: zero
+  int64_t stride;
+};
+
+// out[m] = start[m] + in[m][from..from + depth) x panel; depth is even. A row alone has too few
+// sums to hide the latency of an addition: it gets a second set, and must have all of its depth at
+// once.
 template <int M, int kVectors, bool kAlone, class T>
-static void MultiplyTile(const float* in, int64_t stride, int64_t depth, const T* panel, float* out,
-                         int64_t out_stride, bool add) {
+static void MultiplyTile(Rows in, int64_t from, int64_t depth, const T* panel, Start start,
+                         float* out, int64_t out_stride) {
+  const float* row[M];
+  JP_UNROLL
+  for (int m = 0; m < M; ++m) row[m] = in[m] + from;
   Sums<M, kVectors> even, odd;
-  if (add) {
+  if (start.at != nullptr) {
     JP_UNROLL
     for (int m = 0; m < M; ++m) {
       JP_UNROLL
-      for (int c = 0; c < kVectors; ++c) even.at[m][c] = Load(out + m * out_stride + c * kLanes);
+      for (int c = 0; c < kVectors; ++c) {
+        even.at[m][c] = Load(start.at + m * start.stride + c * kLanes);
+      }
     }
   }
   for (int64_t k = 0; k < depth; k += 2) {
     const T* pair = panel + k * (kVectors * kLanes);
-    even.template Add<0>(in + k, stride, pair);
-    (kAlone ? odd : even).template Add<1>(in + k + 1, stride, pair);
+    even.template Add<0>(row, k, pair);
+    (kAlone ? odd : even).template Add<1>(row, k + 1, pair);
   }
   JP_UNROLL
   for (int m = 0; m < M; ++m) {
@@ -113,36 +127,54 @@ static void MultiplyTile(const float* in, int64_t stride, int64_t depth, const T
 
 // All rows of a batch times a panel, in tiles of at most kRows.
 template <int kVectors, int kRows, class T>
-static void MultiplyTiles(const float* in, int64_t stride, int64_t rows, int64_t depth,
-                          const T* panel, float* out, int64_t out_stride, bool add) {
+static void MultiplyTiles(Rows in, int64_t rows, int64_t from, int64_t depth, const T* panel,
+                          Start start, float* out, int64_t out_stride) {
   ForTiles<kRows>(rows, [&](auto height, int64_t r) {
-    MultiplyTile<decltype(height)::value, kVectors, false>(in + r * stride, stride, depth, panel,
-                                                           out + r * out_stride, out_stride, add);
+    const Start here{start.at == nullptr ? nullptr : start.at + r * start.stride, start.stride};
+    MultiplyTile<decltype(height)::value, kVectors, false>(in + r, from, depth, panel, here,
+                                                           out + r * out_stride, out_stride);
   });
 }
 
-template <int kVectors>
-static void MultiplyRows(const float* in, int64_t stride, int64_t rows, int64_t depth,
-                         const float* panel, float* out, int64_t out_stride) {
-  constexpr int kRows = TileRows(kVectors, kRegisters, 4);
-  MultiplyTiles<kVectors, kRows>(in, stride, rows, depth, panel, out, out_stride, false);
+// Calls multiply(first row of weights, number of them, what to add to) for one part of the depth
+// after the other.
+template <class F>
+[[gnu::always_inline]] static inline void ForDepths(int64_t depth, int64_t part, Start start,
+                                                    const float* out, int64_t out_stride,
+                                                    const F& multiply) {
+  for (int64_t k = 0; k < depth; k += part) {
+    multiply(k, depth - k < part ? depth - k : part, k == 0 ? start : Start{out, out_stride});
+  }
 }
 
-// Weights that many tiles read are widened once, a part that fits the L1 cache after the other.
+// Weights that many tiles read are taken in parts that stay in the L1 cache meanwhile.
+inline constexpr int64_t kPartBytes = 24 << 10;
+
 template <int kVectors>
-static void MultiplyRows(const float* in, int64_t stride, int64_t rows, int64_t depth,
-                         const bfloat16* panel, float* out, int64_t out_stride) {
+static void MultiplyRows(Rows in, int64_t rows, int64_t from, int64_t depth, const float* panel,
+                         Start start, float* out, int64_t out_stride) {
+  constexpr int kRows = TileRows(kVectors, kRegisters, 4);
+  constexpr int64_t kWidth = kVectors * kLanes, kDepth = kPartBytes / 8 / kWidth * 2;
+  ForDepths(depth, rows <= kRows ? depth : kDepth, start, out, out_stride,
+            [&](int64_t k, int64_t length, Start begin) {
+              MultiplyTiles<kVectors, kRows>(in, rows, from + k, length, panel + k * kWidth, begin,
+                                             out, out_stride);
+            });
+}
+
+// And widened once beforehand.
+template <int kVectors>
+static void MultiplyRows(Rows in, int64_t rows, int64_t from, int64_t depth, const bfloat16* panel,
+                         Start start, float* out, int64_t out_stride) {
   constexpr int kRows = TileRows(kVectors, kRegisters, 4);
   constexpr int kNarrowRows = TileRows(kVectors, kRegisters, 2);
-  constexpr int64_t kWidth = kVectors * kLanes;
+  constexpr int64_t kWidth = kVectors * kLanes, kDepth = 128;
   if (rows < kWidenedRows) {
-    return MultiplyTiles<kVectors, kNarrowRows>(in, stride, rows, depth, panel, out, out_stride,
-                                                false);
+    return MultiplyTiles<kVectors, kNarrowRows>(in, rows, from, depth, panel, start, out,
+                                                out_stride);
   }
-  constexpr int64_t kDepth = 128;
   alignas(64) float wide[kDepth * kWidth];
-  for (int64_t k = 0; k < depth; k += kDepth) {
-    const int64_t length = depth - k < kDepth ? depth - k : kDepth;
+  ForDepths(depth, kDepth, start, out, out_stride, [&](int64_t k, int64_t length, Start begin) {
     for (int64_t i = 0; i < length; i += 2) {
       const bfloat16* pair = panel + (k + i) * kWidth;
       float* to = wide + i * kWidth;
@@ -151,28 +183,29 @@ static void MultiplyRows(const float* in, int64_t stride, int64_t rows, int64_t 
         Store(to + kWidth, LoadWeights<kVectors, 1>(pair, c));
       }
     }
-    MultiplyTiles<kVectors, kRows>(in + k, stride, rows, length, wide, out, out_stride, k > 0);
-  }
+    MultiplyTiles<kVectors, kRows>(in, rows, from + k, length, wide, begin, out, out_stride);
+  });
 }
 
-// out[r] = in[r][0..depth) x panel for all rows of a batch, or for its only one.
+// out[r] = start[r] + in[r][from..from + depth) x panel for all rows of a batch, or for its only
+// one, which must have all of its depth at once.
 template <int kVectors, class T>
-static void MultiplyPanel(const float* in, int64_t stride, int64_t rows, int64_t depth,
-                          const T* panel, float* out, int64_t out_stride) {
+static void MultiplyPanel(Rows in, int64_t rows, int64_t from, int64_t depth, const T* panel,
+                          Start start, float* out, int64_t out_stride) {
   if (rows == 1) {
-    MultiplyTile<1, kVectors, true>(in, stride, depth, panel, out, out_stride, false);
+    MultiplyTile<1, kVectors, true>(in, from, depth, panel, start, out, out_stride);
   } else {
-    MultiplyRows<kVectors>(in, stride, rows, depth, panel, out, out_stride);
+    MultiplyRows<kVectors>(in, rows, from, depth, panel, start, out, out_stride);
   }
 }
 
 template <class T>
-static inline void Multiply(int vectors, const float* in, int64_t stride, int64_t rows,
-                            int64_t depth, const T* panel, float* out, int64_t out_stride) {
+static inline void Multiply(int vectors, Rows in, int64_t rows, int64_t from, int64_t depth,
+                            const T* panel, Start start, float* out, int64_t out_stride) {
   switch (vectors) {
-    case 3: return MultiplyPanel<3>(in, stride, rows, depth, panel, out, out_stride);
-    case 4: return MultiplyPanel<4>(in, stride, rows, depth, panel, out, out_stride);
-    case 6: return MultiplyPanel<6>(in, stride, rows, depth, panel, out, out_stride);
+    case 3: return MultiplyPanel<3>(in, rows, from, depth, panel, start, out, out_stride);
+    case 4: return MultiplyPanel<4>(in, rows, from, depth, panel, start, out, out_stride);
+    case 6: return MultiplyPanel<6>(in, rows, from, depth, panel, start, out, out_stride);
   }
 }
 

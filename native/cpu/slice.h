@@ -61,6 +61,9 @@ inline constexpr int64_t kEarlyRows = 4;
 // Weights that leave the rest of what a step needs in the caches: asking for it would only delay.
 inline constexpr int64_t kKeptBytes = 128 << 10;
 
+// Of the products of many rows.
+inline constexpr int64_t kPartDepth = 256;
+
 // A part of the units: those from `first` to before `last`, counted in vectors.
 template <class T>
 struct Slice {
@@ -68,10 +71,9 @@ struct Slice {
   T* packed;
   int64_t first, last;
 
-  template <class Arrays>
-  Slice(const Job<Arrays>& job, int index)
-      : pass(job.pass),
-        packed(static_cast<T*>(job.packed) + index * (pass.slice_bytes / sizeof(T))),
+  Slice(const CpuPass& of_pass, void* all_packed, int index)
+      : pass(of_pass),
+        packed(static_cast<T*>(all_packed) + index * (pass.slice_bytes / sizeof(T))),
         first(pass.first_unit(index)),
         last(pass.first_unit(index + 1)) {}
 
@@ -79,6 +81,8 @@ struct Slice {
   int64_t panels(int64_t units) const {
     return (units * pass.gates + pass.vectors - 1) / pass.vectors;
   }
+  int64_t panel_width() const { return pass.vectors * kLanes; }
+  int64_t width() const { return panels(last - first) * panel_width(); }
 
   int LanesOf(int64_t unit, int64_t hidden) const {  // none past the slice's end
     return unit < last ? Lanes(hidden, unit * kLanes) : 0;
@@ -125,6 +129,20 @@ struct Slice {
     }
   }
 
+  // out[r][width()] = start + in[r] x the slice's weights.
+  void MultiplyAll(Rows in, int64_t rows, Start start, float* out) const {
+    // What the rows hold of a part of the depth stays in the L2 cache for all panels.
+    const int64_t part = rows == 1 ? pass.depth : kPartDepth;
+    ForDepths(pass.depth, part, start, out, width(), [&](int64_t k, int64_t depth, Start begin) {
+      for (int64_t p = 0; p < panels(last - first); ++p) {
+        const int64_t column = p * panel_width();
+        const Start here{begin.at == nullptr ? nullptr : begin.at + column, begin.stride};
+        Multiply(pass.vectors, in, rows, k, depth, panel(p) + k * panel_width(), here, out + column,
+                 width());
+      }
+    });
+  }
+
   // Multiplies `batch` rows with the slice's weights, or takes the products as zero where `in` is
   // null. For each block of units and each row, calls prefetch(row, vector of units, number of
   // them) before, and update(row, vector of units, number, products) after.
@@ -137,9 +155,11 @@ struct Slice {
     for (int64_t unit = first; unit < last; unit += pass.block_units) {
       const int64_t units = last - unit < pass.block_units ? last - unit : pass.block_units;
       const int64_t first_panel = (unit - first) * pass.gates / pass.vectors;
-      const int64_t panel_width = pass.vectors * kLanes, width = panels(units) * panel_width;
+      const int64_t width = panels(units) * panel_width();
       for (int64_t part = 0; part < parts; ++part) {
         const int64_t b0 = part * batch / parts, rows = (part + 1) * batch / parts - b0;
+        const float* row[kBlockRows];
+        for (int64_t r = 0; in != nullptr && r < rows; ++r) row[r] = in + (b0 + r) * stride;
         if (in == nullptr) std::memset(products, 0, rows * width * sizeof(float));
         // A few at a time: they wait in line behind each other.
         const int64_t count = panels(units);
@@ -149,8 +169,8 @@ struct Slice {
             prefetch(b0 + r, unit, units);
           }
           if (in == nullptr) continue;
-          Multiply(pass.vectors, in + b0 * stride, stride, rows, pass.depth, panel(first_panel + p),
-                   products + p * panel_width, width);
+          Multiply(pass.vectors, row, rows, 0, pass.depth, panel(first_panel + p), {},
+                   products + p * panel_width(), width);
         }
         for (int64_t r = 0; r < rows; ++r) {
           if (r + early < rows) prefetch(b0 + r + early, unit, units);

@@ -39,7 +39,8 @@ xffi::Error RunForward(std::string_view cell, bool reverse, bool time_major,
                        xffi::RemainingArgs operands, xffi::RemainingRets results,
                        xffi::ThreadPool pool) {
   Decoder decoder(kForwardTarget, operands, results);
-  const auto call = DecodeForward(decoder, {cell, reverse, time_major}, kTypes, results.size());
+  const auto call =
+      DecodeForward(decoder, {cell, reverse, time_major}, Given::kInputs, kTypes, results.size());
   return Run(kForwardTarget, decoder, call, pool);
 }
 
@@ -47,7 +48,8 @@ xffi::Error RunBackward(std::string_view cell, bool reverse, bool time_major,
                         xffi::RemainingArgs operands, xffi::RemainingRets results,
                         xffi::ThreadPool pool) {
   Decoder decoder(kBackwardTarget, operands, results);
-  const auto call = DecodeBackward(decoder, {cell, reverse, time_major}, kTypes);
+  const auto call =
+      DecodeBackward(decoder, {cell, reverse, time_major}, Given::kInputs, kTypes, results.size());
   return Run(kBackwardTarget, decoder, call, pool);
 }
 

@@ -74,7 +74,8 @@ xffi::Error RunForward(std::string_view cell, bool reverse, bool time_major, boo
                        std::string_view exchange, xffi::RemainingArgs operands,
                        xffi::RemainingRets results, xffi::ScratchAllocator scratch, void* stream) {
   Decoder decoder(kForwardTarget, operands, results);
-  const auto call = DecodeForward(decoder, {cell, reverse, time_major}, kTypes, results.size());
+  const auto call = DecodeForward(decoder, {cell, reverse, time_major}, Given::kProjectedInputs,
+                                  kTypes, results.size());
   return Enqueue(kForwardTarget, decoder, call, tf32, exchange, scratch, stream);
 }
 
@@ -82,7 +83,8 @@ xffi::Error RunBackward(std::string_view cell, bool reverse, bool time_major, bo
                         std::string_view exchange, xffi::RemainingArgs operands,
                         xffi::RemainingRets results, xffi::ScratchAllocator scratch, void* stream) {
   Decoder decoder(kBackwardTarget, operands, results);
-  const auto call = DecodeBackward(decoder, {cell, reverse, time_major}, kTypes);
+  const auto call = DecodeBackward(decoder, {cell, reverse, time_major}, Given::kProjectedInputs,
+                                   kTypes, results.size());
   return Enqueue(kBackwardTarget, decoder, call, tf32, exchange, scratch, stream);
 }
 

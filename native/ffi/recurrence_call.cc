@@ -26,6 +26,7 @@ struct Header {
   std::vector<int64_t> lengths() const { return {shape.groups, shape.batch}; }
   int64_t columns() const { return cell.gates * shape.hidden; }
   std::vector<int64_t> kernel() const { return {shape.groups, shape.hidden, columns()}; }
+  std::vector<int64_t> input_kernel() const { return {shape.groups, shape.inputs, columns()}; }
   std::vector<int64_t> bias() const { return {shape.groups, columns()}; }
 };
 
@@ -58,16 +59,24 @@ Header DecodeHeader(Decoder& decoder, const Attributes& attributes,
 }  // namespace
 
 RecurrenceCall<cpu::Forward> DecodeForward(Decoder& decoder, const Attributes& attributes,
-                                           std::span<const ElementType> types,
+                                           Given given, std::span<const ElementType> types,
                                            size_t result_count) {
-  const Decoder::Type sequence = decoder.Peek(0, "gates_x", 4);
-  const Decoder::Type kernel = decoder.Peek(1, "recurrent_kernel", 3);
-  const Header header = DecodeHeader(decoder, attributes, types, kernel, sequence);
+  const bool inputs = given == Given::kInputs;
+  const Decoder::Type sequence = decoder.Peek(0, inputs ? "x" : "gates_x", 4);
+  const Decoder::Type kernel = decoder.Peek(inputs ? 3 : 1, "recurrent_kernel", 3);
+  Header header = DecodeHeader(decoder, attributes, types, kernel, sequence);
   if (!decoder.ok()) return {};
+  if (inputs) header.shape.inputs = sequence.sizes[3];
   const int states = header.cell.states;
 
   cpu::Forward a{};
-  a.gates_x = decoder.Operand("gates_x", header.element.type, header.sequence(header.columns()));
+  if (inputs) {
+    a.x = decoder.Operand("x", header.element.type, header.sequence(header.shape.inputs));
+    a.input_kernel = decoder.Operand("input_kernel", header.element.type, header.input_kernel());
+    a.bias = decoder.Operand("bias", header.element.type, header.bias());
+  } else {
+    a.gates_x = decoder.Operand("gates_x", header.element.type, header.sequence(header.columns()));
+  }
   a.recurrent_kernel = decoder.Operand("recurrent_kernel", header.element.type, header.kernel());
   if (header.cell.separate_product) {
     a.recurrent_bias = decoder.Operand("recurrent_bias", header.element.type, header.bias());
@@ -89,16 +98,27 @@ RecurrenceCall<cpu::Forward> DecodeForward(Decoder& decoder, const Attributes& a
 }
 
 RecurrenceCall<cpu::Backward> DecodeBackward(Decoder& decoder, const Attributes& attributes,
-                                             std::span<const ElementType> types) {
+                                             Given given, std::span<const ElementType> types,
+                                             size_t result_count) {
   const CellTraits* known = FindCell(attributes.cell);
-  const Decoder::Type kernel = decoder.Peek(0, "recurrent_kernel", 3);
-  const Decoder::Type sequence = decoder.Peek(2 + (known ? known->states : 0), "outputs", 4);
-  const Header header = DecodeHeader(decoder, attributes, types, kernel, sequence);
+  const size_t of_states = known ? known->states : 0;
+  const size_t others = 1 + (known && known->separate_product) + of_states;
+  const bool inputs = given == Given::kInputs && result_count > others;
+  const Decoder::Type kernel = decoder.Peek(inputs, "recurrent_kernel", 3);
+  const Decoder::Type sequence = decoder.Peek(inputs + 2 + of_states, "outputs", 4);
+  Header header = DecodeHeader(decoder, attributes, types, kernel, sequence);
+  if (inputs) {
+    const Decoder::Type input_kernel = decoder.Peek(0, "input_kernel", 3);
+    if (decoder.ok()) header.shape.inputs = input_kernel.sizes[1];
+  }
   if (!decoder.ok()) return {};
   const int states = header.cell.states;
   const std::vector<int64_t> of_hidden = header.sequence(header.shape.hidden);
 
   cpu::Backward a{};
+  if (inputs) {
+    a.input_kernel = decoder.Operand("input_kernel", header.element.type, header.input_kernel());
+  }
   a.recurrent_kernel = decoder.Operand("recurrent_kernel", header.element.type, header.kernel());
   a.lengths = static_cast<const int32_t*>(decoder.Operand("lengths", xffi::S32, header.lengths()));
   for (int s = 0; s < states; ++s) {
@@ -112,6 +132,9 @@ RecurrenceCall<cpu::Backward> DecodeBackward(Decoder& decoder, const Attributes&
   a.d_outputs = decoder.Operand("d_outputs", header.element.type, of_hidden);
   for (int s = 0; s < states; ++s) {
     a.d_final[s] = decoder.Operand(kStateNames[s], header.element.type, header.state());
+  }
+  if (inputs) {
+    a.d_x = decoder.Result("d_x", header.element.type, header.sequence(header.shape.inputs));
   }
   a.d_gates_x = decoder.Result("d_gates_x", header.element.type, header.sequence(header.columns()));
   if (header.cell.separate_product) {

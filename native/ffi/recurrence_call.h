@@ -1,9 +1,11 @@
-// A recurrence's operands, results and attributes, decoded: the same for every platform.
+// A recurrence's operands, results and attributes, decoded. What a platform's kernels are given of
+// the inputs is theirs to say: x itself, or what XLA has made of it.
 //
-// forward:  gates_x, recurrent_kernel, [recurrent_bias], lengths, initial..
+// forward:  x, input_kernel, bias | gates_x; recurrent_kernel, [recurrent_bias], lengths, initial..
 //           -> outputs, final.., [saved]; a caller that wants no `saved` has no result for it.
-// backward: recurrent_kernel, lengths, initial.., outputs, [saved], d_outputs, d_final..
-//           -> d_gates_x, [d_product], d_initial..
+// backward: [input_kernel], recurrent_kernel, lengths, initial.., outputs, [saved], d_outputs,
+//           d_final.. -> [d_x], d_gates_x, [d_product], d_initial..; input_kernel and d_x where
+//           kernels are given x, both or neither.
 #pragma once
 
 #include <span>
@@ -23,6 +25,8 @@ struct Attributes {
   bool time_major;
 };
 
+enum class Given { kInputs, kProjectedInputs };
+
 // The element types that a platform's kernels take, as XLA and as the kernels call them.
 struct ElementType {
   xffi::DataType type;
@@ -39,8 +43,10 @@ struct RecurrenceCall {
 
 // Both leave what is wrong with the call in `decoder`; the result is of no use then.
 RecurrenceCall<cpu::Forward> DecodeForward(Decoder& decoder, const Attributes& attributes,
-                                           std::span<const ElementType> types, size_t result_count);
+                                           Given given, std::span<const ElementType> types,
+                                           size_t result_count);
 RecurrenceCall<cpu::Backward> DecodeBackward(Decoder& decoder, const Attributes& attributes,
-                                             std::span<const ElementType> types);
+                                             Given given, std::span<const ElementType> types,
+                                             size_t result_count);
 
 }  // namespace jp::ffi

@@ -50,15 +50,21 @@ int PanelVectors(int64_t rows, int64_t columns, int weight_bytes, int registers)
   return best;
 }
 
-CpuPass PlanPass(int64_t depth, int64_t hidden, int gates, int64_t batch, int weight_bytes,
-                 int64_t work, const CpuFacts& facts) {
+// Workers for a step of the recurrence.
+int Slices(const CellTraits& cell, int64_t hidden, int64_t batch, const CpuFacts& facts) {
+  const int64_t work = hidden * hidden * cell.gates * batch;
+  const int64_t most = std::min<int64_t>(facts.threads, CeilDiv(hidden, facts.vector_lanes));
+  return static_cast<int>(std::clamp<int64_t>(work / kWorthAWorker, 1, most));
+}
+
+CpuPass PlanPass(int64_t depth, int64_t units, int gates, int64_t batch, int weight_bytes,
+                 int slices, const CpuFacts& facts) {
   CpuPass pass;
   pass.depth = CeilDiv(depth, 2) * 2;
   pass.lanes = facts.vector_lanes;
   pass.gates = gates;
-  pass.units = CeilDiv(hidden, facts.vector_lanes);
-  const int64_t most = std::min<int64_t>(facts.threads, pass.units);
-  pass.slices = static_cast<int>(std::clamp<int64_t>(work / kWorthAWorker, 1, most));
+  pass.units = CeilDiv(units, facts.vector_lanes);
+  pass.slices = slices;
   const int64_t columns = CeilDiv(pass.units, pass.slices) * gates;
   const int64_t rows = std::min<int64_t>(batch, kBlockRows);
   const int tile_bytes = TileBytes(rows, weight_bytes);
@@ -81,9 +87,9 @@ CpuPass PlanPass(int64_t depth, int64_t hidden, int gates, int64_t batch, int we
 CpuPlan PlanCpu(const CellTraits& cell, int64_t hidden, int64_t batch, int weight_bytes,
                 const CpuFacts& facts) {
   CpuPlan plan;
-  const int64_t work = hidden * hidden * cell.gates * batch;
-  plan.forward = PlanPass(hidden, hidden, cell.gates, batch, weight_bytes, work, facts);
-  plan.backward = PlanPass(cell.gates * hidden, hidden, 1, batch, weight_bytes, work, facts);
+  const int slices = Slices(cell, hidden, batch, facts);
+  plan.forward = PlanPass(hidden, hidden, cell.gates, batch, weight_bytes, slices, facts);
+  plan.backward = PlanPass(cell.gates * hidden, hidden, 1, batch, weight_bytes, slices, facts);
   const bool in_l2 = plan.forward.slice_bytes <= facts.l2_bytes;
   const bool in_l3 = plan.forward.packed_bytes <= facts.l3_bytes;
   plan.residency = in_l2 ? "L2" : in_l3 ? "L3" : "memory";
@@ -101,6 +107,17 @@ CpuPlan PlanCpu(const CellTraits& cell, int64_t hidden, int64_t batch, int weigh
       : in_l3 ? " and stream through L2 once a step"
               : ", as no cache holds them, and stream once a step");
   plan.explanation = text;
+  return plan;
+}
+
+CpuInputsPlan PlanCpuInputs(const CellTraits& cell, int64_t inputs, int64_t hidden, int64_t batch,
+                            int weight_bytes, const CpuFacts& facts) {
+  CpuInputsPlan plan;
+  plan.chunk_steps = std::max<int64_t>(kChunkRows / batch, 1);
+  const int64_t rows = plan.chunk_steps * batch, columns = cell.gates * hidden;
+  const int slices = Slices(cell, hidden, batch, facts);
+  plan.forward = PlanPass(inputs, hidden, cell.gates, rows, weight_bytes, slices, facts);
+  plan.backward = PlanPass(columns, inputs, 1, rows, weight_bytes, slices, facts);
   return plan;
 }
 

@@ -48,10 +48,24 @@ struct CpuPlan {
 CpuPlan PlanCpu(const CellTraits& cell, int64_t hidden, int64_t batch, int weight_bytes,
                 const CpuFacts& facts);
 
+// The products with the input weights, by the same workers: for many steps at once, a chunk, before
+// the first of its steps forward and after the last of them backward.
+struct CpuInputsPlan {
+  int64_t chunk_steps;  // time steps in a chunk
+  CpuPass forward;      // [rows of a chunk, I] x [I, units * gates]
+  CpuPass backward;     // [rows of a chunk, G*H] x [G*H, vectors of inputs]; slices may be empty
+};
+
+// The same precondition.
+CpuInputsPlan PlanCpuInputs(const CellTraits& cell, int64_t inputs, int64_t hidden, int64_t batch,
+                            int weight_bytes, const CpuFacts& facts);
+
 // Vectors across a panel: whatever is fastest for the batch, without a trace in the result.
 inline constexpr int kPanelVectors[] = {3, 4, 6};
 inline constexpr int kMostBlockVectors = 24;  // of columns: panels and units come out even
 inline constexpr int kBlockRows = 32;         // batch rows that are taken at once
+
+inline constexpr int kChunkRows = 128;  // batch rows of a chunk, at most, if several steps
 
 inline constexpr int kWidenedRows = 12;  // from which on bfloat16 is widened beforehand
 

@@ -33,13 +33,31 @@ inline double RoundedTo(cpu::DType type, double value) {
 struct Arrays {
   cpu::DType dtype;
   std::vector<int32_t> lengths;
+  std::vector<double> x, input_kernel, bias;  // of which gates_x is made, if there are inputs
   std::vector<double> gates_x, kernel, recurrent_bias, initial[2];
   std::vector<double> outputs, saved, final[2];
   std::vector<double> d_outputs, d_final[2];
-  std::vector<double> d_gates_x, d_product, d_initial[2];
+  std::vector<double> d_x, d_gates_x, d_product, d_initial[2];
 
   double Rounded(double value) const { return RoundedTo(dtype, value); }
 };
+
+// What the inputs come to, x W + b, in the order of the rows of x.
+inline std::vector<double> Projected(const cpu::Shape& s, const CellTraits& cell, const Arrays& a) {
+  const int64_t rows = s.batch * s.steps, columns = cell.gates * s.hidden;
+  std::vector<double> projected(s.groups * rows * columns);
+  for (int64_t row = 0; row < s.groups * rows; ++row) {
+    const int64_t group = row / rows;
+    for (int64_t column = 0; column < columns; ++column) {
+      double sum = a.bias[group * columns + column];
+      for (int64_t i = 0; i < s.inputs; ++i) {
+        sum += a.x[row * s.inputs + i] * a.input_kernel[(group * s.inputs + i) * columns + column];
+      }
+      projected[row * columns + column] = sum;
+    }
+  }
+  return projected;
+}
 
 // Random inputs that `dtype` can hold, and results of the right sizes, all zero.
 inline Arrays MakeArrays(const cpu::Shape& s, const CellTraits& cell, cpu::DType dtype, int seed) {
@@ -59,7 +77,15 @@ inline Arrays MakeArrays(const cpu::Shape& s, const CellTraits& cell, cpu::DType
     const int length = i == 1 ? 0 : static_cast<int>(random() % (s.steps + 1));
     a.lengths.push_back(i == 0 ? static_cast<int32_t>(s.steps) : length);
   }
-  a.gates_x = normal(rows * columns, 0.8);
+  if (s.inputs > 0) {
+    a.x = normal(rows * s.inputs, 1);
+    a.input_kernel = normal(s.groups * s.inputs * columns, 0.7 / std::sqrt(s.inputs));
+    a.bias = normal(s.groups * columns, 0.4);
+    a.gates_x = Projected(s, cell, a);
+    a.d_x.resize(rows * s.inputs);
+  } else {
+    a.gates_x = normal(rows * columns, 0.8);
+  }
   a.kernel = normal(s.groups * s.hidden * columns, 0.9 / std::sqrt(s.hidden));
   if (cell.separate_product) a.recurrent_bias = normal(s.groups * columns, 0.3);
   a.d_outputs = normal(rows * s.hidden, 1);

@@ -10,12 +10,16 @@ namespace jp::test {
 
 struct Buffers {
   Buffers(const Arrays& a, const CellTraits& cell)
-      : gates_x(a.dtype, a.gates_x),
+      : x(a.dtype, a.x),
+        input_kernel(a.dtype, a.input_kernel),
+        bias(a.dtype, a.bias),
+        gates_x(a.dtype, a.gates_x),
         kernel(a.dtype, a.kernel),
         recurrent_bias(a.dtype, a.recurrent_bias),
         outputs(a.dtype, a.outputs.size()),
         saved(a.dtype, a.saved.size()),
         d_outputs(a.dtype, a.d_outputs),
+        d_x(a.dtype, a.d_x.size()),
         d_gates_x(a.dtype, a.d_gates_x.size()),
         d_product(a.dtype, a.d_product.size()) {
     for (int i = 0; i < cell.states; ++i) {
@@ -28,7 +32,10 @@ struct Buffers {
 
   cpu::Forward forward(const Arrays& a, bool with_saved) {
     cpu::Forward f{};
-    f.gates_x = gates_x.data();
+    f.x = x.data();
+    f.input_kernel = input_kernel.data();
+    f.bias = bias.data();
+    f.gates_x = f.x == nullptr ? gates_x.data() : nullptr;
     f.recurrent_kernel = kernel.data();
     f.recurrent_bias = recurrent_bias.data();
     f.lengths = a.lengths.data();
@@ -43,10 +50,12 @@ struct Buffers {
 
   cpu::Backward backward(const Arrays& a) {
     cpu::Backward f{};
+    f.input_kernel = input_kernel.data();
     f.recurrent_kernel = kernel.data();
     f.lengths = a.lengths.data();
     f.outputs = outputs.data();
     f.saved = saved.data();
+    f.d_x = d_x.data();
     f.d_outputs = d_outputs.data();
     f.d_gates_x = d_gates_x.data();
     f.d_product = d_product.data();
@@ -59,15 +68,17 @@ struct Buffers {
   }
 
   std::vector<Buffer*> all() {
-    std::vector<Buffer*> list = {&gates_x, &kernel,    &recurrent_bias, &outputs,
-                                 &saved,   &d_outputs, &d_gates_x,      &d_product};
+    std::vector<Buffer*> list = {
+        &x,       &input_kernel, &bias,      &gates_x, &kernel,    &recurrent_bias,
+        &outputs, &saved,        &d_outputs, &d_x,     &d_gates_x, &d_product};
     for (auto* states : {&initial, &final, &d_final, &d_initial}) {
       for (auto& buffer : *states) list.push_back(buffer.get());
     }
     return list;
   }
 
-  Buffer gates_x, kernel, recurrent_bias, outputs, saved, d_outputs, d_gates_x, d_product;
+  Buffer x, input_kernel, bias, gates_x, kernel, recurrent_bias;
+  Buffer outputs, saved, d_outputs, d_x, d_gates_x, d_product;
   std::vector<std::unique_ptr<Buffer>> initial, final, d_final, d_initial;
 };
 

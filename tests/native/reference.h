@@ -134,7 +134,20 @@ inline void ReferenceForward(const cpu::Shape& s, const CellTraits& cell, Arrays
   }
 }
 
-// Fills d_gates_x, d_product and d_initial of `a` from everything else in it.
+// Fills d_x from d_gates_x.
+inline void ReferenceInputGradient(const cpu::Shape& s, const CellTraits& cell, Arrays& a) {
+  const int64_t rows = s.batch * s.steps, columns = cell.gates * s.hidden;
+  for (int64_t row = 0; row < s.groups * rows; ++row) {
+    for (int64_t i = 0; i < s.inputs; ++i) {
+      const double* weights = &a.input_kernel[(row / rows * s.inputs + i) * columns];
+      double sum = 0;
+      for (int64_t k = 0; k < columns; ++k) sum += a.d_gates_x[row * columns + k] * weights[k];
+      a.d_x[row * s.inputs + i] = a.Rounded(sum);
+    }
+  }
+}
+
+// Fills d_x, d_gates_x, d_product and d_initial of `a` from everything else in it.
 inline void ReferenceBackward(const cpu::Shape& s, const CellTraits& cell, Arrays& a) {
   const int64_t H = s.hidden, columns = cell.gates * H, width = cell.saved * H;
   for (int64_t n = 0; n < s.groups; ++n) {
@@ -184,6 +197,7 @@ inline void ReferenceBackward(const cpu::Shape& s, const CellTraits& cell, Array
       }
     }
   }
+  ReferenceInputGradient(s, cell, a);
 }
 
 }  // namespace jp::test

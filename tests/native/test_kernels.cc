@@ -42,27 +42,11 @@ void RunOn(const Isa& isa, const Shape& shape, const CellTraits& cell, DType dty
            const CallArrays& arrays) {
   constexpr bool kIsForward = std::is_same_v<CallArrays, jp::cpu::Forward>;
   const jp::CpuFacts facts{threads, isa.lanes, isa.registers, 1 << 20, 32 << 20};
-  const jp::CpuPlan plan = jp::PlanCpu(cell, shape.hidden, shape.batch,
-                                       static_cast<int>(jp::cpu::ByteWidth(dtype)), facts);
-  const jp::CpuPass pass = kIsForward ? plan.forward : plan.backward;
-  const int64_t row = kIsForward ? pass.padded_units() : pass.depth;
-  const auto nans = [](int64_t bytes) { return std::vector<uint8_t>(bytes + 63, 0xff); };
-  const auto aligned = [](std::vector<uint8_t>& memory) {
-    const auto address = reinterpret_cast<uintptr_t>(memory.data());
-    return memory.data() + (64 - address % 64) % 64;
-  };
-  auto packed = nans(pass.packed_bytes);
-  auto exchange = nans(2 * shape.batch * row * 4);
-  auto carry = nans(cell.states * shape.batch * pass.padded_units() * 4);
-  const jp::cpu::Job<CallArrays> job{shape,
-                                     cell,
-                                     dtype,
-                                     pass,
-                                     arrays,
-                                     aligned(packed),
-                                     reinterpret_cast<float*>(aligned(exchange)),
-                                     reinterpret_cast<float*>(aligned(carry)),
-                                     row};
+  jp::cpu::Job<CallArrays> job = jp::cpu::MakeJob(shape, cell, dtype, arrays, facts);
+  const size_t bytes = jp::cpu::LayOut(job, nullptr);
+  std::vector<uint8_t> memory(bytes + 63, 0xff);
+  const auto address = reinterpret_cast<uintptr_t>(memory.data());
+  jp::cpu::LayOut(job, memory.data() + (64 - address % 64) % 64);
   const auto step = [&] {
     if constexpr (kIsForward)
       return isa.forward;
@@ -70,7 +54,7 @@ void RunOn(const Isa& isa, const Shape& shape, const CellTraits& cell, DType dty
       return isa.backward;
   }();
   Threads helpers;
-  jp::cpu::Team::Run(pass.slices, shape.groups * (shape.steps + CallArrays::kExtraSteps),
+  jp::cpu::Team::Run(job.pass.slices, shape.groups * (shape.steps + CallArrays::kExtraSteps),
                      helpers.schedule(), [&](int slice, int64_t s) { step(job, slice, s); });
 }
 
@@ -84,8 +68,9 @@ struct Case {
     return std::string(isa.name) + " " + std::string(cell.name) +
            (dtype == DType::kFloat32 ? " float32" : " bfloat16") +
            " N=" + std::to_string(shape.groups) + " B=" + std::to_string(shape.batch) +
-           " T=" + std::to_string(shape.steps) + " H=" + std::to_string(shape.hidden) +
-           (shape.reverse ? " reverse" : "") + (shape.time_major ? " time-major" : "");
+           " T=" + std::to_string(shape.steps) + " I=" + std::to_string(shape.inputs) +
+           " H=" + std::to_string(shape.hidden) + (shape.reverse ? " reverse" : "") +
+           (shape.time_major ? " time-major" : "");
   }
 };
 
@@ -118,6 +103,7 @@ void CheckBackward(const Case& c, Buffers& buffers, Arrays& arrays) {
   arrays.outputs = buffers.outputs.values();
   arrays.saved = buffers.saved.values();
   ReferenceBackward(c.shape, c.cell, arrays);
+  CheckClose(c, "d_x", buffers.d_x, arrays.d_x);
   CheckClose(c, "d_gates_x", buffers.d_gates_x, arrays.d_gates_x);
   CheckClose(c, "d_product", buffers.d_product, arrays.d_product);
   for (int i = 0; i < c.cell.states; ++i) {
@@ -125,7 +111,7 @@ void CheckBackward(const Case& c, Buffers& buffers, Arrays& arrays) {
   }
 }
 
-// The number of workers must not show in a single bit, nor must the wish for saved values.
+// The number of workers must not show in a single bit, nor what else is asked for.
 void CheckThreads(const Case& c, Buffers& alone, const Arrays& arrays) {
   for (int threads : {2, 3, 5}) {
     Buffers together(arrays, c.cell);
@@ -140,6 +126,15 @@ void CheckThreads(const Case& c, Buffers& alone, const Arrays& arrays) {
   Buffers unsaved(arrays, c.cell);
   RunOn(c.isa, c.shape, c.cell, c.dtype, 2, unsaved.forward(arrays, false));
   CHECK(unsaved.outputs.SameBytes(alone.outputs), c.name());
+  Buffers fixed_inputs(arrays, c.cell);
+  RunOn(c.isa, c.shape, c.cell, c.dtype, 2, fixed_inputs.forward(arrays, true));
+  jp::cpu::Backward without = fixed_inputs.backward(arrays);
+  without.d_x = nullptr;
+  without.input_kernel = nullptr;
+  Shape no_inputs = c.shape;
+  no_inputs.inputs = 0;
+  RunOn(c.isa, no_inputs, c.cell, c.dtype, 2, without);
+  CHECK(fixed_inputs.d_gates_x.SameBytes(alone.d_gates_x), c.name());
 }
 
 void CheckCase(const Case& c, int seed) {
@@ -164,10 +159,13 @@ void CheckLibrary(const Case& c) {
   for (size_t i = 0; i < got.size(); ++i) CHECK(got[i]->SameBytes(*expected[i]), c.name(), i);
 }
 
-// N, B, T, H: odd sizes, one of each, rows beyond a tile and beyond a block, units beyond a panel,
+// N, B, T, I, H: odd sizes, one of each, rows beyond a tile, a block and a chunk, several chunks,
+// units and inputs beyond a panel, inputs beyond a part of the depth, fewer inputs than slices,
 // several slices.
-constexpr int64_t kSizes[][4] = {{1, 3, 5, 7},   {3, 2, 4, 37}, {1, 1, 1, 1},  {1, 7, 2, 33},
-                                 {1, 13, 3, 19}, {2, 5, 3, 66}, {1, 67, 2, 9}, {1, 4, 6, 8}};
+constexpr int64_t kSizes[][5] = {{1, 3, 5, 9, 7},    {3, 2, 4, 6, 37},   {1, 1, 1, 1, 1},
+                                 {1, 7, 2, 300, 33}, {1, 13, 23, 4, 19}, {2, 5, 3, 11, 66},
+                                 {1, 67, 2, 17, 9},  {1, 131, 2, 5, 6},  {1, 4, 6, 3, 8},
+                                 {1, 1, 150, 2, 16}};
 
 }  // namespace
 
@@ -175,12 +173,12 @@ int main() {
   for (const Isa* isa : jp::test::IsasHere()) {
     std::cout << isa->name << ", " << isa->lanes << " lanes\n";
     int seed = 0;
-    for (const auto& [N, B, T, H] : kSizes) {
+    for (const auto& [N, B, T, I, H] : kSizes) {
       for (const CellTraits& cell : jp::kCells) {
         for (DType dtype : {DType::kFloat32, DType::kBfloat16}) {
           for (bool reverse : {false, true}) {
             for (bool time_major : {false, true}) {
-              CheckCase({*isa, {N, B, T, H, reverse, time_major}, cell, dtype}, ++seed);
+              CheckCase({*isa, {N, B, T, H, reverse, time_major, I}, cell, dtype}, ++seed);
             }
           }
         }
@@ -188,7 +186,7 @@ int main() {
     }
   }
   for (const CellTraits& cell : jp::kCells) {
-    CheckLibrary({jp::cpu::ChosenIsa(), {2, 5, 3, 66, true, false}, cell, DType::kFloat32});
+    CheckLibrary({jp::cpu::ChosenIsa(), {2, 5, 3, 66, true, false, 7}, cell, DType::kFloat32});
   }
   return jp::test::Finish("kernels");
 }

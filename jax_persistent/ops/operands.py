@@ -1,0 +1,136 @@
+"""A primitive's operands and results: flat lists outside, named trees inside.
+
+All have a leading axis N of independent groups, each with its own weights. What a cell has not, and
+what a call goes `without`, is None in the tree and not in the list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jax_persistent import compat
+from jax_persistent.ops.spec import (
+    Backward,
+    Gradients,
+    Problem,
+    Projected,
+    Result,
+    Spec,
+    Tangent,
+)
+
+# The optional parts of a call.
+NO_SAVED = ("saved",)
+NO_INPUTS = ("d_x", "input_kernel")
+
+RESULTS = {Problem: Result, Projected: Result, Tangent: Result, Backward: Gradients}
+
+# Dimensions by the name of a field: n groups, b batch, t time; i, h, g and s count features.
+_DIMS = {
+    **dict.fromkeys(("x", "d_x"), "n b t i"),
+    "input_kernel": "n i g",
+    **dict.fromkeys(("gates_x", "d_gates_x", "d_product"), "n b t g"),
+    **dict.fromkeys(("outputs", "d_outputs"), "n b t h"),
+    "saved": "n b t s",
+    **dict.fromkeys(("recurrent_kernel", "d_recurrent_kernel"), "n h g"),
+    **dict.fromkeys(("bias", "recurrent_bias", "d_recurrent_bias"), "n g"),
+    "lengths": "n b",
+    **dict.fromkeys(("initial", "final", "d_initial", "d_final"), "n b h"),
+}
+_PER_STATE = {"initial", "final", "d_initial", "d_final"}
+_OF_SEPARATE_PRODUCT = {"recurrent_bias", "d_recurrent_bias", "d_product"}
+
+
+def _tree(kind: Any, spec: Spec, without: Sequence[str]) -> Any:
+    """A `kind` whose leaves are the names of their fields."""
+    cell = spec.cell
+    absent = set(without)
+    if not cell.separate_recurrent_gradient:
+        absent |= _OF_SEPARATE_PRODUCT
+    if not cell.saved:
+        absent.add("saved")
+    return kind(
+        **{
+            name: None
+            if name in absent
+            else (name,) * len(cell.states)
+            if name in _PER_STATE
+            else name
+            for name in kind._fields
+        }
+    )
+
+
+def unflatten(kind: type, spec: Spec, leaves: Any, without: Sequence[str] = ()) -> Any:
+    return jax.tree.unflatten(jax.tree.structure(_tree(kind, spec, without)), leaves)
+
+
+def names(kind: type, spec: Spec, without: Sequence[str] = ()) -> list[str]:
+    return jax.tree.leaves(_tree(kind, spec, without))
+
+
+def dims(kind: type, spec: Spec, without: Sequence[str] = ()) -> list[str]:
+    """The dimensions of each leaf, in the order in which they are in memory."""
+    found = [_DIMS[name] for name in names(kind, spec, without)]
+    return [d.replace("b t", "t b") for d in found] if spec.time_major else found
+
+
+def result_avals(
+    kind: type, avals: Sequence[Any], spec: Spec, without: Sequence[str] = ()
+) -> list[Any]:
+    """The types of the results of a call with operands `kind`."""
+    operands = unflatten(kind, spec, avals, without)
+    hidden = operands.recurrent_kernel.shape[1]
+    sequence = next(
+        aval
+        for name, aval in zip(names(kind, spec, without), avals, strict=True)
+        if "t" in _DIMS[name].split()
+    )
+    widths = {
+        "outputs": hidden,
+        "saved": spec.cell.saved * hidden,
+        "d_gates_x": spec.cell.gates * hidden,
+        "d_product": spec.cell.gates * hidden,
+    }
+    if isinstance(operands, Backward) and operands.input_kernel is not None:
+        widths["d_x"] = operands.input_kernel.shape[1]
+    return [
+        compat.result_aval(sequence, (*sequence.shape[:-1], widths[name]))
+        if name in widths
+        else compat.result_aval(operands.initial[0], operands.initial[0].shape)
+        for name in names(RESULTS[kind], spec, without)
+    ]
+
+
+def add_group(operands: Any) -> Any:
+    return jax.tree.map(lambda a: jnp.expand_dims(a, 0), operands)
+
+
+def drop_group(results: Any) -> Any:
+    return jax.tree.map(lambda a: jnp.squeeze(a, 0), results)
+
+
+def per_group(function: Callable[[Spec, Any], Any], spec: Spec, operands: Any) -> Any:
+    """Runs a one-problem function over the group axis."""
+    if jax.tree.leaves(operands)[0].shape[0] == 1:
+        return add_group(function(spec, drop_group(operands)))
+    return jax.vmap(partial(function, spec))(operands)
+
+
+def run_reference(
+    kind: type,
+    function: Callable[[Spec, Any], Any],
+    *flat: Array,
+    spec: Spec,
+    without: Sequence[str] = (),
+) -> list[Array]:
+    """A function of `ops.reference` on a primitive's flat operands."""
+    result = per_group(function, spec, unflatten(kind, spec, flat, without))
+    left_out = {name: None for name in without if name in result._fields}
+    return jax.tree.leaves(result._replace(**left_out))
