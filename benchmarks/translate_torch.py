@@ -1,44 +1,32 @@
 """The translator of examples/translate in PyTorch, at equal steps: a sanity check of learning.
 
-The same initial parameters, batches in the same order, loss, optimiser and schedule; the trained
-parameters go back into the JAX model, so that both are decoded by one beam search. Only the random
-numbers of dropout differ. Takes the options of `python -m examples.translate`:
+See `benchmarks.torch_twin`. Takes the options of `python -m examples.translate`:
 
     python -m benchmarks.translate_torch --preset long
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import platform
 import sys
-import time
-from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, dropout
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-from tqdm import tqdm
 
+from benchmarks.torch_twin import Twin, lstm_matches, save, train
 from examples.translate import corpus, run
 from examples.translate.__main__ import parse, settings_from
 from examples.translate.batches import Batch
 from examples.translate.model import MASKED, ModelConfig
-from examples.translate.prepare import Prepared, prepare
-from examples.translate.settings import Settings
-from examples.translate.step import initial_state, learning_rate, make_evaluate
+from examples.translate.prepare import prepare
+from examples.translate.step import initial_state, make_evaluate
 from examples.translate.tokens import PAD
 
-RESULTS = Path(__file__).parent / "results"
-GATES = "ifgo"
 
-
-class TorchTranslator(nn.Module):
+class TorchTranslator(Twin):
     """examples.translate.model.Translator under teacher forcing."""
 
     def __init__(self, config: ModelConfig) -> None:
@@ -79,26 +67,7 @@ class TorchTranslator(nn.Module):
     def _drop(self, x: Tensor) -> Tensor:
         return dropout(x, self.config.dropout, self.training)
 
-    @torch.no_grad()
-    def load_flax(self, params: Any) -> None:
-        """Takes over the JAX model's parameters. Flax has one bias a gate: the other stays zero."""
-        for torch_parameter, flax_value in self._matches(params):
-            torch_parameter.copy_(torch.from_numpy(np.array(flax_value)))
-        for layer in (*self.encoder, *self.decoder):
-            for name, parameter in layer.named_parameters():
-                if name.startswith("bias_ih"):
-                    parameter.zero_().requires_grad_(False)
-
-    @torch.no_grad()
-    def store_flax(self, params: Any) -> Any:
-        """The JAX model's tree (a copy of `params`) with this model's parameters."""
-        params = jax.tree.map(lambda leaf: np.array(leaf), params)
-        for torch_parameter, flax_value in self._matches(params):
-            flax_value[...] = torch_parameter.detach().numpy()
-        return params
-
-    def _matches(self, params: Any) -> list[tuple[Tensor, np.ndarray]]:
-        """Each parameter beside its twin, as views of one shape."""
+    def matches(self, params: Any) -> list[tuple[Tensor, np.ndarray]]:
         leaf = np.asarray
         pairs = [
             (self.source_embedding.weight, leaf(params["source_embedding"]["embedding"])),
@@ -108,20 +77,10 @@ class TorchTranslator(nn.Module):
             (self.combine.bias, leaf(params["combine"]["bias"])),
             (self.output_bias, leaf(params["output_bias"])),
         ]
-        for index in range(self.config.layers):
-            for layer, suffix, name in (
-                (self.encoder[index], "l0", "forward_cells"),
-                (self.encoder[index], "l0_reverse", "backward_cells"),
-                (self.decoder[index], "l0", "decoder_cells"),
-            ):
-                cell = params[f"{name}_{index}"]
-                for part, weight in (("i", "weight_ih"), ("h", "weight_hh")):
-                    chunks = getattr(layer, f"{weight}_{suffix}").chunk(len(GATES))
-                    for gate, chunk in zip(GATES, chunks, strict=True):
-                        pairs.append((chunk, leaf(cell[part + gate]["kernel"]).T))
-                chunks = getattr(layer, f"bias_hh_{suffix}").chunk(len(GATES))
-                for gate, chunk in zip(GATES, chunks, strict=True):
-                    pairs.append((chunk, leaf(cell[f"h{gate}"]["bias"])))
+        for index, (encoder, decoder) in enumerate(zip(self.encoder, self.decoder, strict=True)):
+            pairs += lstm_matches(encoder, "l0", params[f"forward_cells_{index}"])
+            pairs += lstm_matches(encoder, "l0_reverse", params[f"backward_cells_{index}"])
+            pairs += lstm_matches(decoder, "l0", params[f"decoder_cells_{index}"])
         return pairs
 
 
@@ -134,38 +93,6 @@ def batch_loss(model: TorchTranslator, batch: Batch, smoothing: float) -> Tensor
     )
 
 
-def train(prepared: Prepared, settings: Settings) -> tuple[Any, dict[str, Any]]:
-    """Trains from the JAX model's initial parameters; returns its tree and what was measured."""
-    torch.manual_seed(settings.seed)
-    params = jax.tree.map(np.asarray, initial_state(prepared.config, settings).params)
-    model = TorchTranslator(prepared.config)
-    model.load_flax(params)
-    learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(learned, weight_decay=settings.weight_decay)
-    rate, evaluate = learning_rate(settings), make_evaluate(prepared.config)
-    valid_losses, speeds = {}, []
-    progress = tqdm(range(settings.steps), desc="training (PyTorch)", unit="step")
-    for step in progress:
-        batch = prepared.batches.at(step)
-        began = time.perf_counter()
-        loss = batch_loss(model, batch, settings.label_smoothing)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(learned, settings.clip)
-        for group in optimizer.param_groups:
-            group["lr"] = float(rate(step))
-        optimizer.step()
-        speeds.append(int((batch.targets != PAD).sum()) / (time.perf_counter() - began))
-        progress.set_postfix_str(f"loss {loss.item():.3f}", refresh=False)
-        if (step + 1) % settings.evaluate_every == 0 or step + 1 == settings.steps:
-            valid_losses[step + 1] = evaluate(model.store_flax(params), prepared.valid)
-            tqdm.write(f"step {step + 1}: validation loss {valid_losses[step + 1]:.4f}")
-    return model.store_flax(params), {
-        "valid_loss": valid_losses,
-        "train_tokens_per_second": round(float(np.median(speeds))),
-    }
-
-
 def main(arguments: list[str] | None = None) -> None:
     options = parse(arguments)
     settings = settings_from(options)
@@ -173,19 +100,25 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(f"--dtype: expected float32 for the comparison, got {settings.dtype}")
     prepared = prepare(settings, corpus.load(options.data, options.cache), options.cache)
     options.output.mkdir(parents=True, exist_ok=True)
-    params, measured = train(prepared, settings)
+    evaluate = make_evaluate(prepared.config)
+    model = TorchTranslator(prepared.config)
+    params, measured, seconds = train(
+        model,
+        initial_state(prepared.config, settings).params,
+        lambda batch: batch_loss(model, batch, settings.label_smoothing),
+        prepared.batches,
+        lambda params: {"valid_loss": evaluate(params, prepared.valid)},
+        settings,
+    )
+    tokens = [int((prepared.batches.at(step).targets != PAD).sum()) for step in range(len(seconds))]
     _, found = run.translate_test(params, prepared, settings)
     result = {
         **run.show_and_score(found, prepared, options.output),
         "test_sentences": len(prepared.test),
         **measured,
-        "versions": {"torch": torch.__version__, "jax": jax.__version__},
-        "machine": platform.processor() or platform.machine(),
-        "settings": dataclasses.asdict(settings),
+        "train_tokens_per_second": round(float(np.median(np.divide(tokens, seconds)))),
     }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"translate-{options.preset}-pytorch.json"
-    path.write_text(json.dumps(result, indent=2) + "\n")
+    path = save(f"translate-{options.preset}", result, settings)
     print(f"BLEU {result['bleu']}, chrF {result['chrf']}: {path}")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Generic, TypeVar
 
@@ -53,6 +53,13 @@ class Buckets(Generic[Example, Batch]):
         """The first examples of the widest bucket."""
         width, members = self._buckets[-1]
         return self._batch(width, members[: self.size])
+
+    def once(self) -> Iterator[tuple[np.ndarray, Batch]]:
+        """Every example that is not too long, once: positions and their batch."""
+        for width, members in self._buckets:
+            for start in range(0, len(members), self.size):
+                rows = members[start : start + self.size]
+                yield rows, self._batch(width, rows)
 
     def _batch(self, width: int, rows: np.ndarray) -> Batch:
         return self.collate([self.examples[row] for row in rows], self.size, width)

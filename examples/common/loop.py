@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -26,8 +26,7 @@ class Task(NamedTuple):
     initial_state: Callable[[], State]
     train_step: TrainStep
     batches: Buckets
-    valid: Sequence[Any]  # batches
-    evaluate: Callable[[Any, Sequence[Any]], dict[str, float]]  # parameters, batches -> measures
+    evaluate: Callable[[Any], dict[str, float]]  # parameters -> measures
     measures: tuple[str, ...]  # their names
     unit: str  # what speed is counted in
     count: Callable[[Any], int]  # how much of that a batch has
@@ -42,7 +41,6 @@ def train(
     """
     start, fresh = 0, task.initial_state
     state = jax.eval_shape(fresh) if resume else hosts.copy(mesh, fresh())
-    valid = [hosts.split(mesh, batch) for batch in task.valid]
     rate = learning_rate(settings)
     columns = ("step", "loss", "learning_rate", task.unit, "seconds", *task.measures)
     with checkpoints.open_checkpoints(output) as manager:
@@ -57,7 +55,7 @@ def train(
                 row["seconds"] = time.perf_counter() - began
                 row[task.unit] = task.count(batch)
                 if (step + 1) % settings.evaluate_every == 0 or step + 1 == settings.steps:
-                    row |= task.evaluate(state.params, valid)
+                    row |= task.evaluate(state.params)
                     checkpoints.save(manager, step + 1, state)
                 speed = row[task.unit] / row["seconds"]
                 record(row, f"loss {row['loss']:.3f}, {speed:.0f} {task.unit}/s")

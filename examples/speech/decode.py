@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from itertools import groupby
 
@@ -9,12 +10,17 @@ import numpy as np
 
 from examples.speech.text import BLANK
 
-NEVER = -np.inf
+NEVER = -math.inf
+
+
+def collapse(path: np.ndarray) -> list[int]:
+    """A symbol for each step [S] -> what it reads: repeats are one symbol, blanks are none."""
+    return [int(symbol) for symbol, _ in groupby(path) if symbol != BLANK]
 
 
 def greedy(log_probs: np.ndarray) -> list[int]:
-    """log_probs [S,V] -> the symbols of the likeliest path: repeats are one, blanks are none."""
-    return [int(symbol) for symbol, _ in groupby(log_probs.argmax(-1)) if symbol != BLANK]
+    """log_probs [S,V] -> what the likeliest path reads."""
+    return collapse(log_probs.argmax(-1))
 
 
 def beam_search(log_probs: np.ndarray, beam: int) -> tuple[list[int], float]:
@@ -44,11 +50,11 @@ def beam_search(log_probs: np.ndarray, beam: int) -> tuple[list[int], float]:
         best = sorted(reached, key=lambda prefix: (-_add(*reached[prefix]), prefix))[:beam]
         found = {prefix: reached[prefix] for prefix in best}
     winner = next(iter(found))
-    return list(winner), float(_add(*found[winner]))
+    return list(winner), _add(*found[winner])
 
 
 def _add(a: float, b: float) -> float:
     """log(exp(a) + exp(b))"""
     if a < b:
         a, b = b, a
-    return a if b == NEVER else a + float(np.log1p(np.exp(b - a)))
+    return a if b == NEVER else a + math.log1p(math.exp(b - a))

@@ -14,7 +14,7 @@ class Settings(RunSettings):
     """Options of a run, each a flag of the command line."""
 
     corpus: str = option("asterisk", " or ".join(SOURCES), choices=tuple(SOURCES))
-    steps: int = option(600, "training steps")
+    steps: int = option(400, "training steps")
     batch: int = option(16, "utterances a step")
     mels: int = option(40, "filters of a spectrogram")
     channels: int = option(16, "channels of a convolution")
@@ -24,7 +24,7 @@ class Settings(RunSettings):
     dtype: str = option(
         "float32", "float32 or bfloat16; parameters stay float32", choices=("float32", "bfloat16")
     )
-    dropout: float = option(0.1, "share of features dropped", least=0.0, below=1)
+    dropout: float = option(0.2, "share of features dropped", least=0.0, below=1)
     learning_rate: float = option(4e-3, "highest learning rate")
     warmup: int = option(
         50, "steps until the learning rate is highest; then a cosine to zero", least=0
@@ -46,15 +46,14 @@ PRESETS = {
     "quick": Settings(),
     "long": Settings(
         corpus="amazon-queen",
-        steps=5000,
+        steps=1200,
         batch=32,
-        channels=32,
-        hidden=160,
+        hidden=128,
         layers=3,
         max_seconds=6.5,
         dropout=0.2,
-        learning_rate=2e-3,
-        warmup=300,
-        evaluate_every=500,
+        learning_rate=3e-3,
+        warmup=200,
+        evaluate_every=150,
     ),
 }
