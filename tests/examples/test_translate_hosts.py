@@ -14,6 +14,7 @@ import pytest
 import toy_pairs
 from devices import collectives, kernel_results, mesh_of
 from flax_problems import FAST_COMPILE
+from jax.sharding import NamedSharding, PartitionSpec
 from processes import ENDED, started
 
 from examples.common import hosts
@@ -94,7 +95,8 @@ def test_the_curve_tells_runs_apart(alone):
 
 
 def test_two_hosts_have_the_curve_of_one(folder, alone):
-    first, second = _train(folder, folder / "two", 2, *OPTIONS.split())
+    """Each with two devices."""
+    first, second = _train(folder, folder / "two", 2, *OPTIONS.split(), devices=2)
     _same(folder / "two", alone[0], STEPS)
     np.testing.assert_allclose(_norm(first), _norm(alone[1]), rtol=1e-4)
     for text in ("training", "subwords", "norm"):  # the first host speaks
@@ -128,16 +130,21 @@ def test_any_number_of_hosts_goes_on(folder, killed, alone, count, devices):
     np.testing.assert_allclose(_norm(printed[0]), _norm(alone[1]), rtol=1e-4)
 
 
+def _shapes(tree, sharding):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
 def test_a_training_step_gathers_nothing():
     mesh = mesh_of(data=8)
     config = ModelConfig(19, 23, hidden=6, layers=1, embedding=5)
     settings = Settings()
     batch = collate([Example([4, 5, 6], [7]), Example([8], [9, 10, 11])], 16, 5)
     with jax.numpy_dtype_promotion("standard"):  # optax's schedules count on it
-        state = initial_state(config, settings)
+        state = jax.eval_shape(lambda: initial_state(config, settings))
         step = jax.jit(make_train_step(config, settings), compiler_options=FAST_COMPILE)
-        lowered = step.lower(hosts.copy(mesh, state), hosts.split(mesh, batch), 3)
-        compiled = lowered.compile()
+        state = _shapes(state, hosts.everywhere(mesh))
+        split = _shapes(batch, NamedSharding(mesh, PartitionSpec("data")))
+        compiled = step.lower(state, split, 3).compile()
     assert set(collectives(compiled)) == {"all-reduce"}
     # Each direction of the encoder and the decoder, forward and backward, on 2 of the 16 rows.
     assert len(kernel_results(compiled)) == 6
