@@ -46,14 +46,10 @@ PRESETS = {
     "quick": Settings(),
     "long": Settings(
         corpus="amazon-queen",
-        steps=1200,
-        batch=32,
+        steps=1000,
         hidden=128,
-        layers=3,
-        max_seconds=6.5,
-        dropout=0.2,
         learning_rate=3e-3,
-        warmup=200,
-        evaluate_every=150,
+        warmup=100,
+        evaluate_every=250,
     ),
 }
