@@ -2,6 +2,8 @@
 # make train   learns to translate English to Chinese; ARGS="--preset long" passes options on
 # make test    everything that is checked: style, types, native tests, Python tests
 # make lint, make native-test, make pytest   its parts
+# make native-test-neon   the CPU kernels for AArch64, in an emulator; part of native-test where
+#                         there are a cross compiler and qemu
 # make format  puts the sources in the style that `make lint` asks for
 # make cuda-build  installs PyPI's nvcc in .venv, for machines without one: the next `make setup`
 #                  builds the GPU kernels with it
@@ -22,7 +24,11 @@ folders := $(wildcard native cuda tests/native tests/cuda)
 native_sources := $(shell find $(folders) -name "*.cc" -o -name "*.h" -o -name "*.cuh")
 built_from := pyproject.toml CMakeLists.txt cuda/cuda.cmake cuda/instance.in $(filter-out tests/%,$(native_sources))
 
-.PHONY: setup cuda-build train test lint native-test pytest format
+# Both are needed; on AArch64 itself the plain native tests are those for NEON.
+neon_tools := $(and $(shell command -v aarch64-linux-gnu-g++),$(shell command -v qemu-aarch64))
+neon_install := apt install g++-aarch64-linux-gnu qemu-user
+
+.PHONY: setup cuda-build train test lint native-test pytest format neon-tools neon-unchecked
 setup: .venv/installed
 
 .venv/bin/python:
@@ -69,13 +75,24 @@ format: setup
 
 # The shipped code as it is, and twice under sanitizers, which cannot be combined.
 native-test: native-test-plain native-test-address native-test-thread
+ifneq ($(neon_tools),)
+native-test: native-test-neon
+else ifeq ($(filter aarch64 arm64,$(shell uname -m)),)
+native-test: neon-unchecked
+endif
 native-test-address: sanitizers := address,undefined
 native-test-thread: sanitizers := thread
+native-test-neon: toolchain := -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/tests/native/aarch64.cmake
+native-test-neon: neon-tools
+neon-tools:
+	@$(if $(neon_tools),:,echo "make: no cross compiler and emulator for AArch64 (Debian: $(neon_install))" >&2; exit 1)
+neon-unchecked:
+	@echo "native tests: neon NOT CHECKED, no cross compiler and emulator (Debian: $(neon_install))"
 native-test-%: setup
 	@echo "native tests: $*"
 	@$(bin)/cmake -S . -B build/native/$* -G Ninja --log-level=WARNING \
 	  -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(bin)/ninja -DPython_EXECUTABLE=$(CURDIR)/$(bin)/python \
-	  -DJAX_PERSISTENT_TESTS=ON -DJAX_PERSISTENT_WERROR=ON -DJAX_PERSISTENT_SANITIZE=$(sanitizers)
+	  -DJAX_PERSISTENT_TESTS=ON -DJAX_PERSISTENT_WERROR=ON -DJAX_PERSISTENT_SANITIZE=$(sanitizers) $(toolchain)
 	@$(bin)/cmake --build build/native/$* -j $(JOBS) -- --quiet
 	@UBSAN_OPTIONS=print_stacktrace=1 $(bin)/ctest --test-dir build/native/$* --output-on-failure
 

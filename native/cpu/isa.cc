@@ -18,6 +18,8 @@ const Isa& Choose() {
       {&kAvx512Isa, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")},
       {&kAvx2Isa, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")},
+#elif defined(__aarch64__)
+      {&kNeonIsa, true},
 #endif
       {&kBaselineIsa, true},
   };

@@ -25,6 +25,8 @@ const Isa& ChosenIsa();
 #if defined(__x86_64__)
 extern const Isa kAvx512Isa;
 extern const Isa kAvx2Isa;
+#elif defined(__aarch64__)
+extern const Isa kNeonIsa;
 #endif
 extern const Isa kBaselineIsa;
 

@@ -7,13 +7,16 @@
 
 namespace jp::test {
 
+#if defined(__x86_64__)
 // The widest kernels' sizes (16 lanes, 32 registers) in the baseline's instructions, so that their
 // logic runs on every machine, and not only where there is AVX-512.
 extern const cpu::Isa kWideIsa;
+#endif
 
 inline std::vector<const cpu::Isa*> IsasHere() {
-  std::vector<const cpu::Isa*> here = {&cpu::kBaselineIsa, &kWideIsa};
+  std::vector<const cpu::Isa*> here = {&cpu::kBaselineIsa};
 #if defined(__x86_64__)
+  here.push_back(&kWideIsa);
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
     here.push_back(&cpu::kAvx2Isa);
   }
@@ -21,8 +24,19 @@ inline std::vector<const cpu::Isa*> IsasHere() {
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
     here.push_back(&cpu::kAvx512Isa);
   }
+#elif defined(__aarch64__)
+  here.push_back(&cpu::kNeonIsa);
 #endif
   return here;
+}
+
+// Kernels that all fuse a multiplication with an addition, or all don't, give the same bits.
+inline bool Fuses([[maybe_unused]] const cpu::Isa& isa) {
+#if defined(__x86_64__)
+  return &isa == &cpu::kAvx2Isa || &isa == &cpu::kAvx512Isa;
+#else
+  return true;
+#endif
 }
 
 }  // namespace jp::test
