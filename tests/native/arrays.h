@@ -19,11 +19,17 @@
 
 namespace jp::test {
 
+#if defined(__aarch64__)  // where GCC has _Float16 in C++ from version 13 on
+using Half = __fp16;
+#else
+using Half = _Float16;
+#endif
+
 // The nearest value that `type` can hold.
 inline double RoundedTo(cpu::DType type, double value) {
   const float single = static_cast<float>(value);
   if (type == cpu::DType::kFloat32) return single;
-  if (type == cpu::DType::kFloat16) return static_cast<_Float16>(single);
+  if (type == cpu::DType::kFloat16) return static_cast<Half>(single);
   uint32_t bits = std::bit_cast<uint32_t>(single);
   bits += 0x7fff + (bits >> 16 & 1);
   return std::bit_cast<float>(bits & 0xffff0000);
@@ -160,13 +166,12 @@ class Buffer {
 
   size_t width() const { return cpu::ByteWidth(dtype_); }
   uint32_t ToBits(float value) const {
-    if (dtype_ == cpu::DType::kFloat16)
-      return std::bit_cast<uint16_t>(static_cast<_Float16>(value));
+    if (dtype_ == cpu::DType::kFloat16) return std::bit_cast<uint16_t>(static_cast<Half>(value));
     const auto bits = std::bit_cast<uint32_t>(value);
     return dtype_ == cpu::DType::kBfloat16 ? bits >> 16 : bits;
   }
   float FromBits(uint32_t bits) const {
-    if (dtype_ == cpu::DType::kFloat16) return std::bit_cast<_Float16>(static_cast<uint16_t>(bits));
+    if (dtype_ == cpu::DType::kFloat16) return std::bit_cast<Half>(static_cast<uint16_t>(bits));
     return std::bit_cast<float>(dtype_ == cpu::DType::kBfloat16 ? bits << 16 : bits);
   }
   void Unpoison() { ASAN_UNPOISON_MEMORY_REGION(memory_.data(), memory_.size()); }

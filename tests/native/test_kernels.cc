@@ -146,17 +146,28 @@ void CheckCase(const Case& c, int seed) {
   for (Buffer* buffer : buffers.all()) CHECK(buffer->Intact(), c.name());
 }
 
-// What the library itself runs is the chosen instruction set's kernel.
+// What the library itself runs is the chosen instruction set's kernel, and the others give the
+// same.
 void CheckLibrary(const Case& c) {
   const Arrays arrays = jp::test::MakeArrays(c.shape, c.cell, c.dtype, 11);
-  Buffers library(arrays, c.cell), direct(arrays, c.cell);
+  Buffers library(arrays, c.cell);
   Threads helpers;
   jp::cpu::Run(c.shape, c.cell, c.dtype, library.forward(arrays, true), 2, helpers.schedule());
   jp::cpu::Run(c.shape, c.cell, c.dtype, library.backward(arrays), 2, helpers.schedule());
-  RunOn(c.isa, c.shape, c.cell, c.dtype, 2, direct.forward(arrays, true));
-  RunOn(c.isa, c.shape, c.cell, c.dtype, 2, direct.backward(arrays));
-  const auto expected = direct.all(), got = library.all();
-  for (size_t i = 0; i < got.size(); ++i) CHECK(got[i]->SameBytes(*expected[i]), c.name(), i);
+  const auto got = library.all();
+  for (const Isa* isa : jp::test::IsasHere()) {
+    Buffers direct(arrays, c.cell);
+    RunOn(*isa, c.shape, c.cell, c.dtype, 2, direct.forward(arrays, true));
+    RunOn(*isa, c.shape, c.cell, c.dtype, 2, direct.backward(arrays));
+    const auto expected = direct.all();
+    for (size_t i = 0; i < got.size(); ++i) {
+      if (jp::test::Fuses(c.isa) == jp::test::Fuses(*isa)) {
+        CHECK(got[i]->SameBytes(*expected[i]), c.name(), isa->name, i);
+      } else {
+        CheckClose(c, isa->name, *got[i], expected[i]->values());
+      }
+    }
+  }
 }
 
 // N, B, T, I, H: odd sizes, one of each, rows beyond a tile, a block and a chunk, several chunks,
@@ -169,8 +180,11 @@ constexpr int64_t kSizes[][5] = {{1, 3, 5, 9, 7},    {3, 2, 4, 6, 37},   {1, 1, 
 
 }  // namespace
 
-int main() {
-  for (const Isa* isa : jp::test::IsasHere()) {
+// With an argument: only what JAX_PERSISTENT_ISA chooses, against all that run here.
+int main(int argc, char**) {
+  std::vector<const Isa*> isas;
+  if (argc < 2) isas = jp::test::IsasHere();
+  for (const Isa* isa : isas) {
     std::cout << isa->name << ", " << isa->lanes << " lanes\n";
     int seed = 0;
     for (const auto& [N, B, T, I, H] : kSizes) {
@@ -185,8 +199,14 @@ int main() {
       }
     }
   }
-  for (const CellTraits& cell : jp::kCells) {
-    CheckLibrary({jp::cpu::ChosenIsa(), {2, 5, 3, 66, true, false, 7}, cell, DType::kFloat32});
+  // Tiles of several heights, a row alone, bfloat16 that is widened beforehand.
+  for (const Shape& shape : {Shape{2, 5, 3, 66, true, false, 7}, Shape{1, 1, 4, 37, false, true, 3},
+                             Shape{1, 13, 3, 19, true, true, 6}}) {
+    for (const CellTraits& cell : jp::kCells) {
+      for (DType dtype : {DType::kFloat32, DType::kBfloat16}) {
+        CheckLibrary({jp::cpu::ChosenIsa(), shape, cell, dtype});
+      }
+    }
   }
   return jp::test::Finish("kernels");
 }
