@@ -19,9 +19,10 @@ from examples.common import hosts
 parser = argparse.ArgumentParser()
 parser.add_argument("--folders", nargs="+", type=Path)  # of each host
 parser.add_argument("--values", nargs="+")
+parser.add_argument("--heartbeat", type=int, default=hosts.HEARTBEAT)
 hosts.add_options(parser)
 options = parser.parse_args()
-hosts.HEARTBEAT = 5
+hosts.HEARTBEAT = options.heartbeat
 hosts.join(options)
 if os.environ["DIES_AT"] == "0":
     os.kill(os.getpid(), signal.SIGSTOP)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import signal
 import socket
 import time
 from pathlib import Path
@@ -61,11 +60,12 @@ def test_hosts_that_differ_do_not_start(tmp_path, folders, values, message):
 
 @pytest.mark.parametrize("silent", [0, 1])
 def test_a_host_without_a_sign_of_life_ends_the_others(tmp_path, silent):
-    program = [PROGRAM, "--folders", *[str(tmp_path)] * 2, "--values", "one", "one"]
+    values = ["--values", "one", "one", "--heartbeat", "5"]
+    program = [PROGRAM, "--folders", *[str(tmp_path)] * 2, *values]
     with started(program, tmp_path, 2, dies=(silent, 0)) as running:
         other = running[1 - silent]
         began = time.monotonic()
-        assert other.end(LONG) == -signal.SIGABRT  # jaxlib's own way
+        assert other.end(LONG) != 0
         assert time.monotonic() - began < 60
         assert f"Host {1 - silent} of 2 has ended early" in other.printed()
 
