@@ -6,12 +6,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from jax.sharding import Mesh
+
+from examples.common import hosts
+from examples.common.loop import Task
+from examples.common.step import TrainStep
 from examples.translate.batches import Batch, Batches, Example, width
 from examples.translate.corpus import Corpus
 from examples.translate.model import ModelConfig
 from examples.translate.settings import Settings
 from examples.translate.sources import Pair
-from examples.translate.tokens import Tokenizer, train_tokenizer
+from examples.translate.step import initial_state, make_evaluate
+from examples.translate.tokens import PAD, Tokenizer, train_tokenizer
 
 TOKENIZERS = ("english.model", "chinese.model")
 
@@ -68,6 +74,20 @@ def prepare(settings: Settings, pairs: Corpus, cache: Path) -> Prepared:
         Batches(examples(pairs.train), settings.batch, settings.widths, settings.seed),
         [valid.at(step) for step in range(valid.steps_per_epoch)],
         test[: settings.test_sentences],
+    )
+
+
+def make_task(prepared: Prepared, settings: Settings, train_step: TrainStep, mesh: Mesh) -> Task:
+    evaluate = make_evaluate(prepared.config)
+    valid = [hosts.split(mesh, batch) for batch in prepared.valid]
+    return Task(
+        lambda: initial_state(prepared.config, settings),
+        train_step,
+        prepared.batches,
+        lambda params: {"valid_loss": evaluate(params, valid)},
+        ("valid_loss",),
+        "tokens",
+        lambda batch: int((batch.targets != PAD).sum()),
     )
 
 

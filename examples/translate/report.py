@@ -12,7 +12,6 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 
 from examples.common.download import DownloadError, debian_files
-from examples.common.metrics import read_metrics
 
 
 def score(translations: Sequence[str], references: Sequence[str]) -> dict[str, float]:
@@ -20,26 +19,6 @@ def score(translations: Sequence[str], references: Sequence[str]) -> dict[str, f
     bleu = sacrebleu.corpus_bleu(list(translations), [list(references)], tokenize="zh")
     chrf = sacrebleu.corpus_chrf(list(translations), [list(references)])
     return {"bleu": round(bleu.score, 2), "chrf": round(chrf.score, 2)}
-
-
-def plot_loss(metrics: Path, path: Path) -> None:
-    rows = read_metrics(metrics)
-    steps = np.array([int(row["step"]) for row in rows])
-    losses = np.array([float(row["loss"]) for row in rows])
-    window = max(1, len(rows) // 50)
-    smooth = np.convolve(losses, np.ones(window) / window, "valid")
-    valid = [(int(row["step"]), float(row["valid_loss"])) for row in rows if row["valid_loss"]]
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(steps, losses, color="tab:blue", alpha=0.2, linewidth=0.5)
-    axes.plot(steps[window - 1 :], smooth, color="tab:blue", label="training (label-smoothed)")
-    axes.plot(
-        *zip(*valid, strict=True), color="tab:orange", marker="o", markersize=3, label="validation"
-    )
-    axes.set(xlabel="step", ylabel="loss, nats a subword")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path, dpi=150)
 
 
 def plot_attention(

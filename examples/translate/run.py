@@ -14,11 +14,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from examples.common import hosts
+from examples.common import hosts, speed
 from examples.common.checkpoints import open_checkpoints, restore
+from examples.common.loop import train
 from examples.common.metrics import read_metrics
-from examples.common.step import TrainStep
-from examples.translate import corpus, report, speed
+from examples.common.plots import plot_loss
+from examples.common.step import State, TrainStep, make_optimizer
+from examples.translate import corpus, report
 from examples.translate.batches import Example, collate, width
 from examples.translate.decode import translate
 from examples.translate.model import Translator
@@ -26,6 +28,7 @@ from examples.translate.prepare import (
     TOKENIZERS,
     Prepared,
     check_tokenizers,
+    make_task,
     model_config,
     prepare,
     save_tokenizers,
@@ -33,7 +36,6 @@ from examples.translate.prepare import (
 from examples.translate.settings import Settings
 from examples.translate.step import initial_state, make_train_step
 from examples.translate.tokens import Tokenizer
-from examples.translate.train import train
 
 DECODE_BATCH = 32
 SHOWN = 12  # translations printed
@@ -86,10 +88,8 @@ def train_and_report(
 ) -> None:
     """Trains, and leaves in `output` checkpoints, metrics and what `conclude` makes of them."""
     train_step = make_train_step(prepared.config, settings)
-    valid = prepared.valid
-    params = train(
-        prepared.config, settings, train_step, prepared.batches, valid, output, mesh, resume=resume
-    )
+    task = make_task(prepared, settings, train_step, mesh)
+    params = train(task, settings, output, mesh, resume=resume)
     hosts.leave()
     if hosts.is_first():
         conclude(prepared, settings, train_step, hosts.local(params), cache, output)
@@ -108,16 +108,22 @@ def conclude(
     print(f"Translating {len(prepared.test)} held-out sentences", flush=True)
     sources, found = translate_test(params, prepared, settings)
     scores = show_and_score(found, prepared, output)
-    report.plot_loss(output / "metrics.csv", output / "loss.png")
+    metrics = output / "metrics.csv"
+    smoothed = "training (label-smoothed)"
+    plot_loss(metrics, output / "loss.png", unit="subword", training=smoothed)
     examples = [Example(*both) for both in zip(sources, found, strict=True)]
     shown = min(examples, key=lambda example: abs(min(map(len, example)) - SHOWN_PIECES))
     remark = draw_attention(params, prepared, shown, output, cache)
     print("Measuring speed against the same model over lax.scan", flush=True)
-    measured = speed.compare(config, settings, train_step, params, prepared.batches.widest())
+    scan_step = make_train_step(dataclasses.replace(config, scan=True), settings)
+    state = State(params, make_optimizer(settings).init(params))
+    batch = prepared.batches.widest()
+    what = "{} pairs of width {}".format(*batch.source.shape)
+    measured = speed.compare(train_step, scan_step, state, batch, what)
     summary = {
         **scores,
         "test_sentences": len(prepared.test),
-        "train_tokens_per_second": round(speed.typical(read_metrics(output / "metrics.csv"))),
+        "train_tokens_per_second": round(speed.typical(read_metrics(metrics), "tokens")),
         "speedup_over_scan": round(measured.ratio, 3),
         "speed": dataclasses.asdict(measured),
         "settings": dataclasses.asdict(settings),
