@@ -1,5 +1,6 @@
 # make setup   creates .venv and installs the package in it, ready for work
 # make train   learns to translate English to Chinese; ARGS="--preset long" passes options on
+# make train-speech  learns to write down spoken English, likewise
 # make test    everything that is checked: style, types, native tests, Python tests
 # make lint, make native-test, make pytest   its parts
 # make native-test-neon   the CPU kernels for AArch64, in an emulator; part of native-test where
@@ -28,7 +29,7 @@ built_from := pyproject.toml CMakeLists.txt cuda/cuda.cmake cuda/instance.in $(f
 neon_tools := $(and $(shell command -v aarch64-linux-gnu-g++),$(shell command -v qemu-aarch64))
 neon_install := apt install g++-aarch64-linux-gnu qemu-user
 
-.PHONY: setup cuda-build train test lint native-test pytest format neon-tools neon-unchecked
+.PHONY: setup cuda-build train train-speech test lint native-test pytest format neon-tools neon-unchecked
 setup: .venv/installed
 
 .venv/bin/python:
@@ -52,9 +53,11 @@ cuda-build: .venv/bin/python
 	  'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["cuda-build"])')
 	@rm -f .venv/installed
 
-train: ARGS ?= --overwrite
+train train-speech: ARGS ?= --overwrite
 train: setup
 	$(bin)/python -m examples.translate $(ARGS)
+train-speech: setup
+	$(bin)/python -m examples.speech $(ARGS)
 
 test: setup
 	@$(MAKE) lint
