@@ -25,9 +25,9 @@ def match_varying_axes(*arrays: Array) -> tuple[Array, ...]:
     return tuple(core.auto_insert_reshard(*arrays))
 
 
-def result_aval(like: Any, shape: tuple[int, ...]) -> Any:
-    """The type of a primitive's result: `like` (of the same rank) with another shape."""
-    return like.update(shape=shape, weak_type=False)
+def result_aval(like: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+    """The type of a primitive's result: `like` (of the same rank) with another shape and dtype."""
+    return like.update(shape=shape, dtype=dtype, weak_type=False)
 
 
 def shaped(like: Any) -> Any:

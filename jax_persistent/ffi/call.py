@@ -18,9 +18,12 @@ FORWARD = "jax_persistent.forward"
 BACKWARD = "jax_persistent.backward"
 EXCHANGE = "JAX_PERSISTENT_CUDA_EXCHANGE"
 _DTYPES = {"cpu": ("float32", "bfloat16"), "cuda": ("float32", "bfloat16", "float16")}
-_ATTRIBUTES = {
-    "cpu": ("cell", "reverse", "time_major"),
-    "cuda": ("cell", "reverse", "time_major", "tf32", "exchange"),
+_OF_EVERY_TARGET = ("cell", "reverse", "time_major")
+_ATTRIBUTES: dict[tuple[str, str], tuple[str, ...]] = {
+    ("cpu", FORWARD): (),
+    ("cpu", BACKWARD): ("d_x", "d_weights"),
+    ("cuda", FORWARD): ("tf32", "exchange"),
+    ("cuda", BACKWARD): ("tf32", "exchange"),
 }
 _EXCHANGES = ("", "grid", "grid-barrier", "cluster")
 NO_CUDA_KERNELS = "this build has no CUDA kernels, as no nvcc was found when it was built"
@@ -79,9 +82,9 @@ def cuda_exchange() -> str:
     return value
 
 
-def attributes(platform: str, static: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of `static` that the platform's targets take."""
-    return {name: static[name] for name in _ATTRIBUTES[platform]}
+def attributes(platform: str, target: str, static: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of `static` that a platform's target takes."""
+    return {name: static[name] for name in (*_OF_EVERY_TARGET, *_ATTRIBUTES[platform, target])}
 
 
 def kernel_call(

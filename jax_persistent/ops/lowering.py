@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 from jax import Array
+from jax.interpreters import mlir
 
+from jax_persistent import compat
 from jax_persistent.ffi import call
 from jax_persistent.ffi.sharding import partitioned, register
 from jax_persistent.ops import reference
@@ -21,19 +24,56 @@ from jax_persistent.ops.operands import (
     run_reference,
     unflatten,
 )
-from jax_persistent.ops.spec import Backward, Gradients, Problem, Projected, Result, Spec
+from jax_persistent.ops.spec import (
+    Backward,
+    BackwardSteps,
+    Problem,
+    Projected,
+    Result,
+    Spec,
+    StepGradients,
+)
 
-_TARGETS = {Problem: call.FORWARD, Backward: call.BACKWARD}
-_KINDS = {kind.__name__: kind for kind in (Problem, Projected, Backward)}
+Function = Callable[[Spec, Any], Any]
+Without = Sequence[str]
+
+_TARGETS = {Problem: call.FORWARD, Backward: call.BACKWARD, BackwardSteps: call.BACKWARD}
+_KINDS = {kind.__name__: kind for kind in (Problem, Projected, Backward, BackwardSteps)}
 
 
-def native(
-    platform: str,
-    kind: type,
-    function: Callable[[Spec, Any], Any],
-    *flat: Array,
-    spec: Spec,
-    without: Sequence[str] = (),
+def register_lowerings(primitive: Any, kind: type, function: Function) -> None:
+    """Lowers a primitive whose operands are a `kind`; `function` is what it computes."""
+    elsewhere = partial(_elsewhere, kind, function)
+    mlir.register_lowering(primitive, mlir.lower_fun(elsewhere, multiple_results=True))
+    for platform in call.PLATFORMS:
+        native = partial(_native, platform, kind, function)
+        rule = mlir.lower_fun(native, multiple_results=True)
+        mlir.register_lowering(primitive, rule, platform=platform)
+
+
+def register_backward(primitive: Any, in_parts: Callable[..., list[Array]]) -> None:
+    """Lowers the whole backward pass, which only a CPU does in one call.
+
+    Sums of the weights' gradients go over the batch: they are XLA's where it may split that.
+
+    Args:
+      in_parts: the same from a primitive for the steps; takes (spec, without, *operands).
+    """
+
+    def parts(*flat: Array, spec: Spec, without: Without) -> list[Array]:
+        return in_parts(spec, without, *flat)
+
+    def on_cpu(ctx: Any, *flat: Any, **params: Any) -> Any:
+        whole = partial(_native, "cpu", Backward, reference.backward)
+        run = parts if compat.is_split_by_xla(ctx) else whole
+        return mlir.lower_fun(run, multiple_results=True)(ctx, *flat, **params)
+
+    mlir.register_lowering(primitive, mlir.lower_fun(parts, multiple_results=True))
+    mlir.register_lowering(primitive, on_cpu, platform="cpu")
+
+
+def _native(
+    platform: str, kind: type, function: Function, *flat: Array, spec: Spec, without: Without
 ) -> list[Array]:
     """The kernel, or the reference where there is none and the caller left us the choice."""
     operands = unflatten(kind, spec, flat, without)
@@ -50,12 +90,8 @@ def native(
     return run_reference(kind, function, *flat, spec=spec, without=without)
 
 
-def elsewhere(
-    kind: type,
-    function: Callable[[Spec, Any], Any],
-    *flat: Array,
-    spec: Spec,
-    without: Sequence[str] = (),
+def _elsewhere(
+    kind: type, function: Function, *flat: Array, spec: Spec, without: Without
 ) -> list[Array]:
     """The same on platforms that have no kernels."""
     if spec.backend == "native":
@@ -70,17 +106,17 @@ def elsewhere(
 
 
 def _forward_on_cuda(
-    platform: str, target: str, problem: Problem, spec: Spec, without: Sequence[str]
+    platform: str, target: str, problem: Problem, spec: Spec, without: Without
 ) -> Result:
     projected = per_group(reference.projected, spec, problem)
     return _call(platform, target, projected, spec, without)
 
 
-def _backward_on_cuda(
-    platform: str, target: str, operands: Backward, spec: Spec, without: Sequence[str]
-) -> Gradients:
+def _steps_on_cuda(
+    platform: str, target: str, operands: BackwardSteps, spec: Spec, without: Without
+) -> StepGradients:
     kernel, rest = operands.input_kernel, operands._replace(input_kernel=None)
-    gradients = _call(platform, target, rest, spec, sorted({*without, *NO_INPUTS}))
+    gradients = _call(platform, target, rest, spec, NO_INPUTS)
     if kernel is None:
         return gradients
     d_x = per_group(
@@ -89,10 +125,13 @@ def _backward_on_cuda(
     return gradients._replace(d_x=d_x)
 
 
-_ON_CUDA: dict[type, Callable[..., Any]] = {Problem: _forward_on_cuda, Backward: _backward_on_cuda}
+_ON_CUDA: dict[type, Callable[..., Any]] = {
+    Problem: _forward_on_cuda,
+    BackwardSteps: _steps_on_cuda,
+}
 
 
-def _call(platform: str, target: str, operands: Any, spec: Spec, without: Sequence[str]) -> Any:
+def _call(platform: str, target: str, operands: Any, spec: Spec, without: Without) -> Any:
     kind = type(operands)
     static = {
         "platform": platform,
@@ -104,6 +143,8 @@ def _call(platform: str, target: str, operands: Any, spec: Spec, without: Sequen
         "time_major": spec.time_major,
         "tf32": spec.tf32,
         "exchange": call.cuda_exchange(),
+        "d_x": "d_x" not in without,
+        "d_weights": kind is Backward and "x" not in without,
     }
     both = dims(kind, spec, without), dims(RESULTS[kind], spec, without)
     results = partitioned("recurrence", static, *both)(*jax.tree.leaves(operands))
@@ -115,7 +156,7 @@ def _kernel(static: Mapping[str, Any], *local: Array) -> list[Array]:
     spec = Spec(CELLS[static["cell"]], static["reverse"], static["time_major"])
     kind = _KINDS[static["operands"]]
     shapes = result_avals(kind, [jax.typeof(a) for a in local], spec, static["without"])
-    attributes = call.attributes(static["platform"], static)
+    attributes = call.attributes(static["platform"], static["target"], static)
     return call.kernel_call(static["target"], local, shapes, attributes)
 
 

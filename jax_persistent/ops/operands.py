@@ -17,29 +17,38 @@ from jax import Array
 from jax_persistent import compat
 from jax_persistent.ops.spec import (
     Backward,
+    BackwardSteps,
     Gradients,
     Problem,
     Projected,
     Result,
     Spec,
+    StepGradients,
     Tangent,
 )
 
 # The optional parts of a call.
 NO_SAVED = ("saved",)
 NO_INPUTS = ("d_x", "input_kernel")
+NO_WEIGHTS = ("d_bias", "d_input_kernel", "d_recurrent_bias", "d_recurrent_kernel", "x")
 
-RESULTS = {Problem: Result, Projected: Result, Tangent: Result, Backward: Gradients}
+RESULTS = {
+    Problem: Result,
+    Projected: Result,
+    Tangent: Result,
+    Backward: Gradients,
+    BackwardSteps: StepGradients,
+}
 
 # Dimensions by the name of a field: n groups, b batch, t time; i, h, g and s count features.
 _DIMS = {
     **dict.fromkeys(("x", "d_x"), "n b t i"),
-    "input_kernel": "n i g",
+    **dict.fromkeys(("input_kernel", "d_input_kernel"), "n i g"),
     **dict.fromkeys(("gates_x", "d_gates_x", "d_product"), "n b t g"),
     **dict.fromkeys(("outputs", "d_outputs"), "n b t h"),
     "saved": "n b t s",
     **dict.fromkeys(("recurrent_kernel", "d_recurrent_kernel"), "n h g"),
-    **dict.fromkeys(("bias", "recurrent_bias", "d_recurrent_bias"), "n g"),
+    **dict.fromkeys(("bias", "d_bias", "recurrent_bias", "d_recurrent_bias"), "n g"),
     "lengths": "n b",
     **dict.fromkeys(("initial", "final", "d_initial", "d_final"), "n b h"),
 }
@@ -77,35 +86,37 @@ def names(kind: type, spec: Spec, without: Sequence[str] = ()) -> list[str]:
 
 def dims(kind: type, spec: Spec, without: Sequence[str] = ()) -> list[str]:
     """The dimensions of each leaf, in the order in which they are in memory."""
-    found = [_DIMS[name] for name in names(kind, spec, without)]
-    return [d.replace("b t", "t b") for d in found] if spec.time_major else found
+    return [" ".join(dims_of(name, spec)) for name in names(kind, spec, without)]
+
+
+def dims_of(name: str, spec: Spec) -> list[str]:
+    found = _DIMS[name]
+    return (found.replace("b t", "t b") if spec.time_major else found).split()
 
 
 def result_avals(
     kind: type, avals: Sequence[Any], spec: Spec, without: Sequence[str] = ()
 ) -> list[Any]:
     """The types of the results of a call with operands `kind`."""
+    given = names(kind, spec, without)
     operands = unflatten(kind, spec, avals, without)
-    hidden = operands.recurrent_kernel.shape[1]
-    sequence = next(
-        aval
-        for name, aval in zip(names(kind, spec, without), avals, strict=True)
-        if "t" in _DIMS[name].split()
-    )
-    widths = {
-        "outputs": hidden,
-        "saved": spec.cell.saved * hidden,
-        "d_gates_x": spec.cell.gates * hidden,
-        "d_product": spec.cell.gates * hidden,
-    }
-    if isinstance(operands, Backward) and operands.input_kernel is not None:
-        widths["d_x"] = operands.input_kernel.shape[1]
+    groups, hidden, columns = operands.recurrent_kernel.shape
+    by_rank = {4: _first(avals, 4), 3: operands.recurrent_kernel, 2: operands.lengths}
+    sizes: dict[str, int] = {"n": groups, "h": hidden, "g": columns, "s": spec.cell.saved * hidden}
+    for name, aval in zip(given, avals, strict=True):
+        sizes |= dict(zip(dims_of(name, spec), aval.shape, strict=True))
     return [
-        compat.result_aval(sequence, (*sequence.shape[:-1], widths[name]))
-        if name in widths
-        else compat.result_aval(operands.initial[0], operands.initial[0].shape)
-        for name in names(RESULTS[kind], spec, without)
+        compat.result_aval(
+            by_rank[len(letters)],
+            tuple(sizes[letter] for letter in letters),
+            operands.recurrent_kernel.dtype,
+        )
+        for letters in (dims_of(n, spec) for n in names(RESULTS[kind], spec, without))
     ]
+
+
+def _first(avals: Sequence[Any], rank: int) -> Any:
+    return next(aval for aval in avals if len(aval.shape) == rank)
 
 
 def add_group(operands: Any) -> Any:

@@ -19,11 +19,13 @@ from jax import Array, lax
 
 from jax_persistent.ops.spec import (
     Backward,
+    BackwardSteps,
     Gradients,
     Problem,
     Projected,
     Result,
     Spec,
+    StepGradients,
     Tangent,
 )
 
@@ -88,7 +90,8 @@ def tangent(spec: Spec, operands: Tangent) -> Result:
     def step(d_states, inputs):
         t, dx, previous, saved, h = inputs
         d_product = _dot(d_states[0].astype(dtype), operands.recurrent_kernel)
-        d_product += _dot(previous[0], operands.d_recurrent_kernel)
+        if operands.d_recurrent_kernel is not None:
+            d_product += _dot(previous[0], operands.d_recurrent_kernel)
         if operands.d_recurrent_bias is not None:
             d_product += operands.d_recurrent_bias.astype(wide)[None, :]
         args = (_widen(saved), _widen(previous), _widen(h), _widen(dx), d_product)
@@ -101,9 +104,12 @@ def tangent(spec: Spec, operands: Tangent) -> Result:
         )
         return kept, ys
 
-    d_gates_x = operands.d_gates_x
+    columns = operands.recurrent_kernel.shape[1]
+    d_gates_x = jnp.zeros((*operands.outputs.shape[:2], columns), dtype)
     if operands.d_x is not None and operands.input_kernel is not None:
         d_gates_x += project(operands.d_x, operands.input_kernel)
+    if operands.x is not None and operands.d_input_kernel is not None:
+        d_gates_x += project(operands.x, operands.d_input_kernel, operands.d_bias)
     inputs = (d_gates_x, previous, saved, operands.outputs)
     d_initial = tuple(map(_widen, operands.d_initial))
     d_final, (d_outputs, d_saved) = _scan(spec, step, d_initial, inputs)
@@ -113,10 +119,13 @@ def tangent(spec: Spec, operands: Tangent) -> Result:
 
 
 def backward(spec: Spec, operands: Backward) -> Gradients:
-    """The transpose of `tangent` in the inputs and the initial states.
+    """The transpose of `tangent`."""
+    steps = BackwardSteps(*operands[1:])
+    return sum_weights(spec, operands, backward_steps(spec, steps))
 
-    The gradients of the kernels are not here: each is one matrix product over all steps.
-    """
+
+def backward_steps(spec: Spec, operands: BackwardSteps) -> StepGradients:
+    """The transpose of `tangent` in the inputs and the initial states, and what else it takes."""
     cell, dtype = spec.cell, operands.outputs.dtype
     previous, saved = _previous_states(spec, operands), _saved(operands.outputs, operands.saved)
 
@@ -139,12 +148,44 @@ def backward(spec: Spec, operands: Backward) -> Gradients:
     d_x = None
     if operands.input_kernel is not None:
         d_x = input_gradient(d_gates_x, operands.input_kernel)
-    return Gradients(
+    return StepGradients(
         d_x,
         d_gates_x,
         d_product if cell.separate_recurrent_gradient else None,
         tuple(s.astype(dtype) for s in d_initial),
     )
+
+
+def sum_weights(spec: Spec, operands: Backward, steps: StepGradients) -> Gradients:
+    """The transpose of `tangent` in the weights: one matrix product over all steps for each kernel.
+
+    Past a row's length the gradients of the gates are zero.
+    """
+    if operands.x is None:
+        return Gradients(steps.d_x, None, None, None, None, steps.d_initial)
+    separate = steps.d_product is not None
+    d_product = steps.d_product if steps.d_product is not None else steps.d_gates_x
+    previous = previous_sequence(spec, operands.lengths, operands.initial[0], operands.outputs)
+    return Gradients(
+        steps.d_x,
+        _sum_over_steps(operands.x, steps.d_gates_x),
+        _sum_of_rows(steps.d_gates_x),
+        _sum_over_steps(previous, d_product),
+        _sum_of_rows(d_product) if separate else None,
+        steps.d_initial,
+    )
+
+
+def _sum_over_steps(left: Array, right: Array) -> Array:
+    """sum over rows and steps of left^T right: [.., F] and [.., G*H] to [F, G*H]."""
+    wide = accumulation_dtype(left.dtype)
+    over = (((0, 1), (0, 1)), ((), ()))
+    return lax.dot_general(left, right, over, preferred_element_type=wide).astype(left.dtype)
+
+
+def _sum_of_rows(right: Array) -> Array:
+    wide = accumulation_dtype(right.dtype)
+    return jnp.sum(right, axis=(0, 1), dtype=wide).astype(right.dtype)
 
 
 def input_gradient(d_gates_x: Array, input_kernel: Array) -> Array:
@@ -154,18 +195,14 @@ def input_gradient(d_gates_x: Array, input_kernel: Array) -> Array:
 
 def previous_sequence(spec: Spec, lengths: Array, initial: Array, sequence: Array) -> Array:
     """The value each step started from: `sequence` one step earlier, `initial` at a row's first."""
-    axis = spec.time_axis
-    t = jnp.arange(sequence.shape[axis], dtype=lengths.dtype)
-    first = lengths - 1 if spec.reverse else jnp.zeros_like(lengths)  # [B]
+    axis, steps = spec.time_axis, sequence.shape[spec.time_axis]
     start = jnp.expand_dims(initial, axis).astype(sequence.dtype)
-    if spec.reverse:
-        shifted = lax.slice_in_dim(sequence, 1, None, axis=axis)
-        shifted = lax.concatenate([shifted, start], axis)
-    else:
-        shifted = lax.slice_in_dim(sequence, 0, -1, axis=axis)
-        shifted = lax.concatenate([start, shifted], axis)
-    is_first = t[:, None] == first[None, :] if spec.time_major else t[None, :] == first[:, None]
-    return jnp.where(is_first[..., None], start, shifted)
+    if not spec.reverse:
+        return lax.concatenate([start, lax.slice_in_dim(sequence, 0, -1, axis=axis)], axis)
+    later = lax.concatenate([lax.slice_in_dim(sequence, 1, None, axis=axis), start], axis)
+    t = jnp.expand_dims(jnp.arange(steps, dtype=lengths.dtype), 1 - axis)
+    is_first = t == jnp.expand_dims(lengths - 1, axis)
+    return jnp.where(jnp.expand_dims(is_first, 2), start, later)
 
 
 def accumulation_dtype(dtype: jnp.dtype) -> jnp.dtype:
@@ -174,7 +211,7 @@ def accumulation_dtype(dtype: jnp.dtype) -> jnp.dtype:
     return dtype if dtype.itemsize >= 4 else jnp.dtype(jnp.float32)
 
 
-def _previous_states(spec: Spec, operands: Tangent | Backward) -> tuple[Array, ...]:
+def _previous_states(spec: Spec, operands: Tangent | BackwardSteps) -> tuple[Array, ...]:
     """Sequences of every state before each step; the private states are the last of `saved`."""
     sequences = [operands.outputs]
     if len(operands.initial) > 1:

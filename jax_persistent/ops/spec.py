@@ -76,6 +76,7 @@ class Result(NamedTuple):
 class Tangent(NamedTuple):
     """Operands of the linearised recurrence; linear in the fields named d_*."""
 
+    x: Array | None  # None with the tangents of the weights
     input_kernel: Array | None  # None with d_x
     recurrent_kernel: Array
     lengths: Array
@@ -83,8 +84,9 @@ class Tangent(NamedTuple):
     outputs: Array
     saved: Array | None
     d_x: Array | None  # None where the inputs are constant
-    d_gates_x: Array  # of the input kernel and the bias: what they add to d_x W
-    d_recurrent_kernel: Array
+    d_input_kernel: Array | None  # None where all weights are; and so are the three after it
+    d_bias: Array | None
+    d_recurrent_kernel: Array | None
     d_recurrent_bias: Array | None
     d_initial: tuple[Array, ...]
 
@@ -92,6 +94,7 @@ class Tangent(NamedTuple):
 class Backward(NamedTuple):
     """Operands of the backward pass; linear in the fields named d_*."""
 
+    x: Array | None  # None where nobody wants the gradients of the weights
     input_kernel: Array | None  # None where nobody wants d_x
     recurrent_kernel: Array
     lengths: Array
@@ -103,6 +106,28 @@ class Backward(NamedTuple):
 
 
 class Gradients(NamedTuple):
+    d_x: Array | None  # [T, B, I]
+    d_input_kernel: Array | None
+    d_bias: Array | None
+    d_recurrent_kernel: Array | None
+    d_recurrent_bias: Array | None
+    d_initial: tuple[Array, ...]
+
+
+class BackwardSteps(NamedTuple):
+    """Operands of the part of the backward pass that goes from step to step."""
+
+    input_kernel: Array | None  # as in Backward
+    recurrent_kernel: Array
+    lengths: Array
+    initial: tuple[Array, ...]
+    outputs: Array
+    saved: Array | None
+    d_outputs: Array
+    d_final: tuple[Array, ...]
+
+
+class StepGradients(NamedTuple):
     d_x: Array | None  # [T, B, I]
     d_gates_x: Array  # [T, B, G*H]
     d_product: Array | None  # [T, B, G*H] of the recurrent product, where it differs from d_gates_x

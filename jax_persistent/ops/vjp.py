@@ -15,17 +15,18 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from jax_persistent import compat
-from jax_persistent.ffi import call
-from jax_persistent.ops import lowering, reference
-from jax_persistent.ops.batching import fold, unfold
+from jax_persistent.ops import reference
+from jax_persistent.ops.batching import BATCH, fold, unfold
+from jax_persistent.ops.lowering import register_backward, register_lowerings
 from jax_persistent.ops.operands import (
     NO_INPUTS,
     NO_SAVED,
+    NO_WEIGHTS,
     RESULTS,
     add_group,
     dims,
@@ -36,7 +37,15 @@ from jax_persistent.ops.operands import (
     run_reference,
     unflatten,
 )
-from jax_persistent.ops.spec import Backward, Problem, Result, Spec, Tangent
+from jax_persistent.ops.spec import (
+    Backward,
+    BackwardSteps,
+    Gradients,
+    Problem,
+    Result,
+    Spec,
+    Tangent,
+)
 
 
 def recurrence(spec: Spec, problem: Problem) -> Result:
@@ -66,82 +75,99 @@ def _batch(primitive: Primitive, kind: type, operands, axes, *, spec: Spec, with
     return unfold(dims(RESULTS[kind], spec, without), size, results, into)
 
 
-def _primitive(name: str, kind: type, function) -> Primitive:
+def _batch_backward(operands, axes, *, spec: Spec, without):
+    """With shared weights, their gradients are apart, but the steps are one larger batch still."""
+    letters = dims(Backward, spec, without)
+    if any(BATCH not in d.split() and a is not None for d, a in zip(letters, axes, strict=True)):
+        return _batch(backward_p, Backward, operands, axes, spec=spec, without=without)
+    apart = jax.vmap(partial(_in_parts, spec, without), tuple(axes))(*operands)
+    return apart, [0] * len(apart)
+
+
+def _in_parts(spec: Spec, without, *flat):
+    """`backward_p` as the recurrence by itself and products after it."""
+    operands = unflatten(Backward, spec, flat, without)
+    kept = tuple(name for name in without if name in NO_INPUTS)
+    steps = _bind(steps_p, BackwardSteps, spec, BackwardSteps(*operands[1:]), kept)
+
+    def sums(spec, both) -> Gradients:
+        return reference.sum_weights(spec, *both)
+
+    return jax.tree.leaves(per_group(sums, spec, (operands, steps)))
+
+
+def _primitive(name: str, kind: type) -> Primitive:
     primitive = Primitive(f"jax_persistent_{name}")
     primitive.multiple_results = True
     primitive.def_impl(jax.jit(primitive.bind, static_argnames=("spec", "without")))
     primitive.def_abstract_eval(partial(_abstract, kind))
     batching.primitive_batchers[primitive] = partial(_batch, primitive, kind)
-    fallback = run_reference if kind is Tangent else lowering.elsewhere
-    rule = mlir.lower_fun(partial(fallback, kind, function), multiple_results=True)
-    mlir.register_lowering(primitive, rule)
     return primitive
 
 
-forward_p = _primitive("forward", Problem, reference.forward)
-tangent_p = _primitive("tangent", Tangent, reference.tangent)
-backward_p = _primitive("backward", Backward, reference.backward)
+forward_p = _primitive("forward", Problem)
+tangent_p = _primitive("tangent", Tangent)
+backward_p = _primitive("backward", Backward)
+steps_p = _primitive("backward_steps", BackwardSteps)
 
-for _p, _kind, _function in (
-    (forward_p, Problem, reference.forward),
-    (backward_p, Backward, reference.backward),
-):
-    for _platform in call.PLATFORMS:
-        _lowering = partial(lowering.native, _platform, _kind, _function)
-        _rule = mlir.lower_fun(_lowering, multiple_results=True)
-        mlir.register_lowering(_p, _rule, platform=_platform)
+batching.primitive_batchers[backward_p] = _batch_backward
+_rule = mlir.lower_fun(partial(run_reference, Tangent, reference.tangent), multiple_results=True)
+mlir.register_lowering(tangent_p, _rule)
+register_lowerings(forward_p, Problem, reference.forward)
+register_lowerings(steps_p, BackwardSteps, reference.backward_steps)
+register_backward(backward_p, _in_parts)
 
 
 def _forward_jvp(primals, tangents, *, spec: Spec, without):
     problem = unflatten(Problem, spec, primals)
     result = _bind(forward_p, Problem, spec, problem)
     d = unflatten(Problem, spec, tangents)
-    moves = not isinstance(d.x, ad.Zero)
+    constant: tuple[str, ...] = () if _moves(d.x) else NO_INPUTS
+    of_weights = d.input_kernel, d.bias, d.recurrent_kernel, d.recurrent_bias
+    if not any(map(_moves, of_weights)):
+        constant += NO_WEIGHTS
     operands = Tangent(
-        problem.input_kernel if moves else None,
+        problem.x,
+        problem.input_kernel,
         problem.recurrent_kernel,
         problem.lengths,
         problem.initial,
         result.outputs,
         result.saved,
-        d.x if moves else None,
-        _projected_tangent(spec, problem, d),
-        _instantiate(d.recurrent_kernel),
-        None if d.recurrent_bias is None else _instantiate(d.recurrent_bias),
-        tuple(map(_instantiate, d.initial)),
+        d.x,
+        *of_weights,
+        d.initial,
     )
-    d_result = _bind(tangent_p, Tangent, spec, operands, () if moves else NO_INPUTS)
+    operands = operands._replace(**dict.fromkeys(constant))  # type: ignore[arg-type]
+    operands = jax.tree.map(_instantiate, operands, is_leaf=_is_zero)
+    d_result = _bind(tangent_p, Tangent, spec, operands, constant)
     if without:
         result, d_result = result._replace(saved=None), d_result._replace(saved=None)
     return jax.tree.leaves(result), jax.tree.leaves(d_result)
 
 
-def _projected_tangent(spec: Spec, problem: Problem, d: Problem) -> Array:
-    """What the tangents of the input kernel and the bias add to every step's projected inputs."""
+def _is_zero(tangent) -> bool:
+    return isinstance(tangent, ad.Zero)
 
-    def one(_, moved: tuple[Array, Array, Array]) -> Array:
-        return reference.project(*moved)
 
-    d_kernel, d_bias = _instantiate(d.input_kernel), _instantiate(d.bias)
-    if isinstance(d.input_kernel, ad.Zero):
-        wide = jnp.expand_dims(d_bias, (1, 2))
-        return jnp.broadcast_to(wide, (*problem.x.shape[:3], d_bias.shape[-1]))
-    return per_group(one, spec, (problem.x, d_kernel, d_bias))
+def _moves(tangent) -> bool:
+    return tangent is not None and not _is_zero(tangent)
 
 
 def _tangent_transpose(cotangents, *flat, spec: Spec, without):
     linear = [ad.is_undefined_primal(a) for a in flat]
     of = names(Tangent, spec, without)
     ct = unflatten(Result, spec, cotangents)
-    if ct.saved is not None and not isinstance(ct.saved, ad.Zero):
+    if _moves(ct.saved):
         return _transpose_through_reference(cotangents, flat, linear, spec, without)
     operands = unflatten(Tangent, spec, flat, without)
-    ct = jax.tree.map(_instantiate, ct, is_leaf=lambda c: isinstance(c, ad.Zero))
+    ct = jax.tree.map(_instantiate, ct, is_leaf=_is_zero)
     gradients = _bind(
         backward_p,
         Backward,
         spec,
         Backward(
+            operands.x,
             operands.input_kernel,
             operands.recurrent_kernel,
             operands.lengths,
@@ -153,41 +179,10 @@ def _tangent_transpose(cotangents, *flat, spec: Spec, without):
         ),
         without,
     )
-    d_product = gradients.d_product
-    if d_product is None:
-        d_product = gradients.d_gates_x
-    weights = (operands.outputs, operands.initial[0], operands.lengths, d_product)
-    wanted = {name for name, is_linear in zip(of, linear, strict=True) if is_linear}
-    found = {"d_x": gradients.d_x, "d_gates_x": gradients.d_gates_x}
-    if "d_recurrent_kernel" in wanted:
-        found["d_recurrent_kernel"] = per_group(_recurrent_gradient, spec, weights)
-    if "d_recurrent_bias" in wanted:
-        wide = reference.accumulation_dtype(d_product.dtype)
-        d_bias = jnp.sum(d_product, axis=(1, 2), dtype=wide).astype(d_product.dtype)
-        found["d_recurrent_bias"] = d_bias
     states = iter(gradients.d_initial)
+    found = gradients._asdict()
     results = [next(states) if n == "d_initial" else found.get(n) for n in of]
     return [r if is_linear else None for r, is_linear in zip(results, linear, strict=True)]
-
-
-def _recurrent_gradient(spec: Spec, operands) -> Array:
-    """sum over steps of h_{t-1}^T d_product_t: [H, G*H]. Past a row's length d_product is 0."""
-    outputs, h0, lengths, d_product = operands
-    axis, steps = spec.time_axis, outputs.shape[spec.time_axis]
-    kept = partial(lax.slice_in_dim, outputs, axis=axis)
-    h0 = jnp.expand_dims(h0, axis)
-    # The states are shifted, not the gradients, which have G times as many values.
-    if spec.reverse:
-        later = jnp.concatenate([kept(1, steps), h0], axis)
-        t = jnp.expand_dims(jnp.arange(steps, dtype=lengths.dtype), 1 - axis)
-        begins = t == jnp.expand_dims(lengths - 1, axis)
-        previous = jnp.where(jnp.expand_dims(begins, 2), h0, later)
-    else:
-        previous = jnp.concatenate([h0, kept(0, steps - 1)], axis)
-    over_rows_and_steps = (((0, 1), (0, 1)), ((), ()))
-    wide = reference.accumulation_dtype(outputs.dtype)
-    total = lax.dot_general(previous, d_product, over_rows_and_steps, preferred_element_type=wide)
-    return total.astype(outputs.dtype)
 
 
 def _transpose_through_reference(cotangents, flat, linear, spec: Spec, without):
@@ -225,14 +220,14 @@ def _jvp_through_reference(
 
 
 def _instantiate(tangent):
-    return ad.instantiate_zeros(tangent) if isinstance(tangent, ad.Zero) else tangent
+    return ad.instantiate_zeros(tangent) if _is_zero(tangent) else tangent
 
 
 ad.primitive_jvps[forward_p] = _forward_jvp
 ad.primitive_transposes[tangent_p] = _tangent_transpose
-ad.primitive_jvps[tangent_p] = partial(
-    _jvp_through_reference, tangent_p, Tangent, reference.tangent
-)
-ad.primitive_jvps[backward_p] = partial(
-    _jvp_through_reference, backward_p, Backward, reference.backward
-)
+for _p, _kind, _function in (
+    (tangent_p, Tangent, reference.tangent),
+    (backward_p, Backward, reference.backward),
+    (steps_p, BackwardSteps, reference.backward_steps),
+):
+    ad.primitive_jvps[_p] = partial(_jvp_through_reference, _p, _kind, _function)

@@ -4,6 +4,7 @@
 #include "native/cells/cell.h"
 #include "native/cpu/inputs.h"
 #include "native/cpu/slice.h"
+#include "native/cpu/weights.h"
 
 namespace jp::cpu::JP_ISA {
 
@@ -14,6 +15,7 @@ struct BackwardKernel {
   const Shape& shape = job.shape;
   const Layout<T> at;
   const Slice<T> slice, inputs;  // the latter's units are input features
+  const WeightGradients<Cell> weights;
   const int64_t hidden = shape.hidden, columns = Cell::kGates * hidden;
   const int32_t* lengths = job.arrays.lengths + at.group * shape.batch;
   const int64_t padded = job.pass.padded_units();
@@ -23,7 +25,8 @@ struct BackwardKernel {
         index(i),
         at{j.shape, group},
         slice(j.pass, j.packed, i),
-        inputs(j.inputs, j.packed_inputs, i) {}
+        inputs(j.inputs, j.packed_inputs, i),
+        weights(j, i) {}
 
   float* exchange(int64_t step, int64_t b) const {  // d_product of the step run before `step`
     return job.exchange + ((step & 1) * shape.batch + b) * job.row;
@@ -43,9 +46,18 @@ struct BackwardKernel {
   T* d_x(int64_t b, int64_t t) const {
     return at.sequence(static_cast<T*>(job.arrays.d_x), b, t, shape.inputs);
   }
-  T* d_gates_x(int64_t b, int64_t t) const {
-    return at.sequence(static_cast<T*>(job.arrays.d_gates_x), b, t, columns);
+  int64_t chunk_row(int64_t step, int64_t b) const {
+    return step % job.chunk_steps * shape.batch + b;
   }
+  // Where nobody else wants them, two chunks are kept: the other workers may still read the last.
+  T* d_gates_x(int64_t step, int64_t b) const {
+    if (job.arrays.d_gates_x != nullptr) {
+      return at.sequence(static_cast<T*>(job.arrays.d_gates_x), b, time(step), columns);
+    }
+    const int64_t chunk = step / job.chunk_steps % 2;
+    return static_cast<T*>(job.d_gates) + (chunk * job.chunk_rows() + chunk_row(step, b)) * columns;
+  }
+  bool keeps_product() const { return Cell::kSeparateProduct && job.arrays.d_product != nullptr; }
   T* d_product(int64_t b, int64_t t) const {
     return at.sequence(static_cast<T*>(job.arrays.d_product), b, t, columns);
   }
@@ -74,13 +86,33 @@ struct BackwardKernel {
     }
   }
 
-  // The inputs' gradients of a chunk's steps, the last of which was run before `end`.
-  void ProjectBack(int64_t end) const {
-    const int64_t begin = (end - 1) / job.chunk_steps * job.chunk_steps;
+  // What is left to do for the steps of a chunk, `begin` to before `end`.
+  void FinishChunk(int64_t begin, int64_t end) const {
+    if (job.multiplies_inputs()) ProjectBack(begin, end);
+    if (!job.sums_weights()) return;
+    // Nothing past a row's length counts, whatever it is: not even 0 times it.
+    const auto of_row = [&](int64_t r, const auto& from) -> const T* {
+      const int64_t b = r % shape.batch, t = time(begin + r / shape.batch);
+      return t < lengths[b] ? from(b, t) : nullptr;
+    };
+    const auto x = [&](int64_t r) {
+      return of_row(r, [&](int64_t b, int64_t t) {
+        return at.sequence(static_cast<const T*>(job.arrays.x), b, t, shape.inputs);
+      });
+    };
+    const auto h = [&](int64_t r) {
+      return of_row(r, [&](int64_t b, int64_t t) { return previous_h(b, t); });
+    };
+    weights.Add((end - begin) * shape.batch, begin == 0, x, h);
+    if (end == shape.steps) weights.template Finish<T>(at.group);
+  }
+
+  // The inputs' gradients.
+  void ProjectBack(int64_t begin, int64_t end) const {
     const auto b = [&](int64_t r) { return r % shape.batch; };
     const auto t = [&](int64_t r) { return time(begin + r / shape.batch); };
     float* const products = job.products + index * job.part_rows * job.columns();
-    const auto row = [&](int64_t r) { return d_gates_x(b(r), t(r)); };
+    const auto row = [&](int64_t r) { return d_gates_x(begin + r / shape.batch, b(r)); };
     ForRows<T>(job, index, (end - begin) * shape.batch, columns, row,
                [&](int64_t first, int64_t rows, Rows in) {
                  inputs.MultiplyAll(in, rows, {}, products);
@@ -98,17 +130,16 @@ struct BackwardKernel {
   void Run(int64_t step) const {
     const int64_t t = time(step);
     const bool finish = step == shape.steps;
-    if (job.arrays.d_x != nullptr && step > 0 && (finish || step % job.chunk_steps == 0)) {
-      ProjectBack(step);
+    if (step > 0 && (finish || step % job.chunk_steps == 0)) {
+      FinishChunk((step - 1) / job.chunk_steps * job.chunk_steps, step);
     }
     const auto prefetch = [&](int64_t b, int64_t unit, int64_t units) {
       const int64_t from = unit * kLanes, n = units * kLanes;
       for (int s = 0; s < Cell::kStates; ++s) Prefetch<true>(d_state(s, b) + from, n);
       for (int g = 0; g < Cell::kGates && !finish; ++g) {
         Prefetch<true>(exchange(step + 1, b) + g * hidden + from, n);
-        Prefetch<true>(d_gates_x(b, t) + g * hidden + from, n);
-        if constexpr (Cell::kSeparateProduct)
-          Prefetch<true>(d_product(b, t) + g * hidden + from, n);
+        Prefetch<true>(d_gates_x(step, b) + g * hidden + from, n);
+        if (keeps_product()) Prefetch<true>(d_product(b, t) + g * hidden + from, n);
       }
       if (finish || t >= lengths[b]) return;
       Prefetch(d_outputs(b, t) + from, n);
@@ -153,12 +184,13 @@ struct BackwardKernel {
       if constexpr (Cell::kStates > 1) Store(d_state(1, b) + unit, d[1]);
     }
     Store(d_state(0, b) + unit, d[0]);
-    T* dx_row = d_gates_x(b, t) + unit;
-    T* dp_row = d_product(b, t) + unit;
+    if (job.sums_weights()) weights.Keep(chunk_row(step, b), unit / kLanes, dx, dp);
+    T* dx_row = d_gates_x(step, b) + unit;
+    T* dp_row = keeps_product() ? d_product(b, t) + unit : nullptr;
     float* next = exchange(step + 1, b) + unit;
     for (int g = 0; g < Cell::kGates; ++g) {
       lanes.Store(dx_row + g * hidden, dx[g]);
-      if constexpr (Cell::kSeparateProduct) lanes.Store(dp_row + g * hidden, dp[g]);
+      if (keeps_product()) lanes.Store(dp_row + g * hidden, dp[g]);
       lanes.Store(next + g * hidden, RoundTo<T>(Cell::kSeparateProduct ? dp[g] : dx[g]));
     }
   }

@@ -10,8 +10,6 @@ namespace {
 // would all fall into the same few sets of the L1 cache.
 int64_t RowStride(int64_t values) { return (values + 15) / 16 * 16 + 16; }
 
-int64_t CeilDiv(int64_t n, int64_t by) { return (n + by - 1) / by; }
-
 }  // namespace
 
 template <class Arrays>
@@ -27,12 +25,14 @@ Job<Arrays> MakeJob(const Shape& shape, const CellTraits& cell, DType dtype, con
   job.arrays = arrays;
   job.pass = kIsForward ? plan.forward : plan.backward;
   job.row = RowStride(kIsForward ? job.pass.padded_units() : job.pass.depth);
-  const CpuInputsPlan inputs = PlanCpuInputs(cell, std::max<int64_t>(shape.inputs, 1), shape.hidden,
-                                             shape.batch, width, facts);
-  job.inputs = kIsForward ? inputs.forward : inputs.backward;
-  job.chunk_steps = CeilDiv(shape.steps, CeilDiv(shape.steps, inputs.chunk_steps));
-  job.part_rows = std::min<int64_t>(job.chunk_steps * shape.batch, kChunkRows);
+  const CpuChunkPlan chunk = PlanCpuChunk(cell, std::max<int64_t>(shape.inputs, 1), shape.hidden,
+                                          shape.batch, shape.steps, width, facts);
+  job.inputs = kIsForward ? chunk.inputs : chunk.d_inputs;
+  job.d_weights = chunk.d_weights;
+  job.chunk_steps = chunk.steps;
+  job.part_rows = std::min<int64_t>(job.chunk_rows(), kChunkRows);
   job.copy_row = RowStride(job.inputs.depth);
+  job.transposed_row = RowStride(job.d_weights.depth);
   return job;
 }
 
@@ -40,23 +40,36 @@ template <class Arrays>
 size_t LayOut(Job<Arrays>& job, void* memory) {
   constexpr bool kIsForward = std::is_same_v<Arrays, Forward>;
   size_t used = 0;
-  const auto place = [&](auto*& pointer, size_t bytes) {
-    using Pointer = std::remove_reference_t<decltype(pointer)>;
-    if (memory != nullptr) pointer = reinterpret_cast<Pointer>(static_cast<char*>(memory) + used);
-    used += (bytes + 63) / 64 * 64;
+  const auto place = [&]<class Value>(Value*& pointer, size_t size) {
+    size_t width = 1;
+    if constexpr (!std::is_void_v<Value>) width = sizeof(Value);
+    if (memory != nullptr) pointer = reinterpret_cast<Value*>(static_cast<char*>(memory) + used);
+    used += (size * width + 63) / 64 * 64;
   };
-  const int64_t batch = job.shape.batch, slices = job.pass.slices;
+  const Shape& shape = job.shape;
+  const int64_t slices = job.pass.slices, columns = job.cell.gates * shape.hidden;
   place(job.packed, job.pass.packed_bytes);
-  place(job.exchange, 2 * batch * job.row * sizeof(float));
-  place(job.carry, job.cell.states * batch * job.pass.padded_units() * sizeof(float));
-  if (job.shape.inputs > 0) {
-    const int64_t rows = kIsForward ? job.chunk_steps * batch : job.part_rows;
-    const int64_t features = kIsForward ? job.shape.inputs : job.cell.gates * job.shape.hidden;
+  place(job.exchange, 2 * shape.batch * job.row);
+  place(job.carry, job.cell.states * shape.batch * job.pass.padded_units());
+  if (job.multiplies_inputs()) {
+    const int64_t rows = kIsForward ? job.chunk_rows() : job.part_rows;
+    const int64_t features = kIsForward ? shape.inputs : columns;
     const bool copied = job.dtype != DType::kFloat32 || features % 2 != 0;
     place(job.packed_inputs, job.inputs.packed_bytes);
-    place(job.bias, slices * job.columns() * sizeof(float));
-    place(job.products, slices * rows * job.columns() * sizeof(float));
-    place(job.copies, copied ? slices * job.part_rows * job.copy_row * sizeof(float) : 0);
+    place(job.bias, kIsForward ? slices * job.columns() : 0);
+    place(job.products, slices * rows * job.columns());
+    place(job.copies, copied ? slices * job.part_rows * job.copy_row : 0);
+  }
+  if constexpr (!kIsForward) {
+    if (job.sums_weights()) {
+      const int64_t features = std::max(shape.inputs, shape.hidden);
+      const int64_t lanes = job.pass.lanes;
+      place(job.d_gates, 2 * job.chunk_rows() * columns * ByteWidth(job.dtype));
+      place(job.d_columns, job.gradients() * job.d_weights.packed_bytes / sizeof(float));
+      place(job.d_sums, slices * (shape.inputs + shape.hidden) * job.d_width());
+      place(job.d_bias_sums, slices * job.gradients() * job.d_width());
+      place(job.transposed, slices * ((features + lanes - 1) / lanes * lanes) * job.transposed_row);
+    }
   }
   return used;
 }

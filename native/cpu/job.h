@@ -41,10 +41,13 @@ struct Forward {
   void* saved;                   // [N,B,T,S*H] sequence, or null
 };
 
+// Gradients of the weights are sums over rows and steps: either the kernel takes them, and needs x,
+// or it gives what they are sums of, and XLA takes them, across devices perhaps.
 struct Backward {
   static constexpr int64_t kExtraSteps = 2;  // and the initial states' gradients after the last
 
-  const void* input_kernel;      // [N,I,G*H], on CPUs and if d_x is wanted
+  const void* x;                 // [N,B,T,I] sequence, if gradients of the weights are wanted
+  const void* input_kernel;      // [N,I,G*H], if d_x is wanted
   const void* recurrent_kernel;  // [N,H,G*H]
   const int32_t* lengths;        // [N,B]
   const void* initial[2];        // [N,B,H] a state
@@ -52,8 +55,12 @@ struct Backward {
   const void* saved;             // [N,B,T,S*H] sequence, or null
   const void* d_outputs;         // [N,B,T,H] sequence
   const void* d_final[2];        // [N,B,H] a state
-  void* d_x;                     // [N,B,T,I] sequence, on CPUs, or null
-  void* d_gates_x;               // [N,B,T,G*H] sequence
+  void* d_x;                     // [N,B,T,I] sequence, or null
+  void* d_input_kernel;          // [N,I,G*H], or null; so are the three after it
+  void* d_bias;                  // [N,G*H]
+  void* d_recurrent_kernel;      // [N,H,G*H]
+  void* d_recurrent_bias;        // [N,G*H], or null
+  void* d_gates_x;               // [N,B,T,G*H] sequence, null if those are not; and so is
   void* d_product;               // [N,B,T,G*H] sequence, or null
   void* d_initial[2];            // [N,B,H] a state
 };
@@ -64,8 +71,9 @@ struct Job {
   Shape shape;
   CellTraits cell;
   DType dtype;
-  CpuPass pass;    // of the recurrence
-  CpuPass inputs;  // of the products with the input weights
+  CpuPass pass;       // of the recurrence
+  CpuPass inputs;     // of the products with the input weights
+  CpuPass d_weights;  // of the weights' gradients
   int64_t chunk_steps;
   int64_t part_rows;  // of a chunk that are taken at a time, kChunkRows at most
   Arrays arrays;
@@ -76,10 +84,36 @@ struct Job {
   float* bias;          // [slices][columns] in the order of the packed columns
   float* products;      // [slices][rows of a chunk, or of a part][columns] with the input weights
   float* copies;        // [slices][part_rows][copy_row] factors that can't be read where they are
+  void* d_gates;        // [2][rows of a chunk][G*H] of two chunks, by turns
+  float* d_columns;     // [slices][gradients][packed] a chunk's gradients by column, as weights are
+  float* d_sums;        // [slices][I + H][d_width] the weights' gradients so far
+  float* d_bias_sums;   // [slices][gradients][d_width]
+  float* transposed;    // [slices][I or H][transposed_row] factors
   float* exchange;      // [2][B][row] what one step hands to the next: h, or the product's gradient
   float* carry;         // [2][B][padded units] what a unit keeps to itself
   int64_t row;          // floats in a row of `exchange`
   int64_t copy_row;
+  int64_t transposed_row;
+
+  // Of the gates in each of their two places, where they differ.
+  int gradients() const { return cell.separate_product ? 2 : 1; }
+  int64_t chunk_rows() const { return chunk_steps * shape.batch; }
+  int64_t d_width() const { return d_weights.panels * d_weights.vectors * d_weights.lanes; }
+  // What there is to do besides the recurrence.
+  bool multiplies_inputs() const {
+    if constexpr (requires { arrays.gates_x; }) {
+      return arrays.x != nullptr;
+    } else {
+      return arrays.d_x != nullptr;
+    }
+  }
+  bool sums_weights() const {
+    if constexpr (requires { arrays.d_recurrent_kernel; }) {
+      return arrays.d_recurrent_kernel != nullptr;
+    } else {
+      return false;
+    }
+  }
 
   int64_t columns() const { return inputs.panels * inputs.vectors * inputs.lanes; }
 };

@@ -44,28 +44,28 @@ xffi::Error RunForward(std::string_view cell, bool reverse, bool time_major,
   return Run(kForwardTarget, decoder, call, pool);
 }
 
-xffi::Error RunBackward(std::string_view cell, bool reverse, bool time_major,
-                        xffi::RemainingArgs operands, xffi::RemainingRets results,
+xffi::Error RunBackward(std::string_view cell, bool reverse, bool time_major, bool d_x,
+                        bool d_weights, xffi::RemainingArgs operands, xffi::RemainingRets results,
                         xffi::ThreadPool pool) {
   Decoder decoder(kBackwardTarget, operands, results);
-  const auto call =
-      DecodeBackward(decoder, {cell, reverse, time_major}, Given::kInputs, kTypes, results.size());
+  const auto call = DecodeBackward(decoder, {cell, reverse, time_major}, {d_x, d_weights}, kTypes);
   return Run(kBackwardTarget, decoder, call, pool);
 }
 
-auto Binding() {
-  return xffi::Ffi::Bind()
-      .Attr<std::string_view>("cell")
-      .Attr<bool>("reverse")
-      .Attr<bool>("time_major")
-      .RemainingArgs()
-      .RemainingRets()
-      .Ctx<xffi::ThreadPool>();
+auto Bound() {
+  return xffi::Ffi::Bind().Attr<std::string_view>("cell").Attr<bool>("reverse").Attr<bool>(
+      "time_major");
+}
+
+template <class Bound>
+auto Buffers(Bound bound) {
+  return std::move(bound).RemainingArgs().RemainingRets().template Ctx<xffi::ThreadPool>();
 }
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(CpuForward, RunForward, Binding());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(CpuBackward, RunBackward, Binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(CpuForward, RunForward, Buffers(Bound()));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(CpuBackward, RunBackward,
+                              Buffers(Bound().Attr<bool>("d_x").Attr<bool>("d_weights")));
 
 }  // namespace jp::ffi

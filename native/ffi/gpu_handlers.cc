@@ -83,8 +83,7 @@ xffi::Error RunBackward(std::string_view cell, bool reverse, bool time_major, bo
                         std::string_view exchange, xffi::RemainingArgs operands,
                         xffi::RemainingRets results, xffi::ScratchAllocator scratch, void* stream) {
   Decoder decoder(kBackwardTarget, operands, results);
-  const auto call = DecodeBackward(decoder, {cell, reverse, time_major}, Given::kProjectedInputs,
-                                   kTypes, results.size());
+  const auto call = DecodeBackward(decoder, {cell, reverse, time_major}, {}, kTypes);
   return Enqueue(kBackwardTarget, decoder, call, tf32, exchange, scratch, stream);
 }
 

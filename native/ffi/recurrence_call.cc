@@ -98,16 +98,18 @@ RecurrenceCall<cpu::Forward> DecodeForward(Decoder& decoder, const Attributes& a
 }
 
 RecurrenceCall<cpu::Backward> DecodeBackward(Decoder& decoder, const Attributes& attributes,
-                                             Given given, std::span<const ElementType> types,
-                                             size_t result_count) {
+                                             BackwardForm form,
+                                             std::span<const ElementType> types) {
   const CellTraits* known = FindCell(attributes.cell);
-  const size_t of_states = known ? known->states : 0;
-  const size_t others = 1 + (known && known->separate_product) + of_states;
-  const bool inputs = given == Given::kInputs && result_count > others;
-  const Decoder::Type kernel = decoder.Peek(inputs, "recurrent_kernel", 3);
-  const Decoder::Type sequence = decoder.Peek(inputs + 2 + of_states, "outputs", 4);
+  const size_t kernel_at = size_t{form.d_weights} + size_t{form.d_x};
+  const Decoder::Type kernel = decoder.Peek(kernel_at, "recurrent_kernel", 3);
+  const Decoder::Type sequence =
+      decoder.Peek(kernel_at + 2 + (known ? known->states : 0), "outputs", 4);
   Header header = DecodeHeader(decoder, attributes, types, kernel, sequence);
-  if (inputs) {
+  if (form.d_weights) {
+    const Decoder::Type x = decoder.Peek(0, "x", 4);
+    if (decoder.ok()) header.shape.inputs = x.sizes[3];
+  } else if (form.d_x) {
     const Decoder::Type input_kernel = decoder.Peek(0, "input_kernel", 3);
     if (decoder.ok()) header.shape.inputs = input_kernel.sizes[1];
   }
@@ -116,7 +118,10 @@ RecurrenceCall<cpu::Backward> DecodeBackward(Decoder& decoder, const Attributes&
   const std::vector<int64_t> of_hidden = header.sequence(header.shape.hidden);
 
   cpu::Backward a{};
-  if (inputs) {
+  if (form.d_weights) {
+    a.x = decoder.Operand("x", header.element.type, header.sequence(header.shape.inputs));
+  }
+  if (form.d_x) {
     a.input_kernel = decoder.Operand("input_kernel", header.element.type, header.input_kernel());
   }
   a.recurrent_kernel = decoder.Operand("recurrent_kernel", header.element.type, header.kernel());
@@ -133,13 +138,19 @@ RecurrenceCall<cpu::Backward> DecodeBackward(Decoder& decoder, const Attributes&
   for (int s = 0; s < states; ++s) {
     a.d_final[s] = decoder.Operand(kStateNames[s], header.element.type, header.state());
   }
-  if (inputs) {
-    a.d_x = decoder.Result("d_x", header.element.type, header.sequence(header.shape.inputs));
-  }
-  a.d_gates_x = decoder.Result("d_gates_x", header.element.type, header.sequence(header.columns()));
-  if (header.cell.separate_product) {
-    a.d_product =
-        decoder.Result("d_product", header.element.type, header.sequence(header.columns()));
+  const auto result = [&](const char* name, const std::vector<int64_t>& sizes) {
+    return decoder.Result(name, header.element.type, sizes);
+  };
+  const bool separate = header.cell.separate_product;
+  if (form.d_x) a.d_x = result("d_x", header.sequence(header.shape.inputs));
+  if (form.d_weights) {
+    a.d_input_kernel = result("d_input_kernel", header.input_kernel());
+    a.d_bias = result("d_bias", header.bias());
+    a.d_recurrent_kernel = result("d_recurrent_kernel", header.kernel());
+    if (separate) a.d_recurrent_bias = result("d_recurrent_bias", header.bias());
+  } else {
+    a.d_gates_x = result("d_gates_x", header.sequence(header.columns()));
+    if (separate) a.d_product = result("d_product", header.sequence(header.columns()));
   }
   for (int s = 0; s < states; ++s) {
     a.d_initial[s] = decoder.Result(kStateNames[s], header.element.type, header.state());

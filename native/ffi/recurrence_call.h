@@ -3,9 +3,11 @@
 //
 // forward:  x, input_kernel, bias | gates_x; recurrent_kernel, [recurrent_bias], lengths, initial..
 //           -> outputs, final.., [saved]; a caller that wants no `saved` has no result for it.
-// backward: [input_kernel], recurrent_kernel, lengths, initial.., outputs, [saved], d_outputs,
-//           d_final.. -> [d_x], d_gates_x, [d_product], d_initial..; input_kernel and d_x where
-//           kernels are given x, both or neither.
+// backward: [x], [input_kernel], recurrent_kernel, lengths, initial.., outputs, [saved], d_outputs,
+//           d_final.. -> [d_x], d_gates_x, [d_product], d_initial..
+//           or, if x is given, [d_x], d_input_kernel, d_bias, d_recurrent_kernel,
+//           [d_recurrent_bias], d_initial.. Only kernels that are given inputs take x and
+//           input_kernel; the latter if d_x is wanted.
 #pragma once
 
 #include <span>
@@ -27,6 +29,12 @@ struct Attributes {
 
 enum class Given { kInputs, kProjectedInputs };
 
+// What a backward call wants besides the recurrence: attributes of the platforms that can do it.
+struct BackwardForm {
+  bool d_x = false;
+  bool d_weights = false;
+};
+
 // The element types that a platform's kernels take, as XLA and as the kernels call them.
 struct ElementType {
   xffi::DataType type;
@@ -46,7 +54,6 @@ RecurrenceCall<cpu::Forward> DecodeForward(Decoder& decoder, const Attributes& a
                                            Given given, std::span<const ElementType> types,
                                            size_t result_count);
 RecurrenceCall<cpu::Backward> DecodeBackward(Decoder& decoder, const Attributes& attributes,
-                                             Given given, std::span<const ElementType> types,
-                                             size_t result_count);
+                                             BackwardForm form, std::span<const ElementType> types);
 
 }  // namespace jp::ffi

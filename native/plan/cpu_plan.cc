@@ -110,14 +110,16 @@ CpuPlan PlanCpu(const CellTraits& cell, int64_t hidden, int64_t batch, int weigh
   return plan;
 }
 
-CpuInputsPlan PlanCpuInputs(const CellTraits& cell, int64_t inputs, int64_t hidden, int64_t batch,
-                            int weight_bytes, const CpuFacts& facts) {
-  CpuInputsPlan plan;
-  plan.chunk_steps = std::max<int64_t>(kChunkRows / batch, 1);
-  const int64_t rows = plan.chunk_steps * batch, columns = cell.gates * hidden;
+CpuChunkPlan PlanCpuChunk(const CellTraits& cell, int64_t inputs, int64_t hidden, int64_t batch,
+                          int64_t all_steps, int weight_bytes, const CpuFacts& facts) {
+  const int64_t most = std::max<int64_t>(kChunkRows / batch, 1);
+  CpuChunkPlan plan;
+  plan.steps = CeilDiv(all_steps, CeilDiv(all_steps, most));
+  const int64_t rows = plan.steps * batch, columns = cell.gates * hidden;
   const int slices = Slices(cell, hidden, batch, facts);
-  plan.forward = PlanPass(inputs, hidden, cell.gates, rows, weight_bytes, slices, facts);
-  plan.backward = PlanPass(columns, inputs, 1, rows, weight_bytes, slices, facts);
+  plan.inputs = PlanPass(inputs, hidden, cell.gates, rows, weight_bytes, slices, facts);
+  plan.d_inputs = PlanPass(columns, inputs, 1, rows, weight_bytes, slices, facts);
+  plan.d_weights = PlanPass(rows, hidden, cell.gates, hidden, sizeof(float), slices, facts);
   return plan;
 }
 

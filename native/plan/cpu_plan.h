@@ -48,17 +48,18 @@ struct CpuPlan {
 CpuPlan PlanCpu(const CellTraits& cell, int64_t hidden, int64_t batch, int weight_bytes,
                 const CpuFacts& facts);
 
-// The products with the input weights, by the same workers: for many steps at once, a chunk, before
+// The products that no step waits for, by the same workers: for many steps at once, a chunk, before
 // the first of its steps forward and after the last of them backward.
-struct CpuInputsPlan {
-  int64_t chunk_steps;  // time steps in a chunk
-  CpuPass forward;      // [rows of a chunk, I] x [I, units * gates]
-  CpuPass backward;     // [rows of a chunk, G*H] x [G*H, vectors of inputs]; slices may be empty
+struct CpuChunkPlan {
+  int64_t steps;      // in a chunk
+  CpuPass inputs;     // [rows of a chunk, I] x [I, units * gates]
+  CpuPass d_inputs;   // [rows of a chunk, G*H] x [G*H, vectors of inputs]; slices may be empty
+  CpuPass d_weights;  // [I or H, rows of a chunk] x [rows of a chunk, units * gates], floats
 };
 
-// The same precondition.
-CpuInputsPlan PlanCpuInputs(const CellTraits& cell, int64_t inputs, int64_t hidden, int64_t batch,
-                            int weight_bytes, const CpuFacts& facts);
+// The same precondition; there are `all_steps` time steps.
+CpuChunkPlan PlanCpuChunk(const CellTraits& cell, int64_t inputs, int64_t hidden, int64_t batch,
+                          int64_t all_steps, int weight_bytes, const CpuFacts& facts);
 
 // Vectors across a panel: whatever is fastest for the batch, without a trace in the result.
 inline constexpr int kPanelVectors[] = {3, 4, 6};

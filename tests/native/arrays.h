@@ -44,6 +44,7 @@ struct Arrays {
   std::vector<double> outputs, saved, final[2];
   std::vector<double> d_outputs, d_final[2];
   std::vector<double> d_x, d_gates_x, d_product, d_initial[2];
+  std::vector<double> d_input_kernel, d_bias, d_kernel, d_recurrent_bias;
 
   double Rounded(double value) const { return RoundedTo(dtype, value); }
 };
@@ -89,6 +90,10 @@ inline Arrays MakeArrays(const cpu::Shape& s, const CellTraits& cell, cpu::DType
     a.bias = normal(s.groups * columns, 0.4);
     a.gates_x = Projected(s, cell, a);
     a.d_x.resize(rows * s.inputs);
+    a.d_input_kernel.resize(a.input_kernel.size());
+    a.d_bias.resize(a.bias.size());
+    a.d_kernel.resize(s.groups * s.hidden * columns);
+    if (cell.separate_product) a.d_recurrent_bias.resize(s.groups * columns);
   } else {
     a.gates_x = normal(rows * columns, 0.8);
   }

@@ -21,7 +21,11 @@ struct Buffers {
         d_outputs(a.dtype, a.d_outputs),
         d_x(a.dtype, a.d_x.size()),
         d_gates_x(a.dtype, a.d_gates_x.size()),
-        d_product(a.dtype, a.d_product.size()) {
+        d_product(a.dtype, a.d_product.size()),
+        d_input_kernel(a.dtype, a.d_input_kernel.size()),
+        d_bias(a.dtype, a.d_bias.size()),
+        d_kernel(a.dtype, a.d_kernel.size()),
+        d_recurrent_bias(a.dtype, a.d_recurrent_bias.size()) {
     for (int i = 0; i < cell.states; ++i) {
       initial.push_back(std::make_unique<Buffer>(a.dtype, a.initial[i]));
       final.push_back(std::make_unique<Buffer>(a.dtype, a.final[i].size()));
@@ -67,10 +71,24 @@ struct Buffers {
     return f;
   }
 
+  // The same with the gradients of the weights in place of what they are sums of.
+  cpu::Backward backward_with_weights(const Arrays& a) {
+    cpu::Backward f = backward(a);
+    f.x = x.data();
+    f.d_gates_x = nullptr;
+    f.d_product = nullptr;
+    f.d_input_kernel = d_input_kernel.data();
+    f.d_bias = d_bias.data();
+    f.d_recurrent_kernel = d_kernel.data();
+    f.d_recurrent_bias = d_recurrent_bias.data();
+    return f;
+  }
+
   std::vector<Buffer*> all() {
     std::vector<Buffer*> list = {
-        &x,       &input_kernel, &bias,      &gates_x, &kernel,    &recurrent_bias,
-        &outputs, &saved,        &d_outputs, &d_x,     &d_gates_x, &d_product};
+        &x,        &input_kernel,    &bias, &gates_x,   &kernel,    &recurrent_bias, &outputs,
+        &saved,    &d_outputs,       &d_x,  &d_gates_x, &d_product, &d_input_kernel, &d_bias,
+        &d_kernel, &d_recurrent_bias};
     for (auto* states : {&initial, &final, &d_final, &d_initial}) {
       for (auto& buffer : *states) list.push_back(buffer.get());
     }
@@ -79,6 +97,7 @@ struct Buffers {
 
   Buffer x, input_kernel, bias, gates_x, kernel, recurrent_bias;
   Buffer outputs, saved, d_outputs, d_x, d_gates_x, d_product;
+  Buffer d_input_kernel, d_bias, d_kernel, d_recurrent_bias;
   std::vector<std::unique_ptr<Buffer>> initial, final, d_final, d_initial;
 };
 

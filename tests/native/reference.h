@@ -147,7 +147,34 @@ inline void ReferenceInputGradient(const cpu::Shape& s, const CellTraits& cell, 
   }
 }
 
-// Fills d_x, d_gates_x, d_product and d_initial of `a` from everything else in it.
+// Fills the gradients of the weights from d_gates_x and d_product, as far as `a` has room for them.
+inline void ReferenceWeightGradients(const cpu::Shape& s, const CellTraits& cell, Arrays& a) {
+  if (s.inputs == 0) return;
+  const int64_t H = s.hidden, columns = cell.gates * H;
+  for (int64_t n = 0; n < s.groups; ++n) {
+    const View at{s, n};
+    for (int64_t b = 0; b < s.batch; ++b) {
+      const int64_t length = a.lengths[n * s.batch + b];
+      for (int64_t t = 0; t < length; ++t) {
+        const int64_t row = at.row(b, t), before = s.reverse ? t + 1 : t - 1;
+        const bool first = s.reverse ? t == length - 1 : t == 0;
+        const double* h = first ? &a.initial[0][at.state(b, 0)] : &a.outputs[at.row(b, before) * H];
+        const double* dx = &a.d_gates_x[row * columns];
+        const double* dp = cell.separate_product ? &a.d_product[row * columns] : dx;
+        for (int64_t k = 0; k < columns; ++k) {
+          for (int64_t i = 0; i < s.inputs; ++i) {
+            a.d_input_kernel[(n * s.inputs + i) * columns + k] += a.x[row * s.inputs + i] * dx[k];
+          }
+          for (int64_t u = 0; u < H; ++u) a.d_kernel[(n * H + u) * columns + k] += h[u] * dp[k];
+          a.d_bias[n * columns + k] += dx[k];
+          if (cell.separate_product) a.d_recurrent_bias[n * columns + k] += dp[k];
+        }
+      }
+    }
+  }
+}
+
+// Fills every gradient of `a` from everything else in it.
 inline void ReferenceBackward(const cpu::Shape& s, const CellTraits& cell, Arrays& a) {
   const int64_t H = s.hidden, columns = cell.gates * H, width = cell.saved * H;
   for (int64_t n = 0; n < s.groups; ++n) {
@@ -198,6 +225,7 @@ inline void ReferenceBackward(const cpu::Shape& s, const CellTraits& cell, Array
     }
   }
   ReferenceInputGradient(s, cell, a);
+  ReferenceWeightGradients(s, cell, a);
 }
 
 }  // namespace jp::test

@@ -74,15 +74,16 @@ struct Case {
   }
 };
 
+// `terms` is how many roundings, of either sign, a value is the sum of.
 void CheckClose(const Case& c, const char* what, const Buffer& got,
-                const std::vector<double>& expected) {
+                const std::vector<double>& expected, double terms = 1) {
   // Float: rounding of sums of this length. Bfloat16: a flip of the last bit, and what grows of it.
   const double relative = c.dtype == DType::kFloat32 ? 2e-5 : 1.0 / 32;
   double scale = 1e-3;
   for (double value : expected) scale = std::fmax(scale, std::fmin(std::fabs(value), 1));
   const std::vector<double> values = got.values();
   for (size_t i = 0; i < values.size(); ++i) {
-    const double limit = relative * (scale + std::fabs(expected[i]));
+    const double limit = relative * (scale * std::sqrt(terms) + std::fabs(expected[i]));
     CHECK(std::fabs(values[i] - expected[i]) <= limit, c.name(), what, i, values[i], expected[i]);
   }
 }
@@ -94,6 +95,29 @@ void CheckForward(const Case& c, Buffers& buffers, Arrays& arrays) {
   CheckClose(c, "saved", buffers.saved, arrays.saved);
   for (int i = 0; i < c.cell.states; ++i) {
     CheckClose(c, i == 0 ? "h" : "c", *buffers.final[i], arrays.final[i]);
+  }
+}
+
+void CheckWeights(const Case& c, Buffers& buffers, const Arrays& arrays) {
+  Buffers summed(arrays, c.cell);
+  RunOn(c.isa, c.shape, c.cell, c.dtype, 1, summed.forward(arrays, true));
+  RunOn(c.isa, c.shape, c.cell, c.dtype, 1, summed.backward_with_weights(arrays));
+  const double terms = static_cast<double>(c.shape.batch * c.shape.steps);
+  CheckClose(c, "d_input_kernel", summed.d_input_kernel, arrays.d_input_kernel, terms);
+  CheckClose(c, "d_bias", summed.d_bias, arrays.d_bias, terms);
+  CheckClose(c, "d_recurrent_kernel", summed.d_kernel, arrays.d_kernel, terms);
+  CheckClose(c, "d_recurrent_bias", summed.d_recurrent_bias, arrays.d_recurrent_bias, terms);
+  CHECK(summed.d_x.SameBytes(buffers.d_x), c.name());
+  for (size_t i = 0; i < summed.d_initial.size(); ++i) {
+    CHECK(summed.d_initial[i]->SameBytes(*buffers.d_initial[i]), c.name());
+  }
+  Buffers together(arrays, c.cell);
+  RunOn(c.isa, c.shape, c.cell, c.dtype, 3, together.forward(arrays, true));
+  RunOn(c.isa, c.shape, c.cell, c.dtype, 3, together.backward_with_weights(arrays));
+  const auto expected = summed.all(), got = together.all();
+  for (size_t i = 0; i < got.size(); ++i) {
+    CHECK(got[i]->SameBytes(*expected[i]), c.name(), i);
+    CHECK(got[i]->Intact(), c.name(), i);
   }
 }
 
@@ -142,6 +166,7 @@ void CheckCase(const Case& c, int seed) {
   Buffers buffers(arrays, c.cell);
   CheckForward(c, buffers, arrays);
   CheckBackward(c, buffers, arrays);
+  CheckWeights(c, buffers, arrays);
   CheckThreads(c, buffers, arrays);
   for (Buffer* buffer : buffers.all()) CHECK(buffer->Intact(), c.name());
 }

@@ -1,0 +1,150 @@
+// Gradients of the weights: [features, rows] x [rows, columns], summed chunk after chunk. A worker
+// has the columns of its own units, and keeps their gradients as weights are packed: rows are the
+// depth.
+#pragma once
+
+#include "native/cells/cell.h"
+#include "native/cpu/slice.h"
+
+namespace jp::cpu::JP_ISA {
+
+template <class Cell>
+struct WeightGradients {
+  static constexpr int kGradients = Cell::kSeparateProduct ? 2 : 1;
+
+  const Job<Backward>& job;
+  const int index;  // of the slice
+  const Slice<float> of_inputs, of_product;
+  const int64_t hidden = job.shape.hidden, columns = Cell::kGates * hidden;
+  const int64_t width = of_inputs.width(), row = job.transposed_row;
+
+  WeightGradients(const Job<Backward>& j, int i)
+      : job(j),
+        index(i),
+        of_inputs(j.d_weights, j.d_columns, i),
+        of_product(j.d_weights, j.d_columns + (kGradients - 1) * j.d_weights.packed_bytes / 4, i) {}
+
+  // Keeps a row's gradients of a vector of units.
+  void Keep(int64_t r, int64_t unit, const Vec* dx, const Vec* d_product) const {
+    const int vectors = of_inputs.pass.vectors;
+    const int first = static_cast<int>(unit - of_inputs.first) * Cell::kGates;
+    int64_t panel = first / vectors, c = first % vectors;
+    for (int g = 0; g < Cell::kGates; ++g) {
+      const int64_t at = (r * vectors + c) * kLanes;
+      Store(of_inputs.panel(panel) + at, dx[g]);
+      if constexpr (kGradients > 1) Store(of_product.panel(panel) + at, d_product[g]);
+      if (++c == vectors) {
+        ++panel;
+        c = 0;
+      }
+    }
+  }
+
+  // Adds a chunk's rows; x(r) and h(r) are the factors of row r. `first` says that there is nothing
+  // to add to yet.
+  template <class X, class H>
+  void Add(int64_t rows, bool first, const X& x, const H& h) const {
+    FillUp(of_inputs, rows);
+    float* const sums = job.d_sums + index * (job.shape.inputs + hidden) * job.d_width();
+    AddProduct(of_inputs, rows, job.shape.inputs, x, first, sums);
+    AddRows(of_inputs, rows, first, bias(0));
+    if constexpr (kGradients > 1) {
+      FillUp(of_product, rows);
+      AddRows(of_product, rows, first, bias(1));
+    }
+    AddProduct(of_product, rows, hidden, h, first, sums + job.shape.inputs * width);
+  }
+
+  template <class T>
+  void Finish(int64_t group) const {
+    const float* sums = job.d_sums + index * (job.shape.inputs + hidden) * job.d_width();
+    const auto& arrays = job.arrays;
+    Put<T>(sums, job.shape.inputs, group, arrays.d_input_kernel);
+    Put<T>(sums + job.shape.inputs * width, hidden, group, arrays.d_recurrent_kernel);
+    Put<T>(bias(0), 1, group, arrays.d_bias);
+    if constexpr (kGradients > 1) Put<T>(bias(1), 1, group, arrays.d_recurrent_bias);
+  }
+
+ private:
+  float* bias(int gradient) const {
+    return job.d_bias_sums + (index * kGradients + gradient) * job.d_width();
+  }
+
+  // Gives an odd number of rows one of zeros, and the last panel's unused columns zeros.
+  void FillUp(const Slice<float>& d, int64_t rows) const {
+    const int vectors = d.pass.vectors;
+    const int64_t panels = d.panels(d.last - d.first), even = rows + rows % 2;
+    for (int64_t p = 0; p < panels && even > rows; ++p) {
+      for (int c = 0; c < vectors; ++c) Store(d.panel(p) + (rows * vectors + c) * kLanes, Vec{});
+    }
+    const int64_t used = (d.last - d.first) * Cell::kGates - (panels - 1) * vectors;
+    for (int64_t r = 0; r < even; ++r) {
+      for (int64_t c = used; c < vectors; ++c) {
+        Store(d.panel(panels - 1) + (r * vectors + c) * kLanes, Vec{});
+      }
+    }
+  }
+
+  template <class From>
+  void AddProduct(const Slice<float>& d, int64_t rows, int64_t features, const From& from,
+                  bool first, float* sums) const {
+    const int64_t padded = (job.shape.inputs > hidden ? job.shape.inputs : hidden) + kLanes - 1;
+    float* const transposed = job.transposed + index * (padded / kLanes * kLanes) * row;
+    for (int64_t r = 0; r < rows; r += kLanes) TransposeInto(transposed, r, rows, features, from);
+    for (int64_t m = 0; m < features; m += kChunkRows) {
+      const int64_t here = features - m < kChunkRows ? features - m : kChunkRows;
+      const float* in[kChunkRows];
+      for (int64_t i = 0; i < here; ++i) in[i] = transposed + (m + i) * row;
+      for (int64_t p = 0; p < d.panels(d.last - d.first); ++p) {
+        float* const to = sums + m * width + p * d.panel_width();
+        const Start start{first ? nullptr : to, width};
+        Multiply(d.pass.vectors, in, here, 0, rows + rows % 2, d.panel(p), start, to, width);
+      }
+    }
+  }
+
+  // Rows r to r + kLanes of a factor, as columns; zeros for those past the last.
+  template <class From>
+  void TransposeInto(float* to, int64_t r, int64_t rows, int64_t features, const From& from) const {
+    const decltype(from(0)) none = nullptr;
+    decltype(from(0)) source[kLanes];
+    for (int i = 0; i < kLanes; ++i) source[i] = r + i < rows ? from(r + i) : none;
+    for (int64_t k = 0; k < features; k += kLanes) {
+      const int n = Lanes(features, k);
+      Vec block[kLanes];
+      for (int i = 0; i < kLanes; ++i) {
+        block[i] = source[i] == none ? Vec{} : LoadPart(source[i] + k, n);
+      }
+      Transpose(block);
+      for (int i = 0; i < kLanes; ++i) Store(to + (k + i) * row + r, block[i]);
+    }
+  }
+
+  void AddRows(const Slice<float>& d, int64_t rows, bool first, float* sums) const {
+    const int vectors = d.pass.vectors;
+    for (int64_t p = 0; p < d.panels(d.last - d.first); ++p) {
+      for (int c = 0; c < vectors; ++c, sums += kLanes) {
+        Vec sum = first ? Vec{} : Load(sums);
+        for (int64_t r = 0; r < rows; ++r) sum += Load(d.panel(p) + (r * vectors + c) * kLanes);
+        Store(sums, sum);
+      }
+    }
+  }
+
+  // Gives the sums of a group's weights back in the order of those.
+  template <class T>
+  void Put(const float* sums, int64_t features, int64_t group, void* all) const {
+    for (int64_t f = 0; f < features; ++f, sums += width) {
+      T* const to = static_cast<T*>(all) + (group * features + f) * columns;
+      const float* from = sums;
+      for (int64_t unit = of_inputs.first * kLanes; unit < of_inputs.last * kLanes;
+           unit += kLanes) {
+        for (int g = 0; g < Cell::kGates; ++g, from += kLanes) {
+          StorePart(to + g * hidden + unit, Load(from), Lanes(hidden, unit));
+        }
+      }
+    }
+  }
+};
+
+}  // namespace jp::cpu::JP_ISA
