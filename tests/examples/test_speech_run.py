@@ -10,28 +10,35 @@ import io
 import json
 import random
 import shutil
+from functools import partial
+from types import SimpleNamespace
 
 import jax
 import matplotlib.image
 import numpy as np
 import pytest
 import soundfile
+from flax_problems import FAST_COMPILE
 
+from examples.common import hosts, speed
 from examples.common.checkpoints import open_checkpoints, restore
 from examples.common.metrics import read_metrics
-from examples.speech import sources
+from examples.common.speed import Speed
+from examples.speech import corpus, sources
 from examples.speech.__main__ import main
 from examples.speech.batches import collate
 from examples.speech.corpus import Utterance
 from examples.speech.model import ModelConfig, Recognizer, steps
+from examples.speech.prepare import prepare
+from examples.speech.recognize import make_evaluate
 from examples.speech.settings import PRESETS, Settings
 from examples.speech.sources import Clip
-from examples.speech.step import ctc, initial_state, model_config
+from examples.speech.step import ctc, initial_state, make_train_step, model_config
 
 RATE = 8000
 TONES = {letter: 300 + 320 * number for number, letter in enumerate("abcdefgh")}  # Hz
 OPTIONS = (
-    "--steps 240 --evaluate-every 120 --batch 8 --mels 16 --channels 6 --hidden 20 --layers 1 "
+    "--steps 100 --evaluate-every 50 --batch 8 --mels 16 --channels 6 --hidden 20 --layers 1 "
     "--max-seconds 1 --dropout 0.1 --learning-rate 0.02 --warmup 10 --beam 4"
 )
 COLUMNS = ("step", "loss", "learning_rate", "frames", "valid_loss", "valid_cer")
@@ -56,6 +63,17 @@ def _wav(word: str) -> bytes:
 def _promotion():
     """optax counts on mixing dtypes."""
     with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _fast_compile():
+    """Compiling is nearly all of these tests' time."""
+    fast = SimpleNamespace(**vars(jax))
+    fast.jit = partial(jax.jit, compiler_options=FAST_COMPILE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("examples.common.step.jax", fast)
+        patch.setattr("examples.speech.recognize.jax", fast)
         yield
 
 
@@ -96,7 +114,7 @@ def test_it_learns(trained):
         assert summary["test"][way]["cer"] < 0.05
         assert summary["test"][way]["wer"] < 0.25
     rows = read_metrics(trained / "metrics.csv")
-    assert [int(row["step"]) for row in rows] == list(range(1, 241))
+    assert [int(row["step"]) for row in rows] == list(range(1, 101))
     cer = [float(row["valid_cer"]) for row in rows if row["valid_cer"]]
     assert len(cer) == 2
     assert cer[1] < 0.05
@@ -116,13 +134,15 @@ def test_everything_is_reported(trained):
         assert image[..., :3].std() > 0.02
 
 
-def test_resume_goes_on_bitwise(trained, tmp_path):
+def test_resume_goes_on_bitwise(trained, tmp_path, monkeypatch):
     """A run that lost its last checkpoint and half of its metrics computes them again."""
     cut = tmp_path / "cut"
     shutil.copytree(trained, cut)
-    shutil.rmtree(cut / "checkpoints" / "240")
+    shutil.rmtree(cut / "checkpoints" / "100")
     metrics = (cut / "metrics.csv").read_text().splitlines(keepends=True)
-    (cut / "metrics.csv").write_text("".join(metrics[:150]))
+    (cut / "metrics.csv").write_text("".join(metrics[:70]))
+    measured = Speed("eight utterances", 1.0, 2.0)
+    monkeypatch.setattr(speed, "compare", lambda *_: measured)
     assert _main(cut, "--resume") == 0
     rows, expected = (
         [[row[column] for column in COLUMNS] for row in read_metrics(output / "metrics.csv")]
@@ -130,24 +150,31 @@ def test_resume_goes_on_bitwise(trained, tmp_path):
     )
     assert rows == expected
     (state, step), (expected_state, expected_step) = _final(cut), _final(trained)
-    assert step == expected_step == 240
+    assert step == expected_step == 100
     jax.tree.map(np.testing.assert_array_equal, state, expected_state)
     assert (cut / "transcripts.txt").read_bytes() == (trained / "transcripts.txt").read_bytes()
 
 
-def test_two_devices_take_the_same_course(trained, tmp_path):
-    short = [*OPTIONS.split(), "--steps", "240", "--evaluate-every", "20"]
-    with pytest.MonkeyPatch.context() as patch:  # the schedule is that of the whole run
-        patch.setattr(
-            "examples.common.loop.range", lambda start, stop: range(start, 20), raising=False
-        )
-        patch.setattr("examples.speech.run.conclude", lambda *_: None)
-        assert main(["--output", str(tmp_path / "two"), "--devices", "2", *short]) == 0
-    two, one = (read_metrics(output / "metrics.csv")[:20] for output in (tmp_path / "two", trained))
-    assert [row["frames"] for row in two] == [row["frames"] for row in one]
-    losses = [[float(row["loss"]) for row in rows] for rows in (two, one)]
-    np.testing.assert_allclose(*losses, rtol=2e-3)
-    assert losses[0][-1] < 0.8 * losses[0][0]
+def test_two_devices_take_the_same_course(trained):
+    """The first steps of the run, with each batch spread over a mesh of two."""
+    settings = Settings.load(trained / "settings.json")
+    mesh = hosts.make_mesh(settings.batch, 2)
+    prepared = prepare(settings, corpus.load(settings.corpus, settings.mels, trained))
+    train_step = make_train_step(prepared.config, settings)
+    state = hosts.copy(mesh, initial_state(prepared.config, settings))
+    losses = []
+    for step in range(15):
+        batch = hosts.split(mesh, prepared.batches.at(step))
+        assert len(batch.features.sharding.device_set) == 2
+        state, loss = train_step(state, batch, step)
+        losses.append(float(loss))
+    rows = read_metrics(trained / "metrics.csv")
+    np.testing.assert_allclose(losses, [float(row["loss"]) for row in rows[:15]], rtol=2e-3)
+    assert losses[-1] < 0.8 * losses[0]
+    evaluate = make_evaluate(prepared.config, prepared.valid, mesh)
+    judged = evaluate(hosts.copy(mesh, _final(trained)[0].params))
+    expected = {name: float(rows[-1][name]) for name in judged}
+    assert judged == pytest.approx(expected, rel=1e-2, abs=1e-4)
 
 
 def test_transcribes_files(trained, tmp_path, capsys):
@@ -211,7 +238,7 @@ def _utterances(*frames: int) -> list[Utterance]:
 
 
 def _apply(params, batch, config=CONFIG):
-    apply = jax.jit(Recognizer(config).apply)
+    apply = jax.jit(Recognizer(config).apply, compiler_options=FAST_COMPILE)
     return np.asarray(apply({"params": params}, batch.features, batch.frames))
 
 
@@ -240,7 +267,9 @@ def test_the_scan_model_is_the_same_model(params):
         log_probs = Recognizer(config).apply({"params": params}, batch.features, batch.frames)
         return ctc(log_probs, batch)[0]
 
-    differentiate = jax.jit(jax.value_and_grad(loss), static_argnums=1)
+    differentiate = jax.jit(
+        jax.value_and_grad(loss), static_argnums=1, compiler_options=FAST_COMPILE
+    )
     scan = dataclasses.replace(CONFIG, scan=True)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
