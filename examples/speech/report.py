@@ -54,7 +54,7 @@ def plot_transcript(found: Recognized, path: Path) -> None:
     )
     upper.set(ylabel=f"mel filter ({WINDOW * 1e3:.0f} ms windows)")
     upper.set_title(
-        f"said:   {found.utterance.text}\nheard: {found.beam}", loc="left", family="monospace"
+        f"said:  {found.utterance.text}\nheard: {found.beam}", loc="left", family="monospace"
     )
     letters = np.exp(found.log_probs[:, 1:])  # [S,V-1]
     step = HOP * len(features) / steps(len(features))
