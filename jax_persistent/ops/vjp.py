@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, batching, mlir, partial_eval
 
 from jax_persistent import compat
 from jax_persistent.ops import reference
@@ -116,6 +116,22 @@ mlir.register_lowering(tangent_p, _rule)
 register_lowerings(forward_p, Problem, reference.forward)
 register_lowerings(steps_p, BackwardSteps, reference.backward_steps)
 register_backward(backward_p, _in_parts)
+
+
+def _drop_saved(used, equation):
+    """`jax.checkpoint` runs the sequence a second time: nothing need be saved in the first run."""
+    if not any(used):
+        return [False] * len(equation.invars), None
+    spec, without = equation.params["spec"], equation.params["without"]
+    kept = [name != "saved" for name in names(Result, spec, without)]
+    if all(kept) or any(u and not k for u, k in zip(used, kept, strict=True)):
+        return [True] * len(equation.invars), equation
+    left = [var for var, k in zip(equation.outvars, kept, strict=True) if k]
+    params = equation.params | {"without": NO_SAVED}
+    return [True] * len(equation.invars), equation.replace(outvars=left, params=params)
+
+
+partial_eval.dce_rules[forward_p] = _drop_saved
 
 
 def _forward_jvp(primals, tangents, *, spec: Spec, without):

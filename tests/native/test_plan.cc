@@ -8,6 +8,7 @@
 namespace {
 
 using jp::CellTraits;
+using jp::CpuChunkPlan;
 using jp::CpuFacts;
 using jp::CpuPass;
 using jp::CpuPlan;
@@ -17,10 +18,11 @@ constexpr CpuFacts kDesktop{8, 8, 16, int64_t{1} << 20, int64_t{32} << 20};
 
 const CellTraits& Cell(const char* name) { return *jp::FindCell(name); }
 
-// Problem sizes of one direction.
+// Sizes of one product: rows of weights, units, rows they are multiplied with.
 struct Product {
   int64_t depth, hidden, batch;
   int gates, weight_bytes;
+  bool may_be_empty = false;  // a slice
 };
 
 void CheckPass(const CpuPass& pass, const CpuPass& again, const CpuFacts& facts,
@@ -30,8 +32,8 @@ void CheckPass(const CpuPass& pass, const CpuPass& again, const CpuFacts& facts,
   CHECK(pass.lanes == facts.vector_lanes && pass.gates == of.gates);
   CHECK(pass.padded_units() >= of.hidden && pass.padded_units() - of.hidden < pass.lanes,
         of.hidden);
-  CHECK(pass.slices >= 1 && pass.slices <= facts.threads && pass.slices <= pass.units, pass.slices,
-        pass.units);
+  CHECK(pass.slices >= 1 && pass.slices <= facts.threads, pass.slices);
+  CHECK(of.may_be_empty || pass.slices <= pass.units, pass.slices, pass.units);
   CHECK(pass.tile_rows >= 1, pass.tile_rows);
   // The sums, one row of weights and two more registers, unless even one row does not fit.
   CHECK(pass.tile_rows == 1 || pass.tile_rows * pass.vectors + 2 <= facts.vector_count);
@@ -41,7 +43,8 @@ void CheckPass(const CpuPass& pass, const CpuPass& again, const CpuFacts& facts,
   int64_t largest = 0;
   for (int slice = 0; slice < pass.slices; ++slice) {
     const int64_t units = pass.first_unit(slice + 1) - pass.first_unit(slice);
-    CHECK(units >= 1 && units <= pass.units / pass.slices + 1, slice, units);
+    CHECK(units >= (of.may_be_empty ? 0 : 1) && units <= pass.units / pass.slices + 1, slice,
+          units);
     largest = units > largest ? units : largest;
   }
   const int64_t columns = pass.panels * pass.vectors;
@@ -74,6 +77,44 @@ void TestEveryProblemHasAPlan() {
               CheckPass(plan.forward, again.forward, facts, forward);
               CheckPass(plan.backward, again.backward, facts, backward);
               CHECK(plan.explanation == again.explanation);
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+void TestEveryProblemHasChunks() {
+  for (const CellTraits& cell : jp::kCells) {
+    for (int64_t inputs : {1, 3, 16, 301}) {
+      for (int64_t hidden : {1, 33, 512}) {
+        for (int64_t batch : {1, 3, 128, 131}) {
+          for (int64_t steps : {1, 2, 43, 129, 1000}) {
+            for (int bytes : {2, 4}) {
+              for (int threads : {1, 5}) {
+                const CpuFacts facts{threads, 8, 16, 1 << 20, 32 << 20};
+                const CpuChunkPlan plan =
+                    PlanCpuChunk(cell, inputs, hidden, batch, steps, bytes, facts);
+                const int64_t rows = plan.steps * batch;
+                CHECK(plan.steps >= 1 && plan.steps <= steps, plan.steps, steps);
+                CHECK(plan.steps == 1 || rows <= jp::kChunkRows, rows);
+                // The last chunk is hardly smaller than the others.
+                const int64_t chunks = (steps + plan.steps - 1) / plan.steps;
+                CHECK(chunks * plan.steps - steps < chunks, plan.steps, steps);
+                const Product in{inputs, hidden, rows, cell.gates, bytes};
+                const Product d_in{cell.gates * hidden, inputs, rows, 1, bytes, true};
+                const Product d_weights{rows, hidden, hidden, cell.gates, 4};
+                CheckPass(plan.inputs, plan.inputs, facts, in);
+                CheckPass(plan.d_inputs, plan.d_inputs, facts, d_in);
+                CheckPass(plan.d_weights, plan.d_weights, facts, d_weights);
+                // A worker projects the inputs of its own units.
+                const CpuPlan recurrence = PlanCpu(cell, hidden, batch, bytes, facts);
+                CHECK(plan.inputs.slices == recurrence.forward.slices);
+                CHECK(plan.inputs.units == recurrence.forward.units);
+                CHECK(plan.d_weights.slices == recurrence.backward.slices);
+                CHECK(plan.d_inputs.slices == recurrence.backward.slices);
+              }
             }
           }
         }
@@ -138,6 +179,7 @@ void TestResidency() {
 
 int main() {
   TestEveryProblemHasAPlan();
+  TestEveryProblemHasChunks();
   TestMoreOfAnythingNeverTakesLess();
   TestSmallProblemsStayOnOneWorker();
   TestResidency();
