@@ -25,6 +25,8 @@ _ATTRIBUTES: dict[tuple[str, str], tuple[str, ...]] = {
     ("cuda", FORWARD): ("tf32", "exchange"),
     ("cuda", BACKWARD): ("tf32", "exchange"),
 }
+# For `better_without`; bytes of a gate's recurrent weights.
+_FEW_STEPS, _FEW_ROWS, _LARGE_BYTES = 2, 4, 256 << 10
 _EXCHANGES = ("", "grid", "grid-barrier", "cluster")
 NO_CUDA_KERNELS = "this build has no CUDA kernels, as no nvcc was found when it was built"
 _ASSUMED_ARCHITECTURE = 90  # where a program is lowered for a GPU that is not here
@@ -41,6 +43,7 @@ class Sizes:
     batch: int
     hidden: int
     tf32: bool = False
+    steps: int | None = None  # not known to a caller that only asks for a plan
 
 
 def refusal(platform: str, sizes: Sizes) -> str | None:
@@ -55,6 +58,18 @@ def refusal(platform: str, sizes: Sizes) -> str | None:
     except RuntimeError as error:  # of CUDA: a driver that is too old, say
         return str(error)
     return None if found["runs"] else found["explanation"]
+
+
+def better_without(platform: str, sizes: Sizes) -> bool:
+    """Whether a kernel could run such a call but would be slower than the reference.
+
+    A CPU's kernels copy the weights into the order in which they read them, which a step or two of
+    a few rows, as when a model generates its own input, don't make up for.
+    """
+    if platform != "cpu" or sizes.steps is None:
+        return False
+    weights = sizes.hidden * sizes.hidden * np.dtype(sizes.dtype).itemsize
+    return sizes.steps <= _FEW_STEPS and sizes.batch <= _FEW_ROWS and weights > _LARGE_BYTES
 
 
 def has_cuda_kernels() -> bool:

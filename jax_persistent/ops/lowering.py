@@ -75,13 +75,18 @@ def register_backward(primitive: Any, in_parts: Callable[..., list[Array]]) -> N
 def _native(
     platform: str, kind: type, function: Function, *flat: Array, spec: Spec, without: Without
 ) -> list[Array]:
-    """The kernel, or the reference where there is none and the caller left us the choice."""
+    """The kernel, or the reference where there is none or none that is faster.
+
+    Raises NotImplementedError where there is none and the caller asks for one.
+    """
     operands = unflatten(kind, spec, flat, without)
     (groups, hidden, _), dtype = operands.recurrent_kernel.shape, operands.recurrent_kernel.dtype
     batch, target = operands.lengths.shape[1], _TARGETS[kind]
-    sizes = call.Sizes(spec.cell.name, target, dtype, groups, batch, hidden, spec.tf32)
+    steps = next(a for a in flat if a.ndim == 4).shape[1 + spec.time_axis]
+    sizes = call.Sizes(spec.cell.name, target, dtype, groups, batch, hidden, spec.tf32, steps)
     reason = call.refusal(platform, sizes)
-    if reason is None:
+    chosen = spec.backend is not None or not call.better_without(platform, sizes)
+    if reason is None and chosen:
         run = _ON_CUDA[kind] if platform == "cuda" else _call
         return jax.tree.leaves(run(platform, target, operands, spec, without))
     if spec.backend == "native":
