@@ -179,17 +179,21 @@ void CheckLibrary(const Case& c) {
   Threads helpers;
   jp::cpu::Run(c.shape, c.cell, c.dtype, library.forward(arrays, true), 2, helpers.schedule());
   jp::cpu::Run(c.shape, c.cell, c.dtype, library.backward(arrays), 2, helpers.schedule());
+  jp::cpu::Run(c.shape, c.cell, c.dtype, library.backward_with_weights(arrays), 2,
+               helpers.schedule());
   const auto got = library.all();
   for (const Isa* isa : jp::test::IsasHere()) {
     Buffers direct(arrays, c.cell);
     RunOn(*isa, c.shape, c.cell, c.dtype, 2, direct.forward(arrays, true));
     RunOn(*isa, c.shape, c.cell, c.dtype, 2, direct.backward(arrays));
+    RunOn(*isa, c.shape, c.cell, c.dtype, 2, direct.backward_with_weights(arrays));
     const auto expected = direct.all();
     for (size_t i = 0; i < got.size(); ++i) {
       if (jp::test::Fuses(c.isa) == jp::test::Fuses(*isa)) {
         CHECK(got[i]->SameBytes(*expected[i]), c.name(), isa->name, i);
       } else {
-        CheckClose(c, isa->name, *got[i], expected[i]->values());
+        const double terms = static_cast<double>(c.shape.batch * c.shape.steps);
+        CheckClose(c, isa->name, *got[i], expected[i]->values(), terms);
       }
     }
   }
