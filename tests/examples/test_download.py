@@ -180,6 +180,8 @@ def test_a_file_of_a_source_distribution_is_fetched_once(pip: Path, tmp_path: Pa
         (make_tar({"words.txt": b"w" * 9000}, "gz")[:-40], "package small-words-1.2 can't be used"),
         (b"no archive", "package small-words-1.2 can't be used"),
     ],
+    # Not the bytes, which hold the time: two workers would not find the same tests.
+    ids=["another file", "cut off", "no archive"],
 )
 def test_a_source_distribution_without_the_file(
     pip: Path, tmp_path: Path, content: bytes, message: str
