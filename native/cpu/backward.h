@@ -162,7 +162,7 @@ struct BackwardKernel {
       }
     };
     const float* in = step > 0 ? exchange(step, 0) : nullptr;
-    slice.ForBlocks(in, job.row, shape.batch, prefetch, update);
+    slice.ForBlocks(step, in, job.row, shape.batch, prefetch, update);
   }
 
   // One step of a vector of units of a row; dh is the product's share of its gradient.

@@ -121,7 +121,7 @@ struct ForwardKernel {
         });
       }
     };
-    slice.ForBlocks(h(step, 0), job.row, shape.batch, prefetch, update);
+    slice.ForBlocks(step, h(step, 0), job.row, shape.batch, prefetch, update);
   }
 
   // One step of a vector of units of a row.

@@ -145,21 +145,28 @@ struct Slice {
 
   // Multiplies `batch` rows with the slice's weights, or takes the products as zero where `in` is
   // null. For each block of units and each row, calls prefetch(row, vector of units, number of
-  // them) before, and update(row, vector of units, number, products) after.
+  // them) before, and update(row, vector of units, number, products) after. Every other step goes
+  // through the weights backwards: of those that a cache can't hold, it finds the last ones there.
   template <class Prefetch, class Update>
-  void ForBlocks(const float* in, int64_t stride, int64_t batch, const Prefetch& prefetch,
-                 const Update& update) const {
+  void ForBlocks(int64_t step, const float* in, int64_t stride, int64_t batch,
+                 const Prefetch& prefetch, const Update& update) const {
     alignas(64) float products[kBlockRows * kMostBlockVectors * kLanes];
     const int64_t parts = (batch + kBlockRows - 1) / kBlockRows;
     const bool drives_out = pass.slice_bytes > kKeptBytes;
-    for (int64_t unit = first; unit < last; unit += pass.block_units) {
+    const int64_t blocks = (last - first + pass.block_units - 1) / pass.block_units;
+    const auto turn = [step](int64_t i, int64_t n) { return step % 2 == 0 ? i : n - 1 - i; };
+    for (int64_t i = 0; i < blocks; ++i) {
+      const int64_t unit = first + turn(i, blocks) * pass.block_units;
       const int64_t units = last - unit < pass.block_units ? last - unit : pass.block_units;
       const int64_t first_panel = (unit - first) * pass.gates / pass.vectors;
       const int64_t width = panels(units) * panel_width();
       for (int64_t part = 0; part < parts; ++part) {
         const int64_t b0 = part * batch / parts, rows = (part + 1) * batch / parts - b0;
         const float* row[kBlockRows];
-        for (int64_t r = 0; in != nullptr && r < rows; ++r) row[r] = in + (b0 + r) * stride;
+        for (int64_t r = 0; in != nullptr && r < rows; ++r) {
+          row[r] = in + (b0 + r) * stride;
+          if (i == 0) JP_ISA::Prefetch(row[r], pass.depth);  // what other workers just wrote
+        }
         if (in == nullptr) std::memset(products, 0, rows * width * sizeof(float));
         // A few at a time: they wait in line behind each other.
         const int64_t count = panels(units);
@@ -169,8 +176,9 @@ struct Slice {
             prefetch(b0 + r, unit, units);
           }
           if (in == nullptr) continue;
-          Multiply(pass.vectors, row, rows, 0, pass.depth, panel(first_panel + p), {},
-                   products + p * panel_width(), width);
+          const int64_t here = turn(p, count);
+          Multiply(pass.vectors, row, rows, 0, pass.depth, panel(first_panel + here), {},
+                   products + here * panel_width(), width);
         }
         for (int64_t r = 0; r < rows; ++r) {
           if (r + early < rows) prefetch(b0 + r + early, unit, units);
