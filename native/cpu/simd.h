@@ -171,13 +171,12 @@ static inline Vec Exp(Vec x) {
   const Vec shifted = x * 1.44269504088896341f + magic;
   const Vec n = shifted - magic;
   const Vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  Vec y = Broadcast(1.9875691500e-4f);  // Cephes expf
-  y = y * r + 1.3981999507e-3f;
-  y = y * r + 8.3334519073e-3f;
-  y = y * r + 4.1665795894e-2f;
-  y = y * r + 1.6666665459e-1f;
-  y = y * r + 5.0000001201e-1f;
-  y = y * (r * r) + r + 1.0f;
+  // Cephes expf, in pairs of terms: a step waits for the length of this chain.
+  const Vec r2 = r * r;
+  const Vec high_terms = 1.9875691500e-4f * r + 1.3981999507e-3f;
+  const Vec middle_terms = 8.3334519073e-3f * r + 4.1665795894e-2f;
+  const Vec low_terms = 1.6666665459e-1f * r + 5.0000001201e-1f;
+  const Vec y = (high_terms * r2 + middle_terms) * (r2 * r2) + (low_terms * r2 + (r + 1.0f));
   const VecI exponent = (VecI)shifted - (VecI)magic;
   return y * (Vec)((exponent + 127) << 23);
 }
@@ -191,17 +190,14 @@ static inline Vec Tanh(Vec x) {
   Vec c = Select(x > limit, limit, x);
   c = Select(c < -limit, -limit, c);
   const Vec s = c * c;
-  Vec p = Broadcast(-2.76076847742355e-16f);
-  p = p * s + 2.00018790482477e-13f;
-  p = p * s + -8.60467152213735e-11f;
-  p = p * s + 5.12229709037114e-08f;
-  p = p * s + 1.48572235717979e-05f;
-  p = p * s + 6.37261928875436e-04f;
-  p = p * s + 4.89352455891786e-03f;
-  Vec q = Broadcast(1.19825839466702e-06f);
-  q = q * s + 1.18534705686654e-04f;
-  q = q * s + 2.26843463243900e-03f;
-  q = q * s + 4.89352518554385e-03f;
+  const Vec s2 = s * s, s4 = s2 * s2;
+  const Vec p0 = 6.37261928875436e-04f * s + 4.89352455891786e-03f;
+  const Vec p2 = 5.12229709037114e-08f * s + 1.48572235717979e-05f;
+  const Vec p4 = 2.00018790482477e-13f * s + -8.60467152213735e-11f;
+  const Vec p = (-2.76076847742355e-16f * s2 + p4) * s4 + (p2 * s2 + p0);
+  const Vec q0 = 2.26843463243900e-03f * s + 4.89352518554385e-03f;
+  const Vec q2 = 1.19825839466702e-06f * s + 1.18534705686654e-04f;
+  const Vec q = q2 * s2 + q0;
   return c * (p / q);  // c * p would lose the bits of a tiny c
 }
 
