@@ -148,7 +148,7 @@ template <class F>
 }
 
 // Weights that many tiles read are taken in parts that stay in the L1 cache meanwhile.
-inline constexpr int64_t kPartBytes = 24 << 10;
+inline constexpr int64_t kPartBytes = 16 << 10;
 
 template <int kVectors>
 static void MultiplyRows(Rows in, int64_t rows, int64_t from, int64_t depth, const float* panel,
