@@ -17,8 +17,9 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @pytest.fixture(autouse=True)
-def _without_a_word_for_the_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+def _on_a_build_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(call.EXCHANGE, raising=False)
+    monkeypatch.setattr(native_module(), "cuda_architectures", lambda: "90")
 
 
 @pytest.mark.parametrize("device", ARCHITECTURES)
@@ -76,7 +77,6 @@ def test_another_machines_gpu_is_taken_for_sm_90(monkeypatch, name: str) -> None
         raise RuntimeError(f"no {platform}")
 
     monkeypatch.setattr(jax, "devices", none_here)
-    monkeypatch.setattr(call, "has_cuda_kernels", lambda: True)  # a build without has none to plan
     assert jp.plan("gru", 640, 9, "float16", name) == jp.plan("gru", 640, 9, "float16", "sm_90")
 
 
