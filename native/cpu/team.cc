@@ -2,6 +2,9 @@
 
 #include <thread>
 #include <utility>
+#include <vector>
+
+#include "native/cpu/cores.h"
 
 namespace jp::cpu {
 namespace {
@@ -9,6 +12,14 @@ namespace {
 // Long enough to bridge the jitter of a step, short enough not to take a core from a worker that
 // the system has put aside: after it, the thread yields at every look.
 constexpr int kSpins = 2000;
+
+// Threads that work for any team.
+std::atomic<int> working_threads{0};
+
+struct Working {
+  Working() { working_threads.fetch_add(1, std::memory_order_relaxed); }
+  ~Working() { working_threads.fetch_sub(1, std::memory_order_relaxed); }
+};
 
 void Pause() {
 #if defined(__x86_64__)
@@ -24,22 +35,46 @@ Team::Team(int slices, int64_t steps, Work work)
     : slices_(slices),
       steps_(steps),
       work_(std::move(work)),
-      progress_(std::make_unique<Progress[]>(slices)) {}
+      progress_(std::make_unique<Progress[]>(slices)),
+      cores_(std::make_unique<std::atomic<int>[]>(slices)) {
+  for (int i = 0; i < slices; ++i) cores_[i] = kNowhere;
+}
 
 void Team::Run(int slices, int64_t steps, const Schedule& schedule, Work work) {
   // Shared: a helper that starts after the job is done finds no step to claim, and only looks here.
   auto team = std::shared_ptr<Team>(new Team(slices, steps, std::move(work)));
+  team->cores_[0] = CurrentCore();
   for (int helper = 1; helper < slices; ++helper) {
     schedule([team, helper] { team->RunAs(helper); });
   }
+  // A helper that was woken on this thread's core, and waits for it, comes now, and leaves it.
+  if (slices > 1) std::this_thread::yield();
   team->RunAs(0);
 }
 
 void Team::RunAs(int home) {
+  if (progress_[home].value.load(std::memory_order_relaxed) >= 2 * steps_) return;  // too late
+  const Working working;
+  Spread(home);
   for (int64_t step = 0; step < steps_; ++step) {
     TryStep(home, step);
     for (int i = 0; i < slices_; ++i) Await((home + i) % slices_, step);
   }
+}
+
+// Leaves this worker's core if another worker is on it: a system that wakes a thread may well have
+// it share a core while the next one idles, and leaves it there for milliseconds.
+void Team::Spread(int home) {
+  const int here = CurrentCore();
+  std::vector<int> others;
+  bool shared = false;
+  for (int i = 0; i < slices_; ++i) {
+    if (i == home) continue;
+    others.push_back(cores_[i].load(std::memory_order_relaxed));
+    shared = shared || (here != kNowhere && others.back() == here);
+  }
+  if (shared) LeaveCores(others, working_threads.load(std::memory_order_relaxed));
+  cores_[home].store(shared ? CurrentCore() : here, std::memory_order_relaxed);
 }
 
 bool Team::TryStep(int slice, int64_t step) {

@@ -27,6 +27,7 @@ class Team {
  private:
   Team(int slices, int64_t steps, Work work);
   void RunAs(int home);
+  void Spread(int home);
   bool TryStep(int slice, int64_t step);
   void Await(int slice, int64_t step);
 
@@ -35,10 +36,13 @@ class Team {
     std::atomic<int64_t> value{0};
   };
 
+  static constexpr int kNowhere = -1;
+
   const int slices_;
   const int64_t steps_;
   const Work work_;
   const std::unique_ptr<Progress[]> progress_;
+  const std::unique_ptr<std::atomic<int>[]> cores_;  // where each worker was last seen
 };
 
 }  // namespace jp::cpu
