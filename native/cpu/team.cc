@@ -45,15 +45,23 @@ void Team::Run(int slices, int64_t steps, const Schedule& schedule, Work work) {
   auto team = std::shared_ptr<Team>(new Team(slices, steps, std::move(work)));
   team->cores_[0] = CurrentCore();
   for (int helper = 1; helper < slices; ++helper) {
-    schedule([team, helper] { team->RunAs(helper); });
+    schedule([team, helper] {
+      if (!team->IsDone()) team->RunAs(helper);
+    });
   }
   // A helper that was woken on this thread's core, and waits for it, comes now, and leaves it.
   if (slices > 1) std::this_thread::yield();
   team->RunAs(0);
 }
 
+bool Team::IsDone() const {
+  for (int slice = 0; slice < slices_; ++slice) {
+    if (progress_[slice].value.load(std::memory_order_relaxed) < 2 * steps_) return false;
+  }
+  return true;
+}
+
 void Team::RunAs(int home) {
-  if (progress_[home].value.load(std::memory_order_relaxed) >= 2 * steps_) return;  // too late
   const Working working;
   Spread(home);
   for (int64_t step = 0; step < steps_; ++step) {

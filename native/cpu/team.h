@@ -26,6 +26,7 @@ class Team {
 
  private:
   Team(int slices, int64_t steps, Work work);
+  bool IsDone() const;
   void RunAs(int home);
   void Spread(int home);
   bool TryStep(int slice, int64_t step);

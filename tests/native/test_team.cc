@@ -141,6 +141,25 @@ void TestHelpersAfterTheEnd() {
   for (const auto& task : kept) task();
 }
 
+// The caller may find all steps taken, and its own slice done, and still has to wait for the others.
+void TestHelpersBeforeTheCaller() {
+  Threads threads;
+  std::atomic<bool> begun = false, ended = false;
+  int nth = 0;
+  const auto schedule = [&](auto task) {
+    if (++nth != 2) return;  // the last helper, which goes on with the caller's slice
+    threads.Start(std::move(task));
+    while (!begun) std::this_thread::yield();
+  };
+  Team::Run(3, 7, schedule, [&](int slice, int64_t step) {
+    if (slice != 1 || step != 6) return;
+    begun = true;
+    SleepFor(20000);
+    ended = true;
+  });
+  CHECK(ended);
+}
+
 void TestHelpersInline() {
   Run(5, 23, 0, [](auto task) { task(); });
 }
@@ -180,6 +199,7 @@ int main() {
   TestLateHelpers();
   TestHelpersThatNeverCome();
   TestHelpersAfterTheEnd();
+  TestHelpersBeforeTheCaller();
   TestHelpersInline();
   TestHelpersTwice();
   TestManyTeamsAtOnce();
