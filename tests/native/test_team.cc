@@ -141,7 +141,8 @@ void TestHelpersAfterTheEnd() {
   for (const auto& task : kept) task();
 }
 
-// The caller may find all steps taken, and its own slice done, and still has to wait for the others.
+// The caller may find all steps taken, and its own slice done, and still has to wait for the
+// others.
 void TestHelpersBeforeTheCaller() {
   Threads threads;
   std::atomic<bool> begun = false, ended = false;
