@@ -44,6 +44,7 @@ def compare(
     train_step: TrainStep, scan_step: TrainStep, state: State, batch: Any, what: str
 ) -> Speed:
     """Times the two in turn, so that a busy machine slows both; `what` says what the batch is."""
+    print("Measuring speed against the same model over lax.scan", flush=True)
     runs = [(step, [jax.tree.map(jnp.copy, state)], []) for step in (train_step, scan_step)]
     for number in range(ROUNDS + 1):
         for step, current, seconds in runs:

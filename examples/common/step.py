@@ -47,6 +47,11 @@ def make_optimizer(settings: Optimized) -> optax.GradientTransformation:
     )
 
 
+def fresh_state(params: Any, settings: Optimized) -> State:
+    """The state of training before its first step."""
+    return State(params, make_optimizer(settings).init(params))
+
+
 def make_train_step(
     loss: Callable[[Any, Any, jax.Array], jax.Array], settings: Optimized
 ) -> TrainStep:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,9 @@ from examples.common import hosts, speed
 from examples.common.checkpoints import open_checkpoints, restore
 from examples.common.loop import train
 from examples.common.metrics import read_metrics
+from examples.common.output import check_free, make_ready
 from examples.common.plots import plot_loss
-from examples.common.step import State, TrainStep, make_optimizer
+from examples.common.step import TrainStep, fresh_state
 from examples.speech import corpus, report, sources
 from examples.speech.corpus import Utterance, spectrogram
 from examples.speech.prepare import Prepared, make_task, prepare
@@ -36,20 +36,11 @@ def start(
     overwrite: bool = False,
 ) -> Prepared:
     """Reads the data and makes `output` ready; raises ValueError or OSError where it can't be."""
-    if not (resume or overwrite) and (output / "checkpoints").exists():
-        raise FileExistsError(
-            f"{output} holds an earlier run: go on with --resume, replace it with --overwrite, or "
-            "give another --output"
-        )
+    check_free(output, resume=resume, overwrite=overwrite)
     data = corpus.load(settings.corpus, settings.mels, cache)
     prepared = prepare(settings, data)
     said = [utterance.text for utterance in prepared.batches.examples]
-    hosts.agree("data or options", settings, mesh.size, resume, said)
-    if hosts.is_first() and not resume:
-        shutil.rmtree(output / "checkpoints", ignore_errors=True)
-        output.mkdir(parents=True, exist_ok=True)
-        settings.save(output / "settings.json")
-    hosts.share(output)
+    make_ready(output, settings, mesh, said, resume=resume)
     hosts.say(
         f"{prepared.batches.kept} of {len(data.train)} training utterances have at most "
         f"{settings.max_seconds} s; {prepared.batches.steps_per_epoch} steps an epoch"
@@ -75,12 +66,10 @@ def conclude(
     """Transcribes held-out utterances; leaves error rates, pictures and a summary in `output`."""
     errors = transcribe_test(params, prepared, settings, output)
     plot_loss(output / "metrics.csv", output / "loss.png", unit="letter", error="valid_cer")
-    print("Measuring speed against the same model over lax.scan", flush=True)
     scan_step = make_train_step(dataclasses.replace(prepared.config, scan=True), settings)
-    state = State(params, make_optimizer(settings).init(params))
     batch = prepared.batches.widest()
     what = "{} utterances of {} frames".format(*batch.features.shape)
-    measured = speed.compare(train_step, scan_step, state, batch, what)
+    measured = speed.compare(train_step, scan_step, fresh_state(params, settings), batch, what)
     rows = read_metrics(output / "metrics.csv")
     summary = {
         **errors,

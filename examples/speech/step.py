@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from examples.common import step
-from examples.common.step import State, TrainStep, make_optimizer
+from examples.common.step import State, TrainStep, fresh_state
 from examples.speech.batches import Batch
 from examples.speech.model import ModelConfig, Recognizer, steps
 from examples.speech.settings import Settings
@@ -45,7 +45,7 @@ def initial_state(config: ModelConfig, settings: Settings) -> State:
     features = jnp.zeros((1, 4, config.mels), jnp.float32)
     init = jax.jit(Recognizer(config).init)
     params = init(jax.random.key(settings.seed), features, jnp.array([4]))["params"]
-    return State(params, make_optimizer(settings).init(params))
+    return fresh_state(params, settings)
 
 
 def make_train_step(config: ModelConfig, settings: Settings) -> TrainStep:

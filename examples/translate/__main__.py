@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from examples.common import hosts
-from examples.common.download import DownloadError, default_cache
-from examples.common.settings import add_flags, from_flags
+from examples.common import command, hosts
+from examples.common.settings import from_flags
 from examples.translate import run
 from examples.translate.settings import PRESETS, Settings
 
@@ -22,29 +23,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--data", type=Path, help="own pairs: a UTF-8 file of english<TAB>chinese lines"
     )
     parser.add_argument(
-        "--output",
-        type=Path,
-        default=Path("runs/translate"),
-        help="folder of checkpoints, metrics, plots",
-    )
-    parser.add_argument(
-        "--cache", type=Path, default=default_cache(), help="folder of downloaded data"
-    )
-    start = parser.add_mutually_exclusive_group()
-    start.add_argument(
-        "--resume", action="store_true", help="go on from the last checkpoint in --output"
-    )
-    start.add_argument(
-        "--overwrite", action="store_true", help="replace an earlier run in --output"
-    )
-    parser.add_argument(
         "--translate",
         metavar="TEXT",
         nargs="+",
         help="only translate, with the model trained in --output",
     )
-    add_flags(parser, PRESETS)
-    hosts.add_options(parser)
+    command.add_options(parser, PRESETS, Path("runs/translate"))
     return parser.parse_args(arguments)
 
 
@@ -53,27 +37,21 @@ def settings_from(options: argparse.Namespace) -> Settings:
     return from_flags(options, PRESETS, earlier=bool(options.resume or options.translate))
 
 
+def begin(options: argparse.Namespace) -> Callable[[], None]:
+    settings, places = settings_from(options), (options.cache, options.output)
+    if options.translate:
+        found = run.translate_texts(options.translate, settings, options.output)
+        return partial(print, *found, sep="\n")
+    hosts.join(options)
+    mesh = hosts.make_mesh(settings.batch, options.devices)
+    kept = {"resume": options.resume, "overwrite": options.overwrite}
+    prepared = run.start(settings, options.data, *places, mesh, **kept)
+    return partial(run.train_and_report, prepared, settings, *places, mesh, resume=options.resume)
+
+
 def main(arguments: list[str] | None = None) -> int:
-    options = parse(arguments)
-    places = options.cache, options.output
-    try:
-        settings = settings_from(options)
-        if options.translate:
-            print("\n".join(run.translate_texts(options.translate, settings, options.output)))
-            return 0
-        hosts.join(options)
-        mesh = hosts.make_mesh(settings.batch, options.devices)
-        kept = {"resume": options.resume, "overwrite": options.overwrite}
-        prepared = run.start(settings, options.data, *places, mesh, **kept)
-    except (ValueError, OSError, DownloadError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    try:
-        run.train_and_report(prepared, settings, *places, mesh, resume=options.resume)
-    except KeyboardInterrupt:
-        print("\ninterrupted; --resume goes on from the last checkpoint", file=sys.stderr)
-        return 130
-    return 0
+    """Returns the exit status."""
+    return command.execute(partial(begin, parse(arguments)))
 
 
 if __name__ == "__main__":

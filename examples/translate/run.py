@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -18,8 +17,9 @@ from examples.common import hosts, speed
 from examples.common.checkpoints import open_checkpoints, restore
 from examples.common.loop import train
 from examples.common.metrics import read_metrics
+from examples.common.output import check_free, make_ready
 from examples.common.plots import plot_loss
-from examples.common.step import State, TrainStep, make_optimizer
+from examples.common.step import TrainStep, fresh_state
 from examples.translate import corpus, report
 from examples.translate.batches import Example, collate, width
 from examples.translate.decode import translate
@@ -53,23 +53,14 @@ def start(
     overwrite: bool = False,
 ) -> Prepared:
     """Reads the data and makes `output` ready; raises ValueError or OSError where it can't be."""
-    if not (resume or overwrite) and (output / "checkpoints").exists():
-        raise FileExistsError(
-            f"{output} holds an earlier run: go on with --resume, replace it with --overwrite, or "
-            "give another --output"
-        )
+    check_free(output, resume=resume, overwrite=overwrite)
     pairs = corpus.load(data, cache)
     hosts.say("Preparing subwords")
     prepared = prepare(settings, pairs, cache)
     if resume:
         check_tokenizers(prepared, output)
-    hosts.agree("data or options", settings, mesh.size, resume, prepared.batches.examples)
-    if hosts.is_first() and not resume:
-        shutil.rmtree(output / "checkpoints", ignore_errors=True)
-        output.mkdir(parents=True, exist_ok=True)
-        save_tokenizers(prepared, output)
-        settings.save(output / "settings.json")
-    hosts.share(output)
+    save = partial(save_tokenizers, prepared, output)
+    make_ready(output, settings, mesh, prepared.batches.examples, resume=resume, save=save)
     hosts.say(
         f"{prepared.batches.kept} of {len(pairs.train)} training pairs have at most "
         f"{settings.max_length} subwords; {prepared.batches.steps_per_epoch} steps an epoch"
@@ -104,7 +95,6 @@ def conclude(
     output: Path,
 ) -> None:
     """Translates held-out sentences, and leaves scores, plots and a summary in `output`."""
-    config = prepared.config
     print(f"Translating {len(prepared.test)} held-out sentences", flush=True)
     sources, found = translate_test(params, prepared, settings)
     scores = show_and_score(found, prepared, output)
@@ -114,12 +104,10 @@ def conclude(
     examples = [Example(*both) for both in zip(sources, found, strict=True)]
     shown = min(examples, key=lambda example: abs(min(map(len, example)) - SHOWN_PIECES))
     remark = draw_attention(params, prepared, shown, output, cache)
-    print("Measuring speed against the same model over lax.scan", flush=True)
-    scan_step = make_train_step(dataclasses.replace(config, scan=True), settings)
-    state = State(params, make_optimizer(settings).init(params))
+    scan_step = make_train_step(dataclasses.replace(prepared.config, scan=True), settings)
     batch = prepared.batches.widest()
     what = "{} pairs of width {}".format(*batch.source.shape)
-    measured = speed.compare(train_step, scan_step, state, batch, what)
+    measured = speed.compare(train_step, scan_step, fresh_state(params, settings), batch, what)
     summary = {
         **scores,
         "test_sentences": len(prepared.test),

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from examples.common import step
-from examples.common.step import State, TrainStep, make_optimizer
+from examples.common.step import State, TrainStep, fresh_state
 from examples.translate.batches import Batch
 from examples.translate.model import ModelConfig, Translator
 from examples.translate.settings import Settings
@@ -32,7 +32,7 @@ def initial_state(config: ModelConfig, settings: Settings) -> State:
     pieces = jnp.ones((1, 2), jnp.int32)
     init = jax.jit(Translator(config).init)
     params = init(jax.random.key(settings.seed), pieces, jnp.array([2]), pieces)["params"]
-    return State(params, make_optimizer(settings).init(params))
+    return fresh_state(params, settings)
 
 
 def make_train_step(config: ModelConfig, settings: Settings) -> TrainStep:
