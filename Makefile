@@ -100,4 +100,4 @@ native-test-%: setup
 	@UBSAN_OPTIONS=print_stacktrace=1 $(bin)/ctest --test-dir build/native/$* --output-on-failure
 
 pytest: setup
-	$(bin)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	$(bin)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart=0 $(ARGS)
