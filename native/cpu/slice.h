@@ -58,7 +58,8 @@ static inline void Prefetch(const T* values, int64_t n) {
 // apart would drive each other out of the caches: they are asked for this many rows ahead.
 inline constexpr int64_t kEarlyRows = 4;
 
-// Weights that leave the rest of what a step needs in the caches: asking for it would only delay.
+// Weights that leave the rest of what a step needs in the caches of a worker alone: asking for it
+// would only delay. Of several workers each must have what the others read a step before.
 inline constexpr int64_t kKeptBytes = 128 << 10;
 
 // Of the products of many rows.
@@ -152,7 +153,7 @@ struct Slice {
                  const Prefetch& prefetch, const Update& update) const {
     alignas(64) float products[kBlockRows * kMostBlockVectors * kLanes];
     const int64_t parts = (batch + kBlockRows - 1) / kBlockRows;
-    const bool drives_out = pass.slice_bytes > kKeptBytes;
+    const bool ask = pass.slices > 1 || pass.slice_bytes > kKeptBytes;
     const int64_t blocks = (last - first + pass.block_units - 1) / pass.block_units;
     const auto turn = [step](int64_t i, int64_t n) { return step % 2 == 0 ? i : n - 1 - i; };
     for (int64_t i = 0; i < blocks; ++i) {
@@ -170,9 +171,9 @@ struct Slice {
         if (in == nullptr) std::memset(products, 0, rows * width * sizeof(float));
         // A few at a time: they wait in line behind each other.
         const int64_t count = panels(units);
-        const int64_t early = !drives_out ? rows : rows < kEarlyRows ? rows : kEarlyRows;
+        const int64_t early = !ask ? rows : rows < kEarlyRows ? rows : kEarlyRows;
         for (int64_t p = 0; p < count; ++p) {
-          for (int64_t r = p * early / count; drives_out && r < (p + 1) * early / count; ++r) {
+          for (int64_t r = p * early / count; ask && r < (p + 1) * early / count; ++r) {
             prefetch(b0 + r, unit, units);
           }
           if (in == nullptr) continue;

@@ -7,9 +7,10 @@
 namespace jp {
 namespace {
 
-// Below this many multiply-adds a step, a second worker costs more in meeting than it saves: a
-// meeting is two cache-line transfers, about 200 ns, in which a core does about this many.
-constexpr int64_t kWorthAWorker = 8192;
+// What a step costs more with another worker, in steps of a core's multiply-adds over a vector:
+// meeting, which is a few trips between cores, and handing over each value of what is exchanged.
+// Fitted to times of one and of two workers (Xeon with AVX-512, H = 64 to 192, B = 1 to 16).
+constexpr int64_t kMeeting = 768, kHandover = 4;
 
 // Weights read between the updates of two blocks, at most, unless a panel is larger: what an update
 // needs is asked for before its products, and should be in an L2 cache of 512 KiB after them.
@@ -50,11 +51,21 @@ int PanelVectors(int64_t rows, int64_t columns, int weight_bytes, int registers)
   return best;
 }
 
-// Workers for a step of the recurrence.
-int Slices(const CellTraits& cell, int64_t hidden, int64_t batch, const CpuFacts& facts) {
-  const int64_t work = hidden * hidden * cell.gates * batch;
+// Workers for a step of the recurrence, in which each row hands over so many values.
+int Slices(const CellTraits& cell, int64_t values, int64_t hidden, int64_t batch,
+           const CpuFacts& facts) {
+  const int64_t work = hidden * hidden * cell.gates / facts.vector_lanes;
+  const int64_t worth = batch * (work - kHandover * values) / kMeeting;
   const int64_t most = std::min<int64_t>(facts.threads, CeilDiv(hidden, facts.vector_lanes));
-  return static_cast<int>(std::clamp<int64_t>(work / kWorthAWorker, 1, most));
+  return static_cast<int>(std::clamp<int64_t>(worth, 1, most));
+}
+
+int ForwardSlices(const CellTraits& cell, int64_t hidden, int64_t batch, const CpuFacts& facts) {
+  return Slices(cell, hidden, hidden, batch, facts);
+}
+
+int BackwardSlices(const CellTraits& cell, int64_t hidden, int64_t batch, const CpuFacts& facts) {
+  return Slices(cell, cell.gates * hidden, hidden, batch, facts);
 }
 
 CpuPass PlanPass(int64_t depth, int64_t units, int gates, int64_t batch, int weight_bytes,
@@ -87,9 +98,10 @@ CpuPass PlanPass(int64_t depth, int64_t units, int gates, int64_t batch, int wei
 CpuPlan PlanCpu(const CellTraits& cell, int64_t hidden, int64_t batch, int weight_bytes,
                 const CpuFacts& facts) {
   CpuPlan plan;
-  const int slices = Slices(cell, hidden, batch, facts);
-  plan.forward = PlanPass(hidden, hidden, cell.gates, batch, weight_bytes, slices, facts);
-  plan.backward = PlanPass(cell.gates * hidden, hidden, 1, batch, weight_bytes, slices, facts);
+  plan.forward = PlanPass(hidden, hidden, cell.gates, batch, weight_bytes,
+                          ForwardSlices(cell, hidden, batch, facts), facts);
+  plan.backward = PlanPass(cell.gates * hidden, hidden, 1, batch, weight_bytes,
+                           BackwardSlices(cell, hidden, batch, facts), facts);
   const bool in_l2 = plan.forward.slice_bytes <= facts.l2_bytes;
   const bool in_l3 = plan.forward.packed_bytes <= facts.l3_bytes;
   plan.residency = in_l2 ? "L2" : in_l3 ? "L3" : "memory";
@@ -116,8 +128,9 @@ CpuChunkPlan PlanCpuChunk(const CellTraits& cell, int64_t inputs, int64_t hidden
   CpuChunkPlan plan;
   plan.steps = CeilDiv(all_steps, CeilDiv(all_steps, most));
   const int64_t rows = plan.steps * batch, columns = cell.gates * hidden;
-  const int slices = Slices(cell, hidden, batch, facts);
-  plan.inputs = PlanPass(inputs, hidden, cell.gates, rows, weight_bytes, slices, facts);
+  plan.inputs = PlanPass(inputs, hidden, cell.gates, rows, weight_bytes,
+                         ForwardSlices(cell, hidden, batch, facts), facts);
+  const int slices = BackwardSlices(cell, hidden, batch, facts);
   plan.d_inputs = PlanPass(columns, inputs, 1, rows, weight_bytes, slices, facts);
   plan.d_weights = PlanPass(rows, hidden, cell.gates, hidden, sizeof(float), slices, facts);
   return plan;
