@@ -91,12 +91,16 @@ struct Start {
   int64_t stride;
 };
 
+// Which end of a panel comes first. Whoever reads it again and again takes turns: it finds in the L1
+// cache what came last.
+enum class Order { kForwards, kBackwards };
+
 // out[m] = start[m] + in[m][from..from + depth) x panel; depth is even. A row alone has too few
 // sums to hide the latency of an addition: it gets a second set, and must have all of its depth at
 // once.
 template <int M, int kVectors, bool kAlone, class T>
-static void MultiplyTile(Rows in, int64_t from, int64_t depth, const T* panel, Start start,
-                         float* out, int64_t out_stride) {
+static void MultiplyTile(Rows in, int64_t from, int64_t depth, const T* panel, Order order,
+                         Start start, float* out, int64_t out_stride) {
   const float* row[M];
   JP_UNROLL
   for (int m = 0; m < M; ++m) row[m] = in[m] + from;
@@ -110,7 +114,8 @@ static void MultiplyTile(Rows in, int64_t from, int64_t depth, const T* panel, S
       }
     }
   }
-  for (int64_t k = 0; k < depth; k += 2) {
+  const int64_t step = order == Order::kForwards ? 2 : -2;
+  for (int64_t k = order == Order::kForwards ? 0 : depth - 2; 0 <= k && k < depth; k += step) {
     const T* pair = panel + k * (kVectors * kLanes);
     even.template Add<0>(row, k, pair);
     (kAlone ? odd : even).template Add<1>(row, k + 1, pair);
@@ -128,10 +133,10 @@ static void MultiplyTile(Rows in, int64_t from, int64_t depth, const T* panel, S
 // All rows of a batch times a panel, in tiles of at most kRows.
 template <int kVectors, int kRows, class T>
 static void MultiplyTiles(Rows in, int64_t rows, int64_t from, int64_t depth, const T* panel,
-                          Start start, float* out, int64_t out_stride) {
+                          Order order, Start start, float* out, int64_t out_stride) {
   ForTiles<kRows>(rows, [&](auto height, int64_t r) {
     const Start here{start.at == nullptr ? nullptr : start.at + r * start.stride, start.stride};
-    MultiplyTile<decltype(height)::value, kVectors, false>(in + r, from, depth, panel, here,
+    MultiplyTile<decltype(height)::value, kVectors, false>(in + r, from, depth, panel, order, here,
                                                            out + r * out_stride, out_stride);
   });
 }
@@ -152,25 +157,28 @@ inline constexpr int64_t kPartBytes = 16 << 10;
 
 template <int kVectors>
 static void MultiplyRows(Rows in, int64_t rows, int64_t from, int64_t depth, const float* panel,
-                         Start start, float* out, int64_t out_stride) {
+                         Order order, Start start, float* out, int64_t out_stride) {
   constexpr int kRows = TileRows(kVectors, kRegisters, 4);
   constexpr int64_t kWidth = kVectors * kLanes, kDepth = kPartBytes / 8 / kWidth * 2;
-  ForDepths(depth, rows <= kRows ? depth : kDepth, start, out, out_stride,
-            [&](int64_t k, int64_t length, Start begin) {
-              MultiplyTiles<kVectors, kRows>(in, rows, from + k, length, panel + k * kWidth, begin,
-                                             out, out_stride);
-            });
+  if (rows <= kRows) {
+    return MultiplyTiles<kVectors, kRows>(in, rows, from, depth, panel, order, start, out,
+                                          out_stride);
+  }
+  ForDepths(depth, kDepth, start, out, out_stride, [&](int64_t k, int64_t length, Start begin) {
+    MultiplyTiles<kVectors, kRows>(in, rows, from + k, length, panel + k * kWidth,
+                                   Order::kForwards, begin, out, out_stride);
+  });
 }
 
 // And widened once beforehand.
 template <int kVectors>
 static void MultiplyRows(Rows in, int64_t rows, int64_t from, int64_t depth, const bfloat16* panel,
-                         Start start, float* out, int64_t out_stride) {
+                         Order order, Start start, float* out, int64_t out_stride) {
   constexpr int kRows = TileRows(kVectors, kRegisters, 4);
   constexpr int kNarrowRows = TileRows(kVectors, kRegisters, 2);
   constexpr int64_t kWidth = kVectors * kLanes, kDepth = 128;
   if (rows < kWidenedRows) {
-    return MultiplyTiles<kVectors, kNarrowRows>(in, rows, from, depth, panel, start, out,
+    return MultiplyTiles<kVectors, kNarrowRows>(in, rows, from, depth, panel, order, start, out,
                                                 out_stride);
   }
   alignas(64) float wide[kDepth * kWidth];
@@ -183,7 +191,8 @@ static void MultiplyRows(Rows in, int64_t rows, int64_t from, int64_t depth, con
         Store(to + kWidth, LoadWeights<kVectors, 1>(pair, c));
       }
     }
-    MultiplyTiles<kVectors, kRows>(in, rows, from + k, length, wide, begin, out, out_stride);
+    MultiplyTiles<kVectors, kRows>(in, rows, from + k, length, wide, Order::kForwards, begin, out,
+                                   out_stride);
   });
 }
 
@@ -191,21 +200,22 @@ static void MultiplyRows(Rows in, int64_t rows, int64_t from, int64_t depth, con
 // one, which must have all of its depth at once.
 template <int kVectors, class T>
 static void MultiplyPanel(Rows in, int64_t rows, int64_t from, int64_t depth, const T* panel,
-                          Start start, float* out, int64_t out_stride) {
+                          Order order, Start start, float* out, int64_t out_stride) {
   if (rows == 1) {
-    MultiplyTile<1, kVectors, true>(in, from, depth, panel, start, out, out_stride);
+    MultiplyTile<1, kVectors, true>(in, from, depth, panel, order, start, out, out_stride);
   } else {
-    MultiplyRows<kVectors>(in, rows, from, depth, panel, start, out, out_stride);
+    MultiplyRows<kVectors>(in, rows, from, depth, panel, order, start, out, out_stride);
   }
 }
 
 template <class T>
 static inline void Multiply(int vectors, Rows in, int64_t rows, int64_t from, int64_t depth,
-                            const T* panel, Start start, float* out, int64_t out_stride) {
+                            const T* panel, Order order, Start start, float* out,
+                            int64_t out_stride) {
   switch (vectors) {
-    case 3: return MultiplyPanel<3>(in, rows, from, depth, panel, start, out, out_stride);
-    case 4: return MultiplyPanel<4>(in, rows, from, depth, panel, start, out, out_stride);
-    case 6: return MultiplyPanel<6>(in, rows, from, depth, panel, start, out, out_stride);
+    case 3: return MultiplyPanel<3>(in, rows, from, depth, panel, order, start, out, out_stride);
+    case 4: return MultiplyPanel<4>(in, rows, from, depth, panel, order, start, out, out_stride);
+    case 6: return MultiplyPanel<6>(in, rows, from, depth, panel, order, start, out, out_stride);
   }
 }
 

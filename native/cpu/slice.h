@@ -138,8 +138,8 @@ struct Slice {
       for (int64_t p = 0; p < panels(last - first); ++p) {
         const int64_t column = p * panel_width();
         const Start here{begin.at == nullptr ? nullptr : begin.at + column, begin.stride};
-        Multiply(pass.vectors, in, rows, k, depth, panel(p) + k * panel_width(), here, out + column,
-                 width());
+        Multiply(pass.vectors, in, rows, k, depth, panel(p) + k * panel_width(), Order::kForwards,
+                 here, out + column, width());
       }
     });
   }
@@ -155,6 +155,7 @@ struct Slice {
     const int64_t parts = (batch + kBlockRows - 1) / kBlockRows;
     const bool ask = pass.slices > 1 || pass.slice_bytes > kKeptBytes;
     const int64_t blocks = (last - first + pass.block_units - 1) / pass.block_units;
+    const Order order = step % 2 == 0 ? Order::kForwards : Order::kBackwards;
     const auto turn = [step](int64_t i, int64_t n) { return step % 2 == 0 ? i : n - 1 - i; };
     for (int64_t i = 0; i < blocks; ++i) {
       const int64_t unit = first + turn(i, blocks) * pass.block_units;
@@ -178,7 +179,7 @@ struct Slice {
           }
           if (in == nullptr) continue;
           const int64_t here = turn(p, count);
-          Multiply(pass.vectors, row, rows, 0, pass.depth, panel(first_panel + here), {},
+          Multiply(pass.vectors, row, rows, 0, pass.depth, panel(first_panel + here), order, {},
                    products + here * panel_width(), width);
         }
         for (int64_t r = 0; r < rows; ++r) {

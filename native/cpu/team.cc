@@ -64,9 +64,13 @@ bool Team::IsDone() const {
 void Team::RunAs(int home) {
   const Working working;
   Spread(home);
+  bool kept = false;  // the home slice, for the step that comes
   for (int64_t step = 0; step < steps_; ++step) {
-    TryStep(home, step);
-    for (int i = 0; i < slices_; ++i) Await((home + i) % slices_, step);
+    if (kept || TryClaim(home, step)) {
+      kept = step + 1 < steps_;
+      RunClaimed(home, step, kept);
+    }
+    for (int i = 0; i < slices_; ++i) Await((home + i) % slices_, step, home, kept);
   }
 }
 
@@ -85,29 +89,36 @@ void Team::Spread(int home) {
   cores_[home].store(shared ? CurrentCore() : here, std::memory_order_relaxed);
 }
 
-bool Team::TryStep(int slice, int64_t step) {
-  std::atomic<int64_t>& value = progress_[slice].value;
+bool Team::TryClaim(int slice, int64_t step) {
   int64_t free = 2 * step;
-  if (!value.compare_exchange_strong(free, 2 * step + 1, std::memory_order_acq_rel,
-                                     std::memory_order_acquire)) {
-    return false;
-  }
-  work_(slice, step);
-  value.store(2 * step + 2, std::memory_order_release);
-  return true;
+  return progress_[slice].value.compare_exchange_strong(free, 2 * step + 1,
+                                                        std::memory_order_acq_rel,
+                                                        std::memory_order_acquire);
 }
 
-void Team::Await(int slice, int64_t step) {
+void Team::RunClaimed(int slice, int64_t step, bool keep) {
+  work_(slice, step);
+  progress_[slice].value.store(2 * step + (keep ? 3 : 2), std::memory_order_release);
+}
+
+// A worker waits for a step with its own slice kept for the next one. So does whoever it waits for,
+// if at all, with the slice kept for this step and waiting for the one before: it ends with someone
+// who works. But a worker that may be put aside keeps nothing, as others could do its work.
+void Team::Await(int slice, int64_t step, int home, bool& kept) {
   const std::atomic<int64_t>& value = progress_[slice].value;
   for (int spins = 0;; ++spins) {
     const int64_t seen = value.load(std::memory_order_acquire);
     if (seen >= 2 * step + 2) return;
-    if (seen == 2 * step && TryStep(slice, step)) return;
+    if (seen == 2 * step && TryClaim(slice, step)) return RunClaimed(slice, step, false);
     if (spins < kSpins) {
       Pause();
-    } else {
-      std::this_thread::yield();
+      continue;
     }
+    if (kept) {
+      progress_[home].value.store(2 * step + 2, std::memory_order_release);
+      kept = false;
+    }
+    std::this_thread::yield();
   }
 }
 

@@ -29,10 +29,13 @@ class Team {
   bool IsDone() const;
   void RunAs(int home);
   void Spread(int home);
-  bool TryStep(int slice, int64_t step);
-  void Await(int slice, int64_t step);
+  bool TryClaim(int slice, int64_t step);
+  void RunClaimed(int slice, int64_t step, bool keep);
+  void Await(int slice, int64_t step, int home, bool& kept);
 
-  // 2s: step s is free. 2s + 1: it is being run. 2s + 2: it is done, and s + 1 is free.
+  // 2s: step s is free. 2s + 1: it is claimed. 2s + 2: it is done, and s + 1 is free. 2s + 3: it is
+  // done, and whoever did it has kept the slice for s + 1, too, which saves the way to the other
+  // cores and back that a claim takes.
   struct alignas(64) Progress {
     std::atomic<int64_t> value{0};
   };

@@ -98,7 +98,8 @@ struct WeightGradients {
       for (int64_t p = 0; p < d.panels(d.last - d.first); ++p) {
         float* const to = sums + m * width + p * d.panel_width();
         const Start start{first ? nullptr : to, width};
-        Multiply(d.pass.vectors, in, here, 0, rows + rows % 2, d.panel(p), start, to, width);
+        Multiply(d.pass.vectors, in, here, 0, rows + rows % 2, d.panel(p), Order::kForwards, start,
+                 to, width);
       }
     }
   }
