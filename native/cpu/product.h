@@ -91,8 +91,8 @@ struct Start {
   int64_t stride;
 };
 
-// Which end of a panel comes first. Whoever reads it again and again takes turns: it finds in the L1
-// cache what came last.
+// Which end of a panel comes first. Whoever reads it again and again takes turns: it finds in the
+// L1 cache what came last.
 enum class Order { kForwards, kBackwards };
 
 // out[m] = start[m] + in[m][from..from + depth) x panel; depth is even. A row alone has too few
@@ -165,8 +165,8 @@ static void MultiplyRows(Rows in, int64_t rows, int64_t from, int64_t depth, con
                                           out_stride);
   }
   ForDepths(depth, kDepth, start, out, out_stride, [&](int64_t k, int64_t length, Start begin) {
-    MultiplyTiles<kVectors, kRows>(in, rows, from + k, length, panel + k * kWidth,
-                                   Order::kForwards, begin, out, out_stride);
+    MultiplyTiles<kVectors, kRows>(in, rows, from + k, length, panel + k * kWidth, Order::kForwards,
+                                   begin, out, out_stride);
   });
 }
 

@@ -105,6 +105,29 @@ static inline Vec Select(VecI mask, Vec yes, Vec no) {
   return (Vec)((mask & (VecI)yes) | (~mask & (VecI)no));
 }
 
+// The larger and the smaller of a bound and x; x if that is a NaN. Left to itself the compiler does
+// not use the instructions that do just this.
+#define JP_OF_BOUND(instruction, x, bound) \
+  asm(instruction " %1, %2, %0" : "=v"(x) : "v"(x), "v"(bound))
+static inline Vec AtLeast(Vec bound, Vec x) {
+#if JP_VECTOR_BYTES == 64 ? defined(__AVX512F__) : JP_VECTOR_BYTES == 32 && defined(__AVX__)
+  JP_OF_BOUND("vmaxps", x, bound);
+  return x;
+#else
+  return Select(x < bound, bound, x);
+#endif
+}
+
+static inline Vec AtMost(Vec bound, Vec x) {
+#if JP_VECTOR_BYTES == 64 ? defined(__AVX512F__) : JP_VECTOR_BYTES == 32 && defined(__AVX__)
+  JP_OF_BOUND("vminps", x, bound);
+  return x;
+#else
+  return Select(x > bound, bound, x);
+#endif
+}
+#undef JP_OF_BOUND
+
 // a + x * y. In one instruction, in a's own register, where there is one: left to itself the
 // compiler moves a tile's sums about and reads each weight from memory several times.
 [[gnu::always_inline]] static inline Vec MulAdd(Vec a, Vec x, Vec y) {
@@ -165,8 +188,7 @@ template <int kSize = 1>
 // exp(x) within 2 ulp on [-87.3, 88.3], clamped outside it; NaN for NaN.
 static inline Vec Exp(Vec x) {
   const Vec low = Broadcast(-87.3f), high = Broadcast(88.3f);
-  x = Select(x < low, low, x);
-  x = Select(x > high, high, x);
+  x = AtMost(high, AtLeast(low, x));
   const Vec magic = Broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
   const Vec shifted = x * 1.44269504088896341f + magic;
   const Vec n = shifted - magic;
@@ -187,8 +209,7 @@ static inline Vec Sigmoid(Vec x) { return 1.0f / (1.0f + Exp(-x)); }
 // Rational minimax approximation, odd over even (the one XLA and Eigen use), within 6 ulp.
 static inline Vec Tanh(Vec x) {
   const Vec limit = Broadcast(7.90531110763549805f);
-  Vec c = Select(x > limit, limit, x);
-  c = Select(c < -limit, -limit, c);
+  const Vec c = AtLeast(-limit, AtMost(limit, x));
   const Vec s = c * c;
   const Vec s2 = s * s, s4 = s2 * s2;
   const Vec p0 = 6.37261928875436e-04f * s + 4.89352455891786e-03f;

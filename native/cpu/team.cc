@@ -91,9 +91,8 @@ void Team::Spread(int home) {
 
 bool Team::TryClaim(int slice, int64_t step) {
   int64_t free = 2 * step;
-  return progress_[slice].value.compare_exchange_strong(free, 2 * step + 1,
-                                                        std::memory_order_acq_rel,
-                                                        std::memory_order_acquire);
+  return progress_[slice].value.compare_exchange_strong(
+      free, 2 * step + 1, std::memory_order_acq_rel, std::memory_order_acquire);
 }
 
 void Team::RunClaimed(int slice, int64_t step, bool keep) {
