@@ -5,7 +5,7 @@
 
 namespace jp::cpu::JP_ISA {
 
-inline constexpr int64_t kPackedRows = 16;     // rows of weights that are copied at a time,
+inline constexpr int64_t kPackedRows = 8;      // rows of weights that are copied at a time,
 inline constexpr int64_t kPackedColumns = 64;  // and columns that are transposed
 
 static inline void StorePair(float* pair, int vectors, int c, Vec even, Vec odd) {

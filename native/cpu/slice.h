@@ -94,12 +94,6 @@ struct Slice {
   void PackColumns(const T* weights, int64_t stride, int64_t depth, int64_t hidden) const {
     for (int64_t k = 0; k < pass.depth; k += kPackedRows) {
       const int64_t end = k + kPackedRows < pass.depth ? k + kPackedRows : pass.depth;
-      for (int64_t row = k; row < end && row < depth; ++row) {  // in the order of their addresses
-        for (int g = 0; g < pass.gates; ++g) {
-          const int64_t from = first * kLanes, to = last * kLanes < hidden ? last * kLanes : hidden;
-          Prefetch(weights + row * stride + g * hidden + from, to - from);
-        }
-      }
       int64_t unit = first, gate = 0;
       for (int64_t p = 0; p < panels(last - first); ++p) {
         for (int c = 0; c < pass.vectors; ++c) {
