@@ -144,11 +144,13 @@ static void MultiplyTiles(Rows in, int64_t rows, int64_t from, int64_t depth, co
 // Calls multiply(first row of weights, number of them, what to add to) for one part of the depth
 // after the other.
 template <class F>
-[[gnu::always_inline]] static inline void ForDepths(int64_t depth, int64_t part, Start start,
-                                                    const float* out, int64_t out_stride,
-                                                    const F& multiply) {
-  for (int64_t k = 0; k < depth; k += part) {
-    multiply(k, depth - k < part ? depth - k : part, k == 0 ? start : Start{out, out_stride});
+[[gnu::always_inline]] static inline void ForDepths(int64_t depth, int64_t part, Order order,
+                                                    Start start, const float* out,
+                                                    int64_t out_stride, const F& multiply) {
+  const int64_t parts = (depth + part - 1) / part;
+  for (int64_t i = 0; i < parts; ++i) {
+    const int64_t k = (order == Order::kForwards ? i : parts - 1 - i) * part;
+    multiply(k, depth - k < part ? depth - k : part, i == 0 ? start : Start{out, out_stride});
   }
 }
 
@@ -160,14 +162,11 @@ static void MultiplyRows(Rows in, int64_t rows, int64_t from, int64_t depth, con
                          Order order, Start start, float* out, int64_t out_stride) {
   constexpr int kRows = TileRows(kVectors, kRegisters, 4);
   constexpr int64_t kWidth = kVectors * kLanes, kDepth = kPartBytes / 8 / kWidth * 2;
-  if (rows <= kRows) {
-    return MultiplyTiles<kVectors, kRows>(in, rows, from, depth, panel, order, start, out,
-                                          out_stride);
-  }
-  ForDepths(depth, kDepth, start, out, out_stride, [&](int64_t k, int64_t length, Start begin) {
-    MultiplyTiles<kVectors, kRows>(in, rows, from + k, length, panel + k * kWidth, Order::kForwards,
-                                   begin, out, out_stride);
-  });
+  ForDepths(depth, rows <= kRows ? depth : kDepth, order, start, out, out_stride,
+            [&](int64_t k, int64_t length, Start begin) {
+              MultiplyTiles<kVectors, kRows>(in, rows, from + k, length, panel + k * kWidth, order,
+                                             begin, out, out_stride);
+            });
 }
 
 // And widened once beforehand.
@@ -182,18 +181,19 @@ static void MultiplyRows(Rows in, int64_t rows, int64_t from, int64_t depth, con
                                                 out_stride);
   }
   alignas(64) float wide[kDepth * kWidth];
-  ForDepths(depth, kDepth, start, out, out_stride, [&](int64_t k, int64_t length, Start begin) {
-    for (int64_t i = 0; i < length; i += 2) {
-      const bfloat16* pair = panel + (k + i) * kWidth;
-      float* to = wide + i * kWidth;
-      for (int c = 0; c < kVectors; ++c, to += kLanes) {
-        Store(to, LoadWeights<kVectors, 0>(pair, c));
-        Store(to + kWidth, LoadWeights<kVectors, 1>(pair, c));
-      }
-    }
-    MultiplyTiles<kVectors, kRows>(in, rows, from + k, length, wide, Order::kForwards, begin, out,
-                                   out_stride);
-  });
+  ForDepths(depth, kDepth, order, start, out, out_stride,
+            [&](int64_t k, int64_t length, Start begin) {
+              for (int64_t i = 0; i < length; i += 2) {
+                const bfloat16* pair = panel + (k + i) * kWidth;
+                float* to = wide + i * kWidth;
+                for (int c = 0; c < kVectors; ++c, to += kLanes) {
+                  Store(to, LoadWeights<kVectors, 0>(pair, c));
+                  Store(to + kWidth, LoadWeights<kVectors, 1>(pair, c));
+                }
+              }
+              MultiplyTiles<kVectors, kRows>(in, rows, from + k, length, wide, order, begin, out,
+                                             out_stride);
+            });
 }
 
 // out[r] = start[r] + in[r][from..from + depth) x panel for all rows of a batch, or for its only

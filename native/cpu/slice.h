@@ -128,14 +128,16 @@ struct Slice {
   void MultiplyAll(Rows in, int64_t rows, Start start, float* out) const {
     // What the rows hold of a part of the depth stays in the L2 cache for all panels.
     const int64_t part = rows == 1 ? pass.depth : kPartDepth;
-    ForDepths(pass.depth, part, start, out, width(), [&](int64_t k, int64_t depth, Start begin) {
-      for (int64_t p = 0; p < panels(last - first); ++p) {
-        const int64_t column = p * panel_width();
-        const Start here{begin.at == nullptr ? nullptr : begin.at + column, begin.stride};
-        Multiply(pass.vectors, in, rows, k, depth, panel(p) + k * panel_width(), Order::kForwards,
-                 here, out + column, width());
-      }
-    });
+    constexpr Order kOrder = Order::kForwards;
+    ForDepths(pass.depth, part, kOrder, start, out, width(),
+              [&](int64_t k, int64_t depth, Start begin) {
+                for (int64_t p = 0; p < panels(last - first); ++p) {
+                  const int64_t column = p * panel_width();
+                  const Start here{begin.at == nullptr ? nullptr : begin.at + column, begin.stride};
+                  Multiply(pass.vectors, in, rows, k, depth, panel(p) + k * panel_width(), kOrder,
+                           here, out + column, width());
+                }
+              });
   }
 
   // Multiplies `batch` rows with the slice's weights, or takes the products as zero where `in` is
