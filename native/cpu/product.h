@@ -154,8 +154,9 @@ template <class F>
   }
 }
 
-// Weights that many tiles read are taken in parts that stay in the L1 cache meanwhile.
-inline constexpr int64_t kPartBytes = 16 << 10;
+// Weights that many tiles read are taken in parts that stay in a cache meanwhile: in L1, or in the
+// larger L2 of processors with such vectors, as fewer parts are fewer trips of the sums to memory.
+inline constexpr int64_t kPartBytes = kLanes < 16 ? 16 << 10 : 64 << 10;
 
 template <int kVectors>
 static void MultiplyRows(Rows in, int64_t rows, int64_t from, int64_t depth, const float* panel,
