@@ -2,6 +2,7 @@
 #include "native/plan/cpu_plan.h"
 
 #include <string>
+#include <utility>
 
 #include "tests/native/check.h"
 
@@ -154,6 +155,19 @@ void TestMoreOfAnythingNeverTakesLess() {
 void TestSmallProblemsStayOnOneWorker() {
   CHECK(PlanCpu(Cell("elman_tanh"), 16, 1, 4, kDesktop).forward.slices == 1);
   CHECK(PlanCpu(Cell("lstm"), 512, 4, 4, kDesktop).forward.slices == 8);
+  // Two cores with AVX-512, where one worker and two have been timed.
+  const CpuFacts xeon{2, 16, 32, 2 << 20, 256 << 20};
+  const auto slices = [&](const char* cell, int64_t hidden, int64_t batch) {
+    const CpuPlan plan = PlanCpu(Cell(cell), hidden, batch, 4, xeon);
+    return std::pair(plan.forward.slices, plan.backward.slices);
+  };
+  // As much handed over as is worked off, at any batch.
+  CHECK(slices("elman_tanh", 64, 16) == std::pair(1, 1));
+  // Backward a unit hands over a value a gate.
+  CHECK(slices("lstm", 64, 8) == std::pair(2, 1));
+  CHECK(slices("elman_tanh", 128, 1) == std::pair(1, 1));
+  CHECK(slices("elman_tanh", 128, 4) == std::pair(2, 2));
+  CHECK(slices("gru", 128, 1) == std::pair(2, 2));
 }
 
 void CheckResidency(int64_t hidden, const CpuFacts& facts, const std::string& residency,
