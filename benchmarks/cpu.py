@@ -2,7 +2,7 @@
 
     python -m benchmarks.cpu                         # a quick set of shapes
     python -m benchmarks.cpu --threads 1 --full      # one core, the whole grid
-    python -m benchmarks.cpu --table FILE            # what a results file says
+    python -m benchmarks.cpu --table FILE ...        # what results files say, as one
 
 benchmarks/README.md says what is timed, and how.
 """
@@ -34,12 +34,21 @@ BUSY = 0.5  # load average at the start, above which the times tell of other wor
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     if options.table:
-        print(_report(json.loads(options.table.read_text())))
+        print(_report(_stored(options.table, options)))
     elif options.plot:
-        for path in plot.plot(json.loads(options.plot.read_text()), options.plot.with_suffix("")):
+        for path in plot.plot(_stored(options.plot, options), options.plot[0].with_suffix("")):
             print(path)
     else:
         run(options)
+
+
+def _stored(files: Sequence[Path], options: Namespace) -> dict[str, Any]:
+    try:
+        results = summary.merged([json.loads(file.read_text()) for file in files])
+    except ValueError as error:
+        raise SystemExit(f"{', '.join(map(str, files))}: {error}") from error
+    wanted = {"cell": options.cells, "steps": options.steps, "batch": options.batch}
+    return summary.only(results, wanted | {"hidden": options.hidden})
 
 
 def run(options: Namespace) -> dict[str, Any]:

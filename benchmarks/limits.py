@@ -24,7 +24,7 @@ class Limits:
     threads: int
     caches: Mapping[str, int]  # bytes of L1 and L2 (of a core) and of L3 (of all)
     bandwidth: Mapping[str, float]  # bytes a second read from L1, L2, L3, memory
-    flops: Mapping[str, float]  # a second, by the type of the factors; and of bfloat16's dot product
+    flops: Mapping[str, float]  # a second, by the factors' type, and of bfloat16's dot product
 
 
 def measure(threads: int, caches: Mapping[str, int], seconds: float = 0.01) -> Limits:

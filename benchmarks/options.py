@@ -25,7 +25,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.cpu",
         description="Times the layers against flax, PyTorch and ONNX Runtime on this CPU.",
-        epilog="Lists are separated by commas.",
+        epilog="Lists are separated by commas. With --table and --plot they choose from the files.",
     )
     sets = parser.add_mutually_exclusive_group()
     sets.add_argument(
@@ -60,9 +60,15 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--memory", action="store_true", help="peak memory too, in own processes")
     parser.add_argument("--output", type=Path, help="the results file; pictures go beside it")
     stored = parser.add_mutually_exclusive_group()
-    stored.add_argument("--table", type=Path, metavar="FILE", help="only print a file's tables")
-    stored.add_argument("--plot", type=Path, metavar="FILE", help="only draw a file's pictures")
+    stored.add_argument(
+        "--table", type=Path, nargs="+", metavar="FILE", help="only print the tables of files"
+    )
+    stored.add_argument(
+        "--plot", type=Path, nargs="+", metavar="FILE", help="only draw the pictures of files"
+    )
     options = parser.parse_args(arguments)
+    if options.table or options.plot:
+        return options
     for name, value in (options.preset or QUICK).items():
         if getattr(options, name) is None:
             setattr(options, name, value)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -14,12 +15,46 @@ from benchmarks.problem import PASSES, Shape
 Entry = dict[str, Any]
 Results = dict[str, Any]
 
+LISTS = ("refused", "skipped", "memory")  # of a run, besides its entries
 EQUAL = 0.95  # a ratio from here on counts as no slower
 SMALL_BATCH = 4
 
 
 def shape_of(entry: Entry) -> Shape:
     return Shape(**{name: entry[name] for name in Shape.__dataclass_fields__})
+
+
+def merged(runs: Sequence[Results]) -> Results:
+    """One result of several runs of the same library on the same machine, at different shapes.
+
+    Raises:
+      ValueError: the machine, the threads or the commit differ, or a shape is in two runs.
+    """
+    first = runs[0]
+    for name in ("cpu", "isa", "commit"):
+        if len(found := {run["machine"][name] for run in runs}) > 1:
+            raise ValueError(f"expected files with one {name}; got {', '.join(sorted(found))}")
+    if len(threads := {run["threads"] for run in runs}) > 1:
+        raise ValueError(f"expected files with as many threads; got {sorted(threads)}")
+    entries = [entry for run in runs for entry in run["entries"]]
+    timed = Counter((shape_of(entry), entry["pass"]) for entry in entries)
+    if twice := [str(shape) for (shape, _), count in timed.items() if count > 1]:
+        raise ValueError(f"expected files of different shapes; got {', '.join(twice)} twice")
+    together = {name: [each for run in runs for each in run[name]] for name in LISTS}
+    peers = dict.fromkeys(name for run in runs for name in run["peers"])
+    return first | together | {"entries": entries, "peers": list(peers)}
+
+
+def only(results: Results, wanted: Mapping[str, Sequence[Any] | None]) -> Results:
+    """The same with the entries that have one of the wanted values under each name; None: any."""
+    asked = {name: values for name, values in wanted.items() if values is not None}
+    return results | {
+        "entries": [
+            entry
+            for entry in results["entries"]
+            if all(entry[name] in values for name, values in asked.items())
+        ]
+    }
 
 
 def best_rival(entry: Entry) -> str | None:

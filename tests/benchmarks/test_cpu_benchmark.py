@@ -70,6 +70,40 @@ def test_table_of_a_file(written, capsys):
     assert "cpu-float32-T3-forward.png" in capsys.readouterr().out
 
 
+def stored(path, entries, rivals=("flax",), **machine):
+    facts = {"cpu": "a", "isa": "avx2", "commit": "c", "cores": 2, "date": "2026-01-01"}
+    facts |= {"versions": {}, "load_at_start": 0.1} | machine
+    results = {"machine": facts, "threads": 2, "peers": [peers.OURS, *rivals], "missing": {}}
+    lists = {"entries": entries, "refused": [], "skipped": [], "memory": []}
+    path.write_text(json.dumps(results | lists))
+    return str(path)
+
+
+def test_tables_of_several_files_are_one(tmp_path, capsys):
+    small = stored(tmp_path / "small.json", [entry([1], {"flax": [2]})])
+    large = entry([1], {"pytorch": [8]}, batch=4)
+    large = stored(tmp_path / "large.json", [large], rivals=("pytorch",))
+    cpu.main(["--table", small, large])
+    printed = capsys.readouterr().out
+    assert "| lstm 5x2x3 | forward | 1 | 2 | – | 2.00 (flax) | 50 % |" in printed
+    assert "| lstm 5x4x3 | forward | 1 | – | 8 | 8.00 (pytorch) | 50 % |" in printed
+    assert "geometric mean 4.00x the best peer" in printed
+    cpu.main(["--batch", "4", "--cells", "lstm,gru", "--table", small, large])
+    printed = capsys.readouterr().out
+    assert "lstm 5x4x3" in printed
+    assert "lstm 5x2x3" not in printed
+
+
+def test_tables_of_files_that_do_not_belong_together(tmp_path):
+    one = stored(tmp_path / "one.json", [entry([1], {"flax": [2]})])
+    again = stored(tmp_path / "again.json", [entry([1], {"flax": [2]})])
+    with pytest.raises(SystemExit, match=r"expected files of different shapes; got lstm 5x2x3 tw"):
+        cpu.main(["--table", one, again])
+    other = stored(tmp_path / "other.json", [entry([1], {"flax": [2]}, batch=4)], cpu="b")
+    with pytest.raises(SystemExit, match="expected files with one cpu; got a, b"):
+        cpu.main(["--table", one, other])
+
+
 def test_missing_peers_are_named(monkeypatch):
     absent = dataclasses.replace(peers.SOURCES["pytorch"], packages=("no_such_package",))
     monkeypatch.setitem(peers.SOURCES, "pytorch", absent)
