@@ -1,10 +1,11 @@
 // Workers that meet once a step, on threads that may come late or never.
 //
 // A job is a number of slices times a number of steps; step s + 1 of any slice needs step s of all.
-// A worker runs its home slice and then waits for the others, but a slice nobody has begun is run
-// by whoever waits for it. So a worker only ever waits for work that is being done, the calling
-// thread alone can finish a job, and no number of jobs on a pool of any size can deadlock. Which
-// thread ran a slice never shows in the result.
+// A worker runs its home slice and then waits for the others, but a slice nobody has claimed is run
+// by whoever waits for it. So a worker only ever waits for work that is being done, or is about to
+// be by a worker that waits in the same way for the step before: the calling thread alone can
+// finish a job, and no number of jobs on a pool of any size can deadlock. Which thread ran a slice
+// never shows in the result.
 #pragma once
 
 #include <atomic>
