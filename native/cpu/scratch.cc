@@ -65,14 +65,21 @@ Scratch::Scratch(size_t bytes) : data_(nullptr), bytes_(0) {
 
 Scratch::~Scratch() {
   if (data_ == nullptr) return;
-  Store& kept = store();
-  std::lock_guard lock(kept.mutex);
-  if (kept.bytes + bytes_ > kMostKept) {
+  if (bytes_ > kMostKept) {
     std::free(data_);
     return;
   }
+  Store& kept = store();
+  std::lock_guard lock(kept.mutex);
   kept.blocks.push_back({data_, bytes_});
   kept.bytes += bytes_;
+  // The ones that have waited longest go: a program that has come to other shapes needs its own.
+  while (kept.bytes > kMostKept) {
+    const Block oldest = kept.blocks.front();
+    kept.blocks.erase(kept.blocks.begin());
+    kept.bytes -= oldest.bytes;
+    std::free(oldest.data);
+  }
 }
 
 }  // namespace jp::cpu

@@ -38,6 +38,18 @@ void TestReuse() {
   CHECK(small.as<void>() != first);
 }
 
+// Else a program that has run many shapes would map the memory of the present one at each call.
+void TestTheLatestIsKept() {
+  constexpr size_t kLarge = size_t{150} << 20;  // more than half of what is kept
+  constexpr unsigned char kMark = 0x5a;
+  for (size_t bytes : {size_t{40} << 20, kLarge, 2 * kLarge - (size_t{60} << 20)}) {
+    const Scratch scratch(bytes);
+    *scratch.as<unsigned char>() = kMark;
+  }
+  const Scratch again(2 * kLarge - (size_t{60} << 20));
+  CHECK(*again.as<unsigned char>() == kMark);  // a new mapping would have a zero
+}
+
 void TestMoveGivesUpTheMemory() {
   Scratch from(5000);
   void* const data = from.as<void>();
@@ -67,6 +79,7 @@ void TestManyThreads() {
 int main() {
   TestAlignmentAndSize();
   TestReuse();
+  TestTheLatestIsKept();
   TestMoveGivesUpTheMemory();
   TestManyThreads();
   return jp::test::Finish("scratch");
