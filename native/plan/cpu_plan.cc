@@ -9,8 +9,8 @@ namespace {
 
 // What a step costs more with another worker, in steps of a core's multiply-adds over a vector:
 // meeting, which is a few trips between cores, and handing over each value of what is exchanged.
-// Fitted to times of one and of two workers (Xeon with AVX-512, H = 64 to 192, B = 1 to 16).
-constexpr int64_t kMeeting = 768, kHandover = 4;
+// Fitted to times of one and of two workers (Xeon with AVX-512, H = 64 to 192, B = 1 to 64).
+constexpr double kMeeting = 768, kHandover = 3.75;
 
 // Weights read between the updates of two blocks, at most, unless a panel is larger: what an update
 // needs is asked for before its products, and should be in an L2 cache of 512 KiB after them.
@@ -54,10 +54,12 @@ int PanelVectors(int64_t rows, int64_t columns, int weight_bytes, int registers)
 // Workers for a step of the recurrence, in which each row hands over so many values.
 int Slices(const CellTraits& cell, int64_t values, int64_t hidden, int64_t batch,
            const CpuFacts& facts) {
-  const int64_t work = hidden * hidden * cell.gates / facts.vector_lanes;
-  const int64_t worth = batch * (work - kHandover * values) / kMeeting;
+  const double columns = static_cast<double>(hidden) * cell.gates;
+  const double work = static_cast<double>(hidden) * columns / facts.vector_lanes;
+  const double worth =
+      static_cast<double>(batch) * (work - kHandover * static_cast<double>(values)) / kMeeting;
   const int64_t most = std::min<int64_t>(facts.threads, CeilDiv(hidden, facts.vector_lanes));
-  return static_cast<int>(std::clamp<int64_t>(worth, 1, most));
+  return static_cast<int>(std::clamp<double>(worth, 1, static_cast<double>(most)));
 }
 
 int ForwardSlices(const CellTraits& cell, int64_t hidden, int64_t batch, const CpuFacts& facts) {

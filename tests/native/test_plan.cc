@@ -165,6 +165,7 @@ void TestSmallProblemsStayOnOneWorker() {
   CHECK(slices("elman_tanh", 64, 16) == std::pair(1, 1));
   // Backward a unit hands over a value a gate.
   CHECK(slices("lstm", 64, 8) == std::pair(2, 1));
+  CHECK(slices("lstm", 64, 64) == std::pair(2, 2));
   CHECK(slices("elman_tanh", 128, 1) == std::pair(1, 1));
   CHECK(slices("elman_tanh", 128, 4) == std::pair(2, 2));
   CHECK(slices("gru", 128, 1) == std::pair(2, 2));
