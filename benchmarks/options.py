@@ -25,7 +25,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.cpu",
         description="Times the layers against flax, PyTorch and ONNX Runtime on this CPU.",
-        epilog="Lists are separated by commas. With --table and --plot they choose from the files.",
+        epilog="Lists are separated by commas. With --table and --plot, --cells, --steps, --batch "
+        "and --hidden choose from the files.",
     )
     sets = parser.add_mutually_exclusive_group()
     sets.add_argument(

@@ -161,7 +161,7 @@ void TestSmallProblemsStayOnOneWorker() {
     const CpuPlan plan = PlanCpu(Cell(cell), hidden, batch, 4, xeon);
     return std::pair(plan.forward.slices, plan.backward.slices);
   };
-  // As much handed over as is worked off, at any batch.
+  // Nearly as much is handed over as is worked off.
   CHECK(slices("elman_tanh", 64, 16) == std::pair(1, 1));
   // Backward a unit hands over a value a gate.
   CHECK(slices("lstm", 64, 8) == std::pair(2, 1));
