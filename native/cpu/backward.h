@@ -32,9 +32,6 @@ struct BackwardKernel {
     return job.exchange + ((step & 1) * shape.batch + b) * job.row;
   }
   float* d_state(int s, int64_t b) const { return job.carry + (s * shape.batch + b) * padded; }
-  const T* d_outputs(int64_t b, int64_t t) const {
-    return at.sequence(static_cast<const T*>(job.arrays.d_outputs), b, t, hidden);
-  }
   const T* outputs(int64_t b, int64_t t) const {
     return at.sequence(static_cast<const T*>(job.arrays.outputs), b, t, hidden);
   }
@@ -56,10 +53,6 @@ struct BackwardKernel {
     }
     const int64_t chunk = step / job.chunk_steps % 2;
     return static_cast<T*>(job.d_gates) + (chunk * job.chunk_rows() + chunk_row(step, b)) * columns;
-  }
-  bool keeps_product() const { return Cell::kSeparateProduct && job.arrays.d_product != nullptr; }
-  T* d_product(int64_t b, int64_t t) const {
-    return at.sequence(static_cast<T*>(job.arrays.d_product), b, t, columns);
   }
 
   void Pack() const {
@@ -127,71 +120,117 @@ struct BackwardKernel {
                });
   }
 
-  void Run(int64_t step) const {
+  // Where a row's values are at a step. Looked up once for many units, as the compiler must take
+  // every store for a change of the job, and would do it again.
+  struct Row {
+    const T* d_output;
+    const T* saved;
+    const T* h;  // after the step; null where the cell doesn't ask, like the states before it
+    const T* previous_h;
+    const T* previous_c;
+    float* d_state[2];
+    float* next;  // d_product for the step run next
+    T* d_gates_x;
+    T* d_product;     // null if not wanted
+    int64_t kept_as;  // for the gradients of the weights, or -1
+    int64_t hidden;
+    bool within;  // the row's length
+  };
+
+  Row RowAt(int64_t step, int64_t b) const {
     const int64_t t = time(step);
+    Row row{};
+    row.hidden = hidden;
+    row.within = t < lengths[b];
+    if (row.within) {
+      row.d_output = at.sequence(static_cast<const T*>(job.arrays.d_outputs), b, t, hidden);
+      if constexpr (Cell::kSaved > 0) row.saved = saved(b, t);
+      if constexpr (Cell::kReadsH) row.h = outputs(b, t);
+      if constexpr (Cell::kReadsPreviousH) row.previous_h = previous_h(b, t);
+      if constexpr (Cell::kStates > 1) row.previous_c = previous_c(b, t);
+    }
+    for (int s = 0; s < Cell::kStates; ++s) row.d_state[s] = d_state(s, b);
+    row.next = exchange(step + 1, b);
+    row.d_gates_x = d_gates_x(step, b);
+    if (Cell::kSeparateProduct && job.arrays.d_product != nullptr) {
+      row.d_product = at.sequence(static_cast<T*>(job.arrays.d_product), b, t, columns);
+    }
+    row.kept_as = job.sums_weights() ? chunk_row(step, b) : -1;
+    return row;
+  }
+
+  void Run(int64_t step) const {
     const bool finish = step == shape.steps;
     if (step > 0 && (finish || step % job.chunk_steps == 0)) {
       FinishChunk((step - 1) / job.chunk_steps * job.chunk_steps, step);
     }
+    const float* in = step > 0 ? exchange(step, 0) : nullptr;
+    if (finish) {
+      const auto prefetch = [&](int64_t b, int64_t unit, int64_t units) {
+        for (int s = 0; s < Cell::kStates; ++s) {
+          Prefetch(d_state(s, b) + unit * kLanes, units * kLanes);
+        }
+      };
+      const auto update = [&](int64_t b, int64_t first, int64_t units, const float* products) {
+        for (int64_t u = 0; u < units; ++u) {
+          Finish(b, (first + u) * kLanes, Load(products + u * kLanes));
+        }
+      };
+      return slice.ForBlocks(step, in, job.row, shape.batch, prefetch, update);
+    }
     const auto prefetch = [&](int64_t b, int64_t unit, int64_t units) {
+      const Row row = RowAt(step, b);
       const int64_t from = unit * kLanes, n = units * kLanes;
-      for (int s = 0; s < Cell::kStates; ++s) Prefetch<true>(d_state(s, b) + from, n);
-      for (int g = 0; g < Cell::kGates && !finish; ++g) {
-        Prefetch<true>(exchange(step + 1, b) + g * hidden + from, n);
-        Prefetch<true>(d_gates_x(step, b) + g * hidden + from, n);
-        if (keeps_product()) Prefetch<true>(d_product(b, t) + g * hidden + from, n);
+      for (int s = 0; s < Cell::kStates; ++s) Prefetch<true>(row.d_state[s] + from, n);
+      for (int g = 0; g < Cell::kGates; ++g) {
+        Prefetch<true>(row.next + g * hidden + from, n);
+        Prefetch<true>(row.d_gates_x + g * hidden + from, n);
+        if (row.d_product != nullptr) Prefetch<true>(row.d_product + g * hidden + from, n);
       }
-      if (finish || t >= lengths[b]) return;
-      Prefetch(d_outputs(b, t) + from, n);
-      for (int s = 0; s < Cell::kSaved; ++s) Prefetch(saved(b, t) + s * hidden + from, n);
-      if constexpr (Cell::kReadsH) Prefetch(outputs(b, t) + from, n);
-      if constexpr (Cell::kReadsPreviousH) Prefetch(previous_h(b, t) + from, n);
-      if constexpr (Cell::kStates > 1) Prefetch(previous_c(b, t) + from, n);
+      if (!row.within) return;
+      Prefetch(row.d_output + from, n);
+      for (int s = 0; s < Cell::kSaved; ++s) Prefetch(row.saved + s * hidden + from, n);
+      if constexpr (Cell::kReadsH) Prefetch(row.h + from, n);
+      if constexpr (Cell::kReadsPreviousH) Prefetch(row.previous_h + from, n);
+      if constexpr (Cell::kStates > 1) Prefetch(row.previous_c + from, n);
     };
     const auto update = [&](int64_t b, int64_t first, int64_t units, const float* products) {
+      const Row row = RowAt(step, b);
       for (int64_t u = 0; u < units; ++u) {
         const int64_t unit = (first + u) * kLanes;
-        const Vec dh = Load(products + u * kLanes);
-        WithLanes(hidden, unit, [&](auto lanes) {
-          if (finish) {
-            Finish(b, unit, dh, lanes);
-          } else {
-            Update(step, t, b, unit, dh, lanes);
-          }
-        });
+        WithLanes(row.hidden, unit,
+                  [&](auto lanes) { Update(row, unit, Load(products + u * kLanes), lanes); });
       }
     };
-    const float* in = step > 0 ? exchange(step, 0) : nullptr;
     slice.ForBlocks(step, in, job.row, shape.batch, prefetch, update);
   }
 
   // One step of a vector of units of a row; dh is the product's share of its gradient.
   template <class Lanes>
-  void Update(int64_t step, int64_t t, int64_t b, int64_t unit, const Vec& dh, Lanes lanes) const {
-    Vec d[2] = {dh + Load(d_state(0, b) + unit), Vec{}};
+  [[gnu::always_inline]] void Update(const Row& row, int64_t unit, const Vec& dh,
+                                     Lanes lanes) const {
+    Vec d[2] = {dh + Load(row.d_state[0] + unit), Vec{}};
     Vec dx[Cell::kGates] = {}, dp[Cell::kGates] = {};
-    if (t < lengths[b]) {
-      d[0] += lanes.Load(d_outputs(b, t) + unit);
-      if constexpr (Cell::kStates > 1) d[1] = Load(d_state(1, b) + unit);
+    if (row.within) {
+      d[0] += lanes.Load(row.d_output + unit);
+      if constexpr (Cell::kStates > 1) d[1] = Load(row.d_state[1] + unit);
       Vec values[Cell::kSaved + 1], previous[2] = {}, h = {};
       for (int s = 0; s < Cell::kSaved; ++s) {
-        values[s] = lanes.Load(saved(b, t) + s * hidden + unit);
+        values[s] = lanes.Load(row.saved + s * row.hidden + unit);
       }
-      if constexpr (Cell::kReadsPreviousH) previous[0] = lanes.Load(previous_h(b, t) + unit);
-      if constexpr (Cell::kStates > 1) previous[1] = lanes.Load(previous_c(b, t) + unit);
-      if constexpr (Cell::kReadsH) h = lanes.Load(outputs(b, t) + unit);
+      if constexpr (Cell::kReadsPreviousH) previous[0] = lanes.Load(row.previous_h + unit);
+      if constexpr (Cell::kStates > 1) previous[1] = lanes.Load(row.previous_c + unit);
+      if constexpr (Cell::kReadsH) h = lanes.Load(row.h + unit);
       Cell::template Backward<Math>(values, previous, h, d, dx, dp);
-      if constexpr (Cell::kStates > 1) Store(d_state(1, b) + unit, d[1]);
+      if constexpr (Cell::kStates > 1) Store(row.d_state[1] + unit, d[1]);
     }
-    Store(d_state(0, b) + unit, d[0]);
-    if (job.sums_weights()) weights.Keep(chunk_row(step, b), unit / kLanes, dx, dp);
-    T* dx_row = d_gates_x(step, b) + unit;
-    T* dp_row = keeps_product() ? d_product(b, t) + unit : nullptr;
-    float* next = exchange(step + 1, b) + unit;
+    Store(row.d_state[0] + unit, d[0]);
+    if (row.kept_as >= 0) weights.Keep(row.kept_as, unit / kLanes, dx, dp);
     for (int g = 0; g < Cell::kGates; ++g) {
-      lanes.Store(dx_row + g * hidden, dx[g]);
-      if (keeps_product()) lanes.Store(dp_row + g * hidden, dp[g]);
-      lanes.Store(next + g * hidden, RoundTo<T>(Cell::kSeparateProduct ? dp[g] : dx[g]));
+      const int64_t column = g * row.hidden + unit;
+      lanes.Store(row.d_gates_x + column, dx[g]);
+      if (row.d_product != nullptr) lanes.Store(row.d_product + column, dp[g]);
+      lanes.Store(row.next + column, RoundTo<T>(Cell::kSeparateProduct ? dp[g] : dx[g]));
     }
   }
 
@@ -207,11 +246,12 @@ struct BackwardKernel {
                        : saved(b, before(t)) + (Cell::kSaved - 1) * hidden;
   }
 
-  template <class Lanes>
-  void Finish(int64_t b, int64_t unit, const Vec& dh, Lanes lanes) const {
+  // The initial states' gradients.
+  void Finish(int64_t b, int64_t unit, const Vec& dh) const {
+    const int n = Lanes(hidden, unit);
     for (int s = 0; s < Cell::kStates; ++s) {
       const Vec d = Load(d_state(s, b) + unit) + (s == 0 ? dh : Vec{});
-      lanes.Store(at.state(static_cast<T*>(job.arrays.d_initial[s]), b) + unit, d);
+      StorePart(at.state(static_cast<T*>(job.arrays.d_initial[s]), b) + unit, d, n);
     }
   }
 

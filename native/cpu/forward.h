@@ -21,7 +21,6 @@ struct ForwardKernel {
   const int64_t hidden = shape.hidden, columns = Cell::kGates * hidden;
   const int32_t* lengths = job.arrays.lengths + at.group * shape.batch;
   const int64_t padded = job.pass.padded_units();
-  const bool keep = job.arrays.saved != nullptr;
 
   ForwardKernel(const Job<Forward>& j, int64_t group, int i)
       : job(j),
@@ -37,22 +36,9 @@ struct ForwardKernel {
   }
   float* private_state(int64_t b) const { return job.carry + b * padded; }
   int64_t time(int64_t step) const { return shape.reverse ? shape.steps - 1 - step : step; }
-  // What x W + b is at a step for a row, from a vector of units on: gate after gate, unit after
-  // unit.
-  const float* projected(int64_t step, int64_t b, int64_t unit) const {
-    const int64_t row = step % job.chunk_steps * shape.batch + b;
-    return gates_x + row * inputs.width() + (unit - slice.first) * Cell::kGates * kLanes;
-  }
   const T* x(int64_t b, int64_t t) const {
     return at.sequence(static_cast<const T*>(job.arrays.x), b, t, shape.inputs);
   }
-  T* output(int64_t b, int64_t t) const {
-    return at.sequence(static_cast<T*>(job.arrays.outputs), b, t, hidden);
-  }
-  T* saved(int64_t b, int64_t t) const {
-    return at.sequence(static_cast<T*>(job.arrays.saved), b, t, Cell::kSaved * hidden);
-  }
-
   void Pack() const {
     const T* kernel =
         static_cast<const T*>(job.arrays.recurrent_kernel) + at.group * hidden * columns;
@@ -95,28 +81,69 @@ struct ForwardKernel {
                });
   }
 
-  void Run(int64_t step) const {
+  // Where a row's values are at a step. Looked up once for many units, as the compiler must take
+  // every store for a change of the job, and would do it again.
+  struct Row {
+    const float* x;  // x W + b from the slice's first unit on: gate after gate, unit after unit
+    const float* h;
+    float* next_h;
+    float* private_state;
+    T* output;
+    T* saved;       // null if not wanted
+    T* final[2];    // null before the last step
+    const T* bias;  // the recurrent one, or null
+    int64_t first_unit, hidden;
+    bool within;  // the row's length
+
+    const float* projected(int64_t unit) const { return x + (unit - first_unit) * Cell::kGates; }
+  };
+
+  Row RowAt(int64_t step, int64_t chunk_step, int64_t b) const {
     const int64_t t = time(step);
-    if (step % job.chunk_steps == 0) Project(step);
+    Row row{};
+    row.x = gates_x + (chunk_step * shape.batch + b) * inputs.width();
+    row.h = h(step, b);
+    row.next_h = h(step + 1, b);
+    if constexpr (Cell::kStates > 1) row.private_state = private_state(b);
+    row.output = at.sequence(static_cast<T*>(job.arrays.outputs), b, t, hidden);
+    if (job.arrays.saved != nullptr) {
+      row.saved = at.sequence(static_cast<T*>(job.arrays.saved), b, t, Cell::kSaved * hidden);
+    }
+    for (int s = 0; s < Cell::kStates && step + 1 == shape.steps; ++s) {
+      row.final[s] = at.state(static_cast<T*>(job.arrays.final[s]), b);
+    }
+    if constexpr (Cell::kSeparateProduct) {
+      row.bias = static_cast<const T*>(job.arrays.recurrent_bias) + at.group * columns;
+    }
+    row.first_unit = slice.first * kLanes;
+    row.hidden = hidden;
+    row.within = t < lengths[b];
+    return row;
+  }
+
+  void Run(int64_t step) const {
+    const int64_t chunk_step = step % job.chunk_steps;
+    if (chunk_step == 0) Project(step);
     const auto prefetch = [&](int64_t b, int64_t unit, int64_t units) {
+      const Row row = RowAt(step, chunk_step, b);
       const int64_t from = unit * kLanes, n = units * kLanes;
-      Prefetch(projected(step, b, unit), Cell::kGates * n);
-      if constexpr (Cell::kStates > 1) Prefetch<true>(private_state(b) + from, n);
-      Prefetch<true>(h(step + 1, b) + from, n);
-      Prefetch<true>(output(b, t) + from, n);
-      for (int s = 0; keep && s < Cell::kSaved; ++s) {
-        Prefetch<true>(saved(b, t) + s * hidden + from, n);
+      Prefetch(row.projected(from), Cell::kGates * n);
+      if constexpr (Cell::kStates > 1) Prefetch<true>(row.private_state + from, n);
+      Prefetch<true>(row.next_h + from, n);
+      Prefetch<true>(row.output + from, n);
+      for (int s = 0; row.saved != nullptr && s < Cell::kSaved; ++s) {
+        Prefetch<true>(row.saved + s * hidden + from, n);
       }
     };
     const auto update = [&](int64_t b, int64_t first, int64_t units, const float* products) {
+      const Row row = RowAt(step, chunk_step, b);
       for (int64_t u = 0; u < units; ++u) {
         const int64_t unit = (first + u) * kLanes;
-        const float* product = products + u * Cell::kGates * kLanes;
-        WithLanes(hidden, unit, [&](auto lanes) {
-          if (t < lengths[b]) {
-            Update(step, t, b, unit, product, lanes);
+        WithLanes(row.hidden, unit, [&](auto lanes) {
+          if (row.within) {
+            Update(row, unit, products + u * Cell::kGates * kLanes, lanes);
           } else {
-            Pass(step, t, b, unit, lanes);
+            Pass(row, unit, lanes);
           }
         });
       }
@@ -126,47 +153,44 @@ struct ForwardKernel {
 
   // One step of a vector of units of a row.
   template <class Lanes>
-  void Update(int64_t step, int64_t t, int64_t b, int64_t unit, const float* products,
-              Lanes lanes) const {
-    const float* row = projected(step, b, unit / kLanes);
+  [[gnu::always_inline]] static void Update(const Row& row, int64_t unit, const float* products,
+                                            Lanes lanes) {
+    const float* projected = row.projected(unit);
     Vec x[Cell::kGates], product[Cell::kGates], values[Cell::kSaved + 1];
     for (int g = 0; g < Cell::kGates; ++g) {
-      x[g] = Load(row + g * kLanes);
+      x[g] = Load(projected + g * kLanes);
       product[g] = Load(products + g * kLanes);
       if constexpr (Cell::kSeparateProduct) {
-        const T* bias = static_cast<const T*>(job.arrays.recurrent_bias);
-        product[g] += lanes.Load(bias + (at.group * Cell::kGates + g) * hidden + unit);
+        product[g] += lanes.Load(row.bias + g * row.hidden + unit);
       }
     }
-    Vec state[2] = {Load(h(step, b) + unit), Vec{}};
-    if constexpr (Cell::kStates > 1) state[1] = Load(private_state(b) + unit);
+    Vec state[2] = {Load(row.h + unit), Vec{}};
+    if constexpr (Cell::kStates > 1) state[1] = Load(row.private_state + unit);
     Cell::template Forward<Math>(x, product, state, values);
     state[0] = RoundTo<T>(state[0]);
-    if constexpr (Cell::kStates > 1) Store(private_state(b) + unit, state[1]);
-    Emit(step, t, b, unit, state, state[0], values, lanes);
+    if constexpr (Cell::kStates > 1) Store(row.private_state + unit, state[1]);
+    Emit(row, unit, state, state[0], values, lanes);
   }
 
   // The same past the end of a row: the state stays, the outputs are zero.
   template <class Lanes>
-  void Pass(int64_t step, int64_t t, int64_t b, int64_t unit, Lanes lanes) const {
-    Vec state[2] = {Load(h(step, b) + unit), Vec{}};
-    if constexpr (Cell::kStates > 1) state[1] = Load(private_state(b) + unit);
+  [[gnu::always_inline]] static void Pass(const Row& row, int64_t unit, Lanes lanes) {
+    Vec state[2] = {Load(row.h + unit), Vec{}};
+    if constexpr (Cell::kStates > 1) state[1] = Load(row.private_state + unit);
     const Vec values[Cell::kSaved + 1] = {};
-    Emit(step, t, b, unit, state, Vec{}, values, lanes);
+    Emit(row, unit, state, Vec{}, values, lanes);
   }
 
   template <class Lanes>
-  void Emit(int64_t step, int64_t t, int64_t b, int64_t unit, const Vec* state, const Vec& out,
-            const Vec* values, Lanes lanes) const {
-    lanes.Store(output(b, t) + unit, out);
-    for (int s = 0; keep && s < Cell::kSaved; ++s) {
-      lanes.Store(saved(b, t) + s * hidden + unit, values[s]);
+  [[gnu::always_inline]] static void Emit(const Row& row, int64_t unit, const Vec* state,
+                                          const Vec& out, const Vec* values, Lanes lanes) {
+    lanes.Store(row.output + unit, out);
+    for (int s = 0; row.saved != nullptr && s < Cell::kSaved; ++s) {
+      lanes.Store(row.saved + s * row.hidden + unit, values[s]);
     }
-    Store(h(step + 1, b) + unit, state[0]);
-    if (step + 1 == shape.steps) {
-      for (int s = 0; s < Cell::kStates; ++s) {
-        lanes.Store(at.state(static_cast<T*>(job.arrays.final[s]), b) + unit, state[s]);
-      }
+    Store(row.next_h + unit, state[0]);
+    for (int s = 0; s < Cell::kStates; ++s) {
+      if (row.final[s] != nullptr) lanes.Store(row.final[s] + unit, state[s]);
     }
   }
 
