@@ -1,5 +1,7 @@
 #include "native/cpu/scratch.h"
 
+#include <cstdint>
+#include <cstdlib>
 #include <mutex>
 #include <new>
 #include <vector>
@@ -19,6 +21,40 @@ struct Block {
   void* data;
   size_t bytes;
 };
+
+#if defined(__linux__)
+
+// Straight from the system, where it is large: the pages of memory that was in use before, which an
+// allocator hands out again, are small ones for good, and to stream megabytes a step through them
+// would miss the TLB all the way.
+void* Allocate(size_t bytes) {
+  if (bytes < kHugePage) return std::aligned_alloc(kAlignment, bytes);
+  const size_t mapped = bytes + kHugePage;
+  void* const memory =
+      mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) return nullptr;
+  char* const begin = static_cast<char*>(memory);
+  const size_t before = -reinterpret_cast<uintptr_t>(begin) % kHugePage;
+  if (before > 0) munmap(begin, before);
+  munmap(begin + before + bytes, mapped - before - bytes);
+  madvise(begin + before, bytes, MADV_HUGEPAGE);
+  return begin + before;
+}
+
+void Free(const Block& block) {
+  if (block.bytes < kHugePage) {
+    std::free(block.data);
+  } else {
+    munmap(block.data, block.bytes);
+  }
+}
+
+#else
+
+void* Allocate(size_t bytes) { return std::aligned_alloc(kAlignment, bytes); }
+void Free(const Block& block) { std::free(block.data); }
+
+#endif
 
 // Never destroyed: a worker may return memory while the process exits.
 struct Store {
@@ -54,19 +90,15 @@ Scratch::Scratch(size_t bytes) : data_(nullptr), bytes_(0) {
       return;
     }
   }
-  data_ = std::aligned_alloc(alignment, bytes);
+  data_ = Allocate(bytes);
   if (data_ == nullptr) throw std::bad_alloc();
   bytes_ = bytes;
-#if defined(__linux__)
-  // Streaming megabytes a step through 4 KiB pages would miss the TLB all the way.
-  if (alignment == kHugePage) madvise(data_, bytes, MADV_HUGEPAGE);
-#endif
 }
 
 Scratch::~Scratch() {
   if (data_ == nullptr) return;
   if (bytes_ > kMostKept) {
-    std::free(data_);
+    Free({data_, bytes_});
     return;
   }
   Store& kept = store();
@@ -78,7 +110,7 @@ Scratch::~Scratch() {
     const Block oldest = kept.blocks.front();
     kept.blocks.erase(kept.blocks.begin());
     kept.bytes -= oldest.bytes;
-    std::free(oldest.data);
+    Free(oldest);
   }
 }
 
