@@ -44,16 +44,6 @@ template <class F>
   }
 }
 
-// Asks for n values that are soon read, or written.
-template <bool kWrite = false, class T>
-static inline void Prefetch(const T* values, int64_t n) {
-  const char* from = reinterpret_cast<const char*>(values);
-  for (int64_t i = 0; i < n * static_cast<int64_t>(sizeof(T)); i += 64) {
-    __builtin_prefetch(from + i, kWrite, 2);
-    asm volatile("");  // or a compiler takes this for a function without effect, and drops it
-  }
-}
-
 // Rows whose values are asked for before the products. Of more, those that are a power of two
 // apart would drive each other out of the caches: they are asked for this many rows ahead.
 inline constexpr int64_t kEarlyRows = 4;
@@ -79,6 +69,10 @@ struct Slice {
         last(pass.first_unit(index + 1)) {}
 
   T* panel(int64_t p) const { return packed + p * pass.depth * pass.vectors * kLanes; }
+  // A panel that must be asked for before it is read, or null.
+  const T* Streamed(int64_t p) const {
+    return pass.streams && p >= 0 && p < panels(last - first) ? panel(p) : nullptr;
+  }
   int64_t panels(int64_t units) const {
     return (units * pass.gates + pass.vectors - 1) / pass.vectors;
   }
@@ -131,11 +125,14 @@ struct Slice {
     constexpr Order kOrder = Order::kForwards;
     ForDepths(pass.depth, part, kOrder, start, out, width(),
               [&](int64_t k, int64_t depth, Start begin) {
+                const int64_t row = k * panel_width();
                 for (int64_t p = 0; p < panels(last - first); ++p) {
                   const int64_t column = p * panel_width();
+                  const T* next = Streamed(p + 1);
+                  if (next != nullptr) next += row;
                   const Start here{begin.at == nullptr ? nullptr : begin.at + column, begin.stride};
-                  Multiply(pass.vectors, in, rows, k, depth, panel(p) + k * panel_width(), kOrder,
-                           here, out + column, width());
+                  Multiply(pass.vectors, in, rows, k, depth, panel(p) + row, next, kOrder, here,
+                           out + column, width());
                 }
               });
   }
@@ -174,8 +171,9 @@ struct Slice {
             prefetch(b0 + r, unit, units);
           }
           if (in == nullptr) continue;
-          const int64_t here = turn(p, count);
-          Multiply(pass.vectors, row, rows, 0, pass.depth, panel(first_panel + here), order, {},
+          const int64_t here = turn(p, count), at = first_panel + here;
+          const T* next = Streamed(order == Order::kForwards ? at + 1 : at - 1);
+          Multiply(pass.vectors, row, rows, 0, pass.depth, panel(at), next, order, {},
                    products + here * panel_width(), width);
         }
         for (int64_t r = 0; r < rows; ++r) {

@@ -97,9 +97,10 @@ struct WeightGradients {
       for (int64_t i = 0; i < here; ++i) in[i] = transposed + (m + i) * row;
       for (int64_t p = 0; p < d.panels(d.last - d.first); ++p) {
         float* const to = sums + m * width + p * d.panel_width();
-        const Start start{first ? nullptr : to, width};
-        Multiply(d.pass.vectors, in, here, 0, rows + rows % 2, d.panel(p), Order::kForwards, start,
-                 to, width);
+        const float* const next = nullptr;  // the gradients wait in a cache
+        const Start start{first ? nullptr : to, width, !first && d.pass.streams};
+        Multiply(d.pass.vectors, in, here, 0, rows + rows % 2, d.panel(p), next, Order::kForwards,
+                 start, to, width);
       }
     }
   }

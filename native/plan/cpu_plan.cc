@@ -23,7 +23,7 @@ int TileBytes(int64_t rows, int weight_bytes) { return rows < kWidenedRows ? wei
 
 // Half cycles of all rows' tiles of a panel, for each row of weights, on a core that starts two
 // multiply-adds and two loads a cycle and takes four cycles for one. 0: not to be used.
-int64_t PanelCost(int64_t rows, int vectors, int weight_bytes, int registers) {
+int64_t TilesCost(int64_t rows, int vectors, int weight_bytes, int registers) {
   const int64_t most = TileRows(vectors, registers, weight_bytes);
   if (rows == 1 && most < 2) return 0;  // a row alone has the sums of two
   const int64_t tiles = CeilDiv(rows, most);
@@ -36,13 +36,24 @@ int64_t PanelCost(int64_t rows, int vectors, int weight_bytes, int registers) {
   return cost;
 }
 
+// The same, but not less than the L2 cache takes to deliver the weights: what a last panel is
+// filled up with is read, too. Of two that are as fast by that the one with fewer instructions is
+// better.
+double PanelCost(int64_t rows, int vectors, int weight_bytes, const CpuFacts& facts) {
+  constexpr double kHalfCycleBytes = 24, kTieBreak = 0.125;
+  const auto tiles = static_cast<double>(
+      TilesCost(rows, vectors, TileBytes(rows, weight_bytes), facts.vector_count));
+  const double bytes = static_cast<double>(vectors) * facts.vector_lanes * weight_bytes;
+  return tiles == 0 ? 0 : std::max(tiles, bytes / kHalfCycleBytes) + kTieBreak * tiles;
+}
+
 // The width of panels that is the fastest for this many rows and vectors of columns.
-int PanelVectors(int64_t rows, int64_t columns, int weight_bytes, int registers) {
+int PanelVectors(int64_t rows, int64_t columns, int weight_bytes, const CpuFacts& facts) {
   int best = 0;
-  int64_t least = 0;
+  double least = 0;
   for (int vectors : kPanelVectors) {
-    const int64_t cost =
-        CeilDiv(columns, vectors) * PanelCost(rows, vectors, weight_bytes, registers);
+    const double cost = static_cast<double>(CeilDiv(columns, vectors)) *
+                        PanelCost(rows, vectors, weight_bytes, facts);
     if (cost > 0 && (best == 0 || cost < least)) {
       best = vectors;
       least = cost;
@@ -70,6 +81,9 @@ int BackwardSlices(const CellTraits& cell, int64_t hidden, int64_t batch, const 
   return Slices(cell, cell.gates * hidden, hidden, batch, facts);
 }
 
+// Whether a worker's weights do not stay in its L2 cache, beside what else a step needs.
+bool Outgrows(int64_t bytes, const CpuFacts& facts) { return bytes > facts.l2_bytes / 4 * 3; }
+
 CpuPass PlanPass(int64_t depth, int64_t units, int gates, int64_t batch, int weight_bytes,
                  int slices, const CpuFacts& facts) {
   CpuPass pass;
@@ -80,13 +94,13 @@ CpuPass PlanPass(int64_t depth, int64_t units, int gates, int64_t batch, int wei
   pass.slices = slices;
   const int64_t columns = CeilDiv(pass.units, pass.slices) * gates;
   const int64_t rows = std::min<int64_t>(batch, kBlockRows);
-  const int tile_bytes = TileBytes(rows, weight_bytes);
-  pass.vectors = PanelVectors(rows, columns, tile_bytes, facts.vector_count);
-  pass.tile_rows = TileRows(pass.vectors, facts.vector_count, tile_bytes);
+  pass.vectors = PanelVectors(rows, columns, weight_bytes, facts);
+  pass.tile_rows = TileRows(pass.vectors, facts.vector_count, TileBytes(rows, weight_bytes));
   pass.panels = CeilDiv(columns, pass.vectors);
   const int64_t vector_bytes = pass.depth * facts.vector_lanes * weight_bytes;
   pass.slice_bytes = pass.panels * pass.vectors * vector_bytes;
   pass.packed_bytes = pass.slices * pass.slice_bytes;
+  pass.streams = Outgrows(pass.slice_bytes, facts);
   // Whole panels and whole units, and as many as the caches bear.
   const int step = std::lcm(gates, pass.vectors);
   const int64_t fits =
@@ -135,6 +149,10 @@ CpuChunkPlan PlanCpuChunk(const CellTraits& cell, int64_t inputs, int64_t hidden
   const int slices = BackwardSlices(cell, hidden, batch, facts);
   plan.d_inputs = PlanPass(columns, inputs, 1, rows, weight_bytes, slices, facts);
   plan.d_weights = PlanPass(rows, hidden, cell.gates, hidden, sizeof(float), slices, facts);
+  // What is read once and again is the sums.
+  const int64_t width = plan.d_weights.panels * plan.d_weights.vectors * plan.d_weights.lanes;
+  plan.d_weights.streams =
+      Outgrows((inputs + hidden) * width * static_cast<int64_t>(sizeof(float)), facts);
   return plan;
 }
 

@@ -31,10 +31,13 @@ struct CpuPass {
   int64_t panels;        // of the largest slice
   int64_t slice_bytes;   // of its packed weights
   int64_t packed_bytes;  // of all slices
+  bool streams;          // a slice's weights outgrow an L2 cache: those to come are asked for
 
   // Inlined by force: units built for different instruction sets must not share a copy.
   [[gnu::always_inline]] int64_t padded_units() const { return units * lanes; }
-  [[gnu::always_inline]] int64_t first_unit(int slice) const { return slice * units / slices; }
+  [[gnu::always_inline]] int64_t first_unit(int slice) const {
+    return static_cast<uint32_t>(slice) * static_cast<uint32_t>(units) / slices;
+  }
 };
 
 struct CpuPlan {
