@@ -41,7 +41,8 @@ nb::dict Targets() {
 
 nb::dict PassAsDict(const jp::CpuPass& pass) {
   nb::dict d;
-  d["workers"] = pass.slices;
+  d["workers"] = pass.workers;
+  d["by_rows"] = pass.by_rows();
   d["panels"] = pass.panels;
   d["panel_vectors"] = pass.vectors;
   d["tile_rows"] = pass.tile_rows;

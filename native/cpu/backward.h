@@ -11,10 +11,11 @@ namespace jp::cpu::JP_ISA {
 template <class Cell, class T>
 struct BackwardKernel {
   const Job<Backward>& job;
-  const int index;  // of the slice
+  const int worker;
   const Shape& shape = job.shape;
   const Layout<T> at;
   const Slice<T> slice, inputs;  // the latter's units are input features
+  const BatchRows rows;
   const WeightGradients<Cell> weights;
   const int64_t hidden = shape.hidden, columns = Cell::kGates * hidden;
   const int32_t* lengths = job.arrays.lengths + at.group * shape.batch;
@@ -22,10 +23,11 @@ struct BackwardKernel {
 
   BackwardKernel(const Job<Backward>& j, int64_t group, int i)
       : job(j),
-        index(i),
+        worker(i),
         at{j.shape, group},
         slice(j.pass, j.packed, i),
         inputs(j.inputs, j.packed_inputs, i),
+        rows(j.pass, j.shape.batch, i),
         weights(j, i) {}
 
   float* exchange(int64_t step, int64_t b) const {  // d_product of the step run before `step`
@@ -64,7 +66,7 @@ struct BackwardKernel {
           static_cast<const T*>(job.arrays.input_kernel) + at.group * shape.inputs * columns;
       inputs.PackRows(input_kernel, columns, shape.inputs);
     }
-    for (int64_t b = 0; b < shape.batch; ++b) {
+    for (int64_t b = rows.first; b < rows.last; ++b) {
       for (int64_t unit = slice.first * kLanes; unit < slice.last * kLanes; unit += kLanes) {
         const int n = Lanes(hidden, unit);
         for (int s = 0; s < Cell::kStates; ++s) {
@@ -79,9 +81,8 @@ struct BackwardKernel {
     }
   }
 
-  // What is left to do for the steps of a chunk, `begin` to before `end`.
-  void FinishChunk(int64_t begin, int64_t end) const {
-    if (job.multiplies_inputs()) ProjectBack(begin, end);
+  // Of the steps of a chunk, `begin` to before `end`, the weights' gradients.
+  void AddWeights(int64_t begin, int64_t end) const {
     if (!job.sums_weights()) return;
     // Nothing past a row's length counts, whatever it is: not even 0 times it.
     const auto of_row = [&](int64_t r, const auto& from) -> const T* {
@@ -100,18 +101,21 @@ struct BackwardKernel {
     if (end == shape.steps) weights.template Finish<T>(at.group);
   }
 
-  // The inputs' gradients.
+  // And the inputs' gradients.
   void ProjectBack(int64_t begin, int64_t end) const {
-    const auto b = [&](int64_t r) { return r % shape.batch; };
-    const auto t = [&](int64_t r) { return time(begin + r / shape.batch); };
-    float* const products = job.products + index * job.part_rows * job.columns();
-    const auto row = [&](int64_t r) { return d_gates_x(begin + r / shape.batch, b(r)); };
-    ForRows<T>(job, index, (end - begin) * shape.batch, columns, row,
-               [&](int64_t first, int64_t rows, Rows in) {
-                 inputs.MultiplyAll(in, rows, {}, products);
-                 for (int64_t r = 0; r < rows; ++r) {
+    if (!job.multiplies_inputs()) return;
+    const int64_t count = rows.count();
+    const auto b = [&](int64_t r) { return rows.first + r % count; };
+    const auto step = [&](int64_t r) { return begin + r / count; };
+    float* const products = job.products + worker * job.part_rows * job.columns();
+    const auto row = [&](int64_t r) { return d_gates_x(step(r), b(r)); };
+    const bool alone = (end - begin) * shape.batch == 1;
+    ForRows<T>(job, worker, (end - begin) * count, columns, row,
+               [&](int64_t first, int64_t here, Rows in) {
+                 inputs.MultiplyAll(in, here, alone, {}, products);
+                 for (int64_t r = 0; r < here; ++r) {
                    const float* from = products + r * inputs.width();
-                   T* to = d_x(b(first + r), t(first + r));
+                   T* to = d_x(b(first + r), time(step(first + r)));
                    for (int64_t unit = inputs.first; unit < inputs.last; ++unit, from += kLanes) {
                      const int n = Lanes(shape.inputs, unit * kLanes);
                      StorePart(to + unit * kLanes, Load(from), n);
@@ -161,9 +165,6 @@ struct BackwardKernel {
 
   void Run(int64_t step) const {
     const bool finish = step == shape.steps;
-    if (step > 0 && (finish || step % job.chunk_steps == 0)) {
-      FinishChunk((step - 1) / job.chunk_steps * job.chunk_steps, step);
-    }
     const float* in = step > 0 ? exchange(step, 0) : nullptr;
     if (finish) {
       const auto prefetch = [&](int64_t b, int64_t unit, int64_t units) {
@@ -176,7 +177,7 @@ struct BackwardKernel {
           Finish(b, (first + u) * kLanes, Load(products + u * kLanes));
         }
       };
-      return slice.ForBlocks(step, in, job.row, shape.batch, prefetch, update);
+      return slice.ForBlocks(step, in, job.row, rows, shape.batch == 1, prefetch, update);
     }
     const auto prefetch = [&](int64_t b, int64_t unit, int64_t units) {
       const Row row = RowAt(step, b);
@@ -202,7 +203,7 @@ struct BackwardKernel {
                   [&](auto lanes) { Update(row, unit, Load(products + u * kLanes), lanes); });
       }
     };
-    slice.ForBlocks(step, in, job.row, shape.batch, prefetch, update);
+    slice.ForBlocks(step, in, job.row, rows, shape.batch == 1, prefetch, update);
   }
 
   // One step of a vector of units of a row; dh is the product's share of its gradient.
@@ -255,15 +256,24 @@ struct BackwardKernel {
     }
   }
 
-  static void Step(const Job<Backward>& job, int index, int64_t step) {
-    const int64_t phases = job.shape.steps + Backward::kExtraSteps;
-    const BackwardKernel kernel(job, step / phases, index);
-    const int64_t phase = step % phases;
-    if (phase == 0) {
-      kernel.Pack();
-    } else {
-      kernel.Run(phase - 1);
+  // What a worker does in a phase; see Job.
+  static void Step(const Job<Backward>& job, int worker, int64_t step) {
+    const int64_t phase = step % job.phases - 1, chunk = job.chunk_steps, steps = job.shape.steps;
+    const BackwardKernel kernel(job, step / job.phases, worker);
+    if (phase < 0) return kernel.Pack();
+    if (!job.pass.by_rows()) {
+      if (phase > 0 && (phase == steps || phase % chunk == 0)) {
+        const int64_t begin = (phase - 1) / chunk * chunk;
+        kernel.ProjectBack(begin, phase);
+        kernel.AddWeights(begin, phase);
+      }
+      return kernel.Run(phase);
     }
+    const int64_t begin = phase / 2 * chunk, end = steps - begin < chunk ? steps : begin + chunk;
+    if (phase % 2 == 1) return kernel.AddWeights(begin, end);
+    for (int64_t i = begin; i < end; ++i) kernel.Run(i);
+    kernel.ProjectBack(begin, end);
+    if (end == steps) kernel.Run(steps);
   }
 };
 

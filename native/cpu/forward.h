@@ -12,24 +12,27 @@ namespace jp::cpu::JP_ISA {
 template <class Cell, class T>
 struct ForwardKernel {
   const Job<Forward>& job;
-  const int index;  // of the slice
+  const int worker;
   const Shape& shape = job.shape;
   const Layout<T> at;
   const Slice<T> slice, inputs;
+  const BatchRows rows;
   float* const bias;
-  float* const gates_x;  // [rows of a chunk][columns]
+  float* const gates_x;  // [steps of a chunk][the worker's rows][columns]
   const int64_t hidden = shape.hidden, columns = Cell::kGates * hidden;
   const int32_t* lengths = job.arrays.lengths + at.group * shape.batch;
   const int64_t padded = job.pass.padded_units();
 
   ForwardKernel(const Job<Forward>& j, int64_t group, int i)
       : job(j),
-        index(i),
+        worker(i),
         at{j.shape, group},
         slice(j.pass, j.packed, i),
         inputs(j.inputs, j.packed_inputs, i),
-        bias(j.bias + i * j.columns()),
-        gates_x(j.products + i * j.chunk_steps * j.shape.batch * j.columns()) {}
+        rows(j.pass, j.shape.batch, i),
+        bias(j.bias + (j.pass.by_rows() ? 0 : i) * j.columns()),
+        gates_x(j.products + (j.pass.by_rows() ? rows.first * j.chunk_steps : i * j.chunk_rows()) *
+                                 j.columns()) {}
 
   float* h(int64_t step, int64_t b) const {  // the state before `step`
     return job.exchange + ((step & 1) * shape.batch + b) * job.row;
@@ -46,8 +49,8 @@ struct ForwardKernel {
     const T* input_kernel =
         static_cast<const T*>(job.arrays.input_kernel) + at.group * shape.inputs * columns;
     inputs.PackColumns(input_kernel, columns, shape.inputs, hidden);
-    PackBias();
-    for (int64_t b = 0; b < shape.batch; ++b) {
+    if (!job.pass.by_rows() || worker == 0) PackBias();
+    for (int64_t b = rows.first; b < rows.last; ++b) {
       for (int64_t unit = slice.first * kLanes; unit < slice.last * kLanes; unit += kLanes) {
         const int n = Lanes(hidden, unit);
         for (int s = 0; s < Cell::kStates; ++s) {
@@ -74,10 +77,12 @@ struct ForwardKernel {
   void Project(int64_t begin) const {
     const int64_t left = shape.steps - begin;
     const int64_t steps = left < job.chunk_steps ? left : job.chunk_steps;
-    const auto row = [&](int64_t r) { return x(r % shape.batch, time(begin + r / shape.batch)); };
-    ForRows<T>(job, index, steps * shape.batch, shape.inputs, row,
-               [&](int64_t first, int64_t rows, Rows in) {
-                 inputs.MultiplyAll(in, rows, {bias, 0}, gates_x + first * inputs.width());
+    const int64_t count = rows.count();
+    const auto row = [&](int64_t r) { return x(rows.first + r % count, time(begin + r / count)); };
+    const bool alone = steps * shape.batch == 1;
+    ForRows<T>(job, worker, steps * count, shape.inputs, row,
+               [&](int64_t first, int64_t here, Rows in) {
+                 inputs.MultiplyAll(in, here, alone, {bias, 0}, gates_x + first * inputs.width());
                });
   }
 
@@ -101,7 +106,7 @@ struct ForwardKernel {
   Row RowAt(int64_t step, int64_t chunk_step, int64_t b) const {
     const int64_t t = time(step);
     Row row{};
-    row.x = gates_x + (chunk_step * shape.batch + b) * inputs.width();
+    row.x = gates_x + (chunk_step * rows.count() + b - rows.first) * inputs.width();
     row.h = h(step, b);
     row.next_h = h(step + 1, b);
     if constexpr (Cell::kStates > 1) row.private_state = private_state(b);
@@ -123,7 +128,6 @@ struct ForwardKernel {
 
   void Run(int64_t step) const {
     const int64_t chunk_step = step % job.chunk_steps;
-    if (chunk_step == 0) Project(step);
     const auto prefetch = [&](int64_t b, int64_t unit, int64_t units) {
       const Row row = RowAt(step, chunk_step, b);
       const int64_t from = unit * kLanes, n = units * kLanes;
@@ -148,7 +152,7 @@ struct ForwardKernel {
         });
       }
     };
-    slice.ForBlocks(step, h(step, 0), job.row, shape.batch, prefetch, update);
+    slice.ForBlocks(step, h(step, 0), job.row, rows, shape.batch == 1, prefetch, update);
   }
 
   // One step of a vector of units of a row.
@@ -194,15 +198,18 @@ struct ForwardKernel {
     }
   }
 
-  static void Step(const Job<Forward>& job, int index, int64_t step) {
-    const int64_t phases = job.shape.steps + Forward::kExtraSteps;
-    const ForwardKernel kernel(job, step / phases, index);
-    const int64_t phase = step % phases;
-    if (phase == 0) {
-      kernel.Pack();
-    } else {
-      kernel.Run(phase - 1);
+  // What a worker does in a phase; see Job.
+  static void Step(const Job<Forward>& job, int worker, int64_t step) {
+    const int64_t phase = step % job.phases - 1, chunk = job.chunk_steps;
+    const ForwardKernel kernel(job, step / job.phases, worker);
+    if (phase < 0) return kernel.Pack();
+    if (!job.pass.by_rows()) {
+      if (phase % chunk == 0) kernel.Project(phase);
+      return kernel.Run(phase);
     }
+    const int64_t begin = phase * chunk, left = job.shape.steps - begin;
+    kernel.Project(begin);
+    for (int64_t i = 0; i < (left < chunk ? left : chunk); ++i) kernel.Run(begin + i);
   }
 };
 

@@ -30,6 +30,9 @@ Job<Arrays> MakeJob(const Shape& shape, const CellTraits& cell, DType dtype, con
   job.inputs = kIsForward ? chunk.inputs : chunk.d_inputs;
   job.d_weights = chunk.d_weights;
   job.chunk_steps = chunk.steps;
+  const int64_t chunks = (shape.steps + chunk.steps - 1) / chunk.steps;
+  job.phases =
+      job.pass.by_rows() ? 1 + (kIsForward ? 1 : 2) * chunks : shape.steps + Arrays::kExtraSteps;
   job.part_rows = std::min<int64_t>(job.chunk_rows(), kChunkRows);
   job.copy_row = RowStride(job.inputs.depth);
   job.transposed_row = RowStride(job.d_weights.depth);
@@ -47,7 +50,8 @@ size_t LayOut(Job<Arrays>& job, void* memory) {
     used += (size * width + 63) / 64 * 64;
   };
   const Shape& shape = job.shape;
-  const int64_t slices = job.pass.slices, columns = job.cell.gates * shape.hidden;
+  const int64_t slices = job.pass.slices, workers = job.pass.workers;
+  const int64_t columns = job.cell.gates * shape.hidden;
   place(job.packed, job.pass.packed_bytes);
   place(job.exchange, 2 * shape.batch * job.row);
   place(job.carry, job.cell.states * shape.batch * job.pass.padded_units());
@@ -57,8 +61,8 @@ size_t LayOut(Job<Arrays>& job, void* memory) {
     const bool copied = job.dtype != DType::kFloat32 || features % 2 != 0;
     place(job.packed_inputs, job.inputs.packed_bytes);
     place(job.bias, kIsForward ? slices * job.columns() : 0);
-    place(job.products, slices * rows * job.columns());
-    place(job.copies, copied ? slices * job.part_rows * job.copy_row : 0);
+    place(job.products, (kIsForward ? slices : workers) * rows * job.columns());
+    place(job.copies, copied ? workers * job.part_rows * job.copy_row : 0);
   }
   if constexpr (!kIsForward) {
     if (job.sums_weights()) {
@@ -66,9 +70,10 @@ size_t LayOut(Job<Arrays>& job, void* memory) {
       const int64_t lanes = job.pass.lanes;
       place(job.d_gates, 2 * job.chunk_rows() * columns * ByteWidth(job.dtype));
       place(job.d_columns, job.gradients() * job.d_weights.packed_bytes / sizeof(float));
-      place(job.d_sums, slices * (shape.inputs + shape.hidden) * job.d_width());
-      place(job.d_bias_sums, slices * job.gradients() * job.d_width());
-      place(job.transposed, slices * ((features + lanes - 1) / lanes * lanes) * job.transposed_row);
+      place(job.d_sums, workers * (shape.inputs + shape.hidden) * job.d_width());
+      place(job.d_bias_sums, workers * job.gradients() * job.d_width());
+      place(job.transposed,
+            workers * ((features + lanes - 1) / lanes * lanes) * job.transposed_row);
     }
   }
   return used;

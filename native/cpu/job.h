@@ -74,24 +74,29 @@ struct Job {
   CpuPass pass;       // of the recurrence
   CpuPass inputs;     // of the products with the input weights
   CpuPass d_weights;  // of the weights' gradients
+  // Of a group: what the workers do between two meetings. They pack the weights; then each is a
+  // time step or one of the extra steps. By rows it is a chunk, or the gradients of weights after
+  // one.
+  int64_t phases;
   int64_t chunk_steps;
   int64_t part_rows;  // of a chunk that are taken at a time, kChunkRows at most
   Arrays arrays;
 
-  // Working memory; what is [slices] has a part for each, slice after slice.
+  // Working memory; what is [slices] or [workers] has a part for each, one after the other. Where
+  // workers have rows of their own there is one slice.
   void* packed;         // [slices] recurrent weights, in the order in which they are read
   void* packed_inputs;  // [slices] input weights, likewise
   float* bias;          // [slices][columns] in the order of the packed columns
-  float* products;      // [slices][rows of a chunk, or of a part][columns] with the input weights
-  float* copies;        // [slices][part_rows][copy_row] factors that can't be read where they are
+  float* products;      // [slices][rows of a chunk] or [workers][rows of a part][columns] of inputs
+  float* copies;        // [workers][part_rows][copy_row] factors that can't be read where they are
   void* d_gates;        // [2][rows of a chunk][G*H] of two chunks, by turns
-  float* d_columns;     // [slices][gradients][packed] a chunk's gradients by column, as weights are
-  float* d_sums;        // [slices][I + H][d_width] the weights' gradients so far
-  float* d_bias_sums;   // [slices][gradients][d_width]
-  float* transposed;    // [slices][I or H][transposed_row] factors
-  float* exchange;      // [2][B][row] what one step hands to the next: h, or the product's gradient
-  float* carry;         // [2][B][padded units] what a unit keeps to itself
-  int64_t row;          // floats in a row of `exchange`
+  float* d_columns;    // [workers][gradients][packed] a chunk's gradients by column, as weights are
+  float* d_sums;       // [workers][I + H][d_width] the weights' gradients so far
+  float* d_bias_sums;  // [workers][gradients][d_width]
+  float* transposed;   // [workers][I or H][transposed_row] factors
+  float* exchange;     // [2][B][row] what one step hands to the next: h, or the product's gradient
+  float* carry;        // [2][B][padded units] what a unit keeps to itself
+  int64_t row;         // floats in a row of `exchange`
   int64_t copy_row;
   int64_t transposed_row;
 

@@ -259,13 +259,14 @@ static void MultiplyRows(Rows in, int64_t rows, int64_t from, int64_t depth, con
             });
 }
 
-// out[r] = start[r] + in[r][from..from + depth) x panel for all rows of a batch, or for its only
-// one, which must have all of its depth at once. Weights that do not stay in a cache are asked for
-// ahead: `next` is the panel read after this one, and null for weights that do.
+// out[r] = start[r] + in[r][from..from + depth) x panel for some rows of a batch, or for its only
+// one, `alone`, which must have all of its depth at once. Weights that do not stay in a cache are
+// asked for ahead: `next` is the panel read after this one, and null for weights that do.
 template <int kVectors, class T>
-static void MultiplyPanel(Rows in, int64_t rows, int64_t from, int64_t depth, const T* panel,
-                          const T* next, Order order, Start start, float* out, int64_t out_stride) {
-  if (rows == 1) {
+static void MultiplyPanel(Rows in, int64_t rows, bool alone, int64_t from, int64_t depth,
+                          const T* panel, const T* next, Order order, Start start, float* out,
+                          int64_t out_stride) {
+  if (alone) {
     MultiplyTile<1, kVectors, true>(in, from, depth, panel, order, start, out, out_stride);
   } else {
     MultiplyRows<kVectors>(in, rows, from, depth, panel, next, order, start, out, out_stride);
@@ -273,16 +274,19 @@ static void MultiplyPanel(Rows in, int64_t rows, int64_t from, int64_t depth, co
 }
 
 template <class T>
-static inline void Multiply(int vectors, Rows in, int64_t rows, int64_t from, int64_t depth,
-                            const T* panel, const T* next, Order order, Start start, float* out,
-                            int64_t out_stride) {
+static inline void Multiply(int vectors, Rows in, int64_t rows, bool alone, int64_t from,
+                            int64_t depth, const T* panel, const T* next, Order order, Start start,
+                            float* out, int64_t out_stride) {
   switch (vectors) {
     case 3:
-      return MultiplyPanel<3>(in, rows, from, depth, panel, next, order, start, out, out_stride);
+      return MultiplyPanel<3>(in, rows, alone, from, depth, panel, next, order, start, out,
+                              out_stride);
     case 4:
-      return MultiplyPanel<4>(in, rows, from, depth, panel, next, order, start, out, out_stride);
+      return MultiplyPanel<4>(in, rows, alone, from, depth, panel, next, order, start, out,
+                              out_stride);
     case 6:
-      return MultiplyPanel<6>(in, rows, from, depth, panel, next, order, start, out, out_stride);
+      return MultiplyPanel<6>(in, rows, alone, from, depth, panel, next, order, start, out,
+                              out_stride);
   }
 }
 

@@ -14,8 +14,7 @@ void RunJob(const Shape& shape, const CellTraits& cell, DType dtype, const Array
   Job<Arrays> job = MakeJob(shape, cell, dtype, arrays, ThisMachine(threads));
   const Scratch memory(LayOut(job, nullptr));
   LayOut(job, memory.as<void>());
-  const int64_t steps = shape.groups * (shape.steps + Arrays::kExtraSteps);
-  Team::Run(job.pass.slices, steps, schedule,
+  Team::Run(job.pass.workers, shape.groups * job.phases, schedule,
             [&job, step](int slice, int64_t s) { step(job, slice, s); });
 }
 

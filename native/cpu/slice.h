@@ -55,18 +55,39 @@ inline constexpr int64_t kKeptBytes = 128 << 10;
 // Of the products of many rows.
 inline constexpr int64_t kPartDepth = 256;
 
+// A worker's rows of a batch: from `first` to before `last`.
+struct BatchRows {
+  int64_t first, last;
+
+  BatchRows(const CpuPass& pass, int64_t batch, int worker)
+      : first(pass.by_rows() ? worker * batch / pass.workers : 0),
+        last(pass.by_rows() ? (worker + 1) * batch / pass.workers : batch) {}
+  int64_t count() const { return last - first; }
+};
+
 // A part of the units: those from `first` to before `last`, counted in vectors.
 template <class T>
 struct Slice {
   const CpuPass& pass;
   T* packed;
   int64_t first, last;
+  int64_t first_packed, last_packed;  // panels that a worker packs
 
-  Slice(const CpuPass& of_pass, void* all_packed, int index)
-      : pass(of_pass),
-        packed(static_cast<T*>(all_packed) + index * (pass.slice_bytes / sizeof(T))),
-        first(pass.first_unit(index)),
-        last(pass.first_unit(index + 1)) {}
+  Slice(const CpuPass& of_pass, void* all_packed, int worker)
+      : pass(of_pass), packed(static_cast<T*>(all_packed)) {
+    if (pass.by_rows()) {
+      first = 0;
+      last = pass.units;
+      first_packed = worker * pass.panels / pass.workers;
+      last_packed = (worker + 1) * pass.panels / pass.workers;
+    } else {
+      packed += worker * (pass.slice_bytes / sizeof(T));
+      first = pass.first_unit(worker);
+      last = pass.first_unit(worker + 1);
+      first_packed = 0;
+      last_packed = panels(last - first);
+    }
+  }
 
   T* panel(int64_t p) const { return packed + p * pass.depth * pass.vectors * kLanes; }
   // A panel that must be asked for before it is read, or null.
@@ -88,8 +109,9 @@ struct Slice {
   void PackColumns(const T* weights, int64_t stride, int64_t depth, int64_t hidden) const {
     for (int64_t k = 0; k < pass.depth; k += kPackedRows) {
       const int64_t end = k + kPackedRows < pass.depth ? k + kPackedRows : pass.depth;
-      int64_t unit = first, gate = 0;
-      for (int64_t p = 0; p < panels(last - first); ++p) {
+      int64_t unit = first + first_packed * pass.vectors / pass.gates;
+      int64_t gate = first_packed * pass.vectors % pass.gates;
+      for (int64_t p = first_packed; p < last_packed; ++p) {
         for (int c = 0; c < pass.vectors; ++c) {
           const T* from = weights + gate * hidden + unit * kLanes;
           CopyColumns(panel(p), pass.vectors, c, k, end, from, stride, depth,
@@ -103,7 +125,7 @@ struct Slice {
 
   // The same where the units are rows of `depth` values.
   void PackRows(const T* weights, int64_t depth, int64_t hidden) const {
-    for (int64_t p = 0; p < panels(last - first); ++p) {
+    for (int64_t p = first_packed; p < last_packed; ++p) {
       for (int64_t k = 0; k < pass.depth; k += kPackedColumns) {
         const int64_t end = k + kPackedColumns < pass.depth ? k + kPackedColumns : pass.depth;
         for (int c = 0; c < pass.vectors; ++c) {
@@ -119,9 +141,9 @@ struct Slice {
   }
 
   // out[r][width()] = start + in[r] x the slice's weights.
-  void MultiplyAll(Rows in, int64_t rows, Start start, float* out) const {
+  void MultiplyAll(Rows in, int64_t rows, bool alone, Start start, float* out) const {
     // What the rows hold of a part of the depth stays in the L2 cache for all panels.
-    const int64_t part = rows == 1 ? pass.depth : kPartDepth;
+    const int64_t part = alone ? pass.depth : kPartDepth;
     constexpr Order kOrder = Order::kForwards;
     ForDepths(pass.depth, part, kOrder, start, out, width(),
               [&](int64_t k, int64_t depth, Start begin) {
@@ -131,21 +153,22 @@ struct Slice {
                   const T* next = Streamed(p + 1);
                   if (next != nullptr) next += row;
                   const Start here{begin.at == nullptr ? nullptr : begin.at + column, begin.stride};
-                  Multiply(pass.vectors, in, rows, k, depth, panel(p) + row, next, kOrder, here,
-                           out + column, width());
+                  Multiply(pass.vectors, in, rows, alone, k, depth, panel(p) + row, next, kOrder,
+                           here, out + column, width());
                 }
               });
   }
 
-  // Multiplies `batch` rows with the slice's weights, or takes the products as zero where `in` is
-  // null. For each block of units and each row, calls prefetch(row, vector of units, number of
-  // them) before, and update(row, vector of units, number, products) after. Every other step goes
-  // through the weights backwards: of those that a cache can't hold, it finds the last ones there.
+  // Multiplies rows of a batch, `stride` apart from `in` on, with the slice's weights, or takes the
+  // products as zero where `in` is null. For each block of units and each row, calls prefetch(row,
+  // vector of units, number of them) before, and update(row, vector of units, number, products)
+  // after. Every other step goes through the weights backwards: of those that a cache can't hold,
+  // it finds the last ones there.
   template <class Prefetch, class Update>
-  void ForBlocks(int64_t step, const float* in, int64_t stride, int64_t batch,
+  void ForBlocks(int64_t step, const float* in, int64_t stride, BatchRows of, bool alone,
                  const Prefetch& prefetch, const Update& update) const {
     alignas(64) float products[kBlockRows * kMostBlockVectors * kLanes];
-    const int64_t parts = (batch + kBlockRows - 1) / kBlockRows;
+    const int64_t batch = of.count(), parts = (batch + kBlockRows - 1) / kBlockRows;
     const bool ask = pass.slices > 1 || pass.slice_bytes > kKeptBytes;
     const int64_t blocks = (last - first + pass.block_units - 1) / pass.block_units;
     const Order order = step % 2 == 0 ? Order::kForwards : Order::kBackwards;
@@ -156,7 +179,8 @@ struct Slice {
       const int64_t first_panel = (unit - first) * pass.gates / pass.vectors;
       const int64_t width = panels(units) * panel_width();
       for (int64_t part = 0; part < parts; ++part) {
-        const int64_t b0 = part * batch / parts, rows = (part + 1) * batch / parts - b0;
+        const int64_t b0 = of.first + part * batch / parts;
+        const int64_t rows = of.first + (part + 1) * batch / parts - b0;
         const float* row[kBlockRows];
         for (int64_t r = 0; in != nullptr && r < rows; ++r) {
           row[r] = in + (b0 + r) * stride;
@@ -173,7 +197,7 @@ struct Slice {
           if (in == nullptr) continue;
           const int64_t here = turn(p, count), at = first_panel + here;
           const T* next = Streamed(order == Order::kForwards ? at + 1 : at - 1);
-          Multiply(pass.vectors, row, rows, 0, pass.depth, panel(at), next, order, {},
+          Multiply(pass.vectors, row, rows, alone, 0, pass.depth, panel(at), next, order, {},
                    products + here * panel_width(), width);
         }
         for (int64_t r = 0; r < rows; ++r) {

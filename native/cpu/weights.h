@@ -13,24 +13,28 @@ struct WeightGradients {
   static constexpr int kGradients = Cell::kSeparateProduct ? 2 : 1;
 
   const Job<Backward>& job;
-  const int index;  // of the slice
+  const int worker;
   const Slice<float> of_inputs, of_product;
   const int64_t hidden = job.shape.hidden, columns = Cell::kGates * hidden;
   const int64_t width = of_inputs.width(), row = job.transposed_row;
 
   WeightGradients(const Job<Backward>& j, int i)
       : job(j),
-        index(i),
+        worker(i),
         of_inputs(j.d_weights, j.d_columns, i),
         of_product(j.d_weights, j.d_columns + (kGradients - 1) * j.d_weights.packed_bytes / 4, i) {}
 
-  // Keeps a row's gradients of a vector of units.
+  // Keeps a row's gradients of a vector of units, which may be another worker's to sum.
   void Keep(int64_t r, int64_t unit, const Vec* dx, const Vec* d_product) const {
+    const bool own = unit >= of_inputs.first && unit < of_inputs.last;
+    const int owner = own ? worker : job.d_weights.slice_of(unit);
+    const int64_t slice = (owner - worker) * (job.d_weights.slice_bytes / 4);
     const int vectors = of_inputs.pass.vectors;
-    const int first = static_cast<int>(unit - of_inputs.first) * Cell::kGates;
+    const int64_t begin = own ? of_inputs.first : job.d_weights.first_unit(owner);
+    const int first = static_cast<int>(unit - begin) * Cell::kGates;
     int64_t panel = first / vectors, c = first % vectors;
     for (int g = 0; g < Cell::kGates; ++g) {
-      const int64_t at = (r * vectors + c) * kLanes;
+      const int64_t at = slice + (r * vectors + c) * kLanes;
       Store(of_inputs.panel(panel) + at, dx[g]);
       if constexpr (kGradients > 1) Store(of_product.panel(panel) + at, d_product[g]);
       if (++c == vectors) {
@@ -45,7 +49,7 @@ struct WeightGradients {
   template <class X, class H>
   void Add(int64_t rows, bool first, const X& x, const H& h) const {
     FillUp(of_inputs, rows);
-    float* const sums = job.d_sums + index * (job.shape.inputs + hidden) * job.d_width();
+    float* const sums = job.d_sums + worker * (job.shape.inputs + hidden) * job.d_width();
     AddProduct(of_inputs, rows, job.shape.inputs, x, first, sums);
     AddRows(of_inputs, rows, first, bias(0));
     if constexpr (kGradients > 1) {
@@ -57,7 +61,7 @@ struct WeightGradients {
 
   template <class T>
   void Finish(int64_t group) const {
-    const float* sums = job.d_sums + index * (job.shape.inputs + hidden) * job.d_width();
+    const float* sums = job.d_sums + worker * (job.shape.inputs + hidden) * job.d_width();
     const auto& arrays = job.arrays;
     Put<T>(sums, job.shape.inputs, group, arrays.d_input_kernel);
     Put<T>(sums + job.shape.inputs * width, hidden, group, arrays.d_recurrent_kernel);
@@ -67,7 +71,7 @@ struct WeightGradients {
 
  private:
   float* bias(int gradient) const {
-    return job.d_bias_sums + (index * kGradients + gradient) * job.d_width();
+    return job.d_bias_sums + (worker * kGradients + gradient) * job.d_width();
   }
 
   // Gives an odd number of rows one of zeros, and the last panel's unused columns zeros.
@@ -89,7 +93,7 @@ struct WeightGradients {
   void AddProduct(const Slice<float>& d, int64_t rows, int64_t features, const From& from,
                   bool first, float* sums) const {
     const int64_t padded = (job.shape.inputs > hidden ? job.shape.inputs : hidden) + kLanes - 1;
-    float* const transposed = job.transposed + index * (padded / kLanes * kLanes) * row;
+    float* const transposed = job.transposed + worker * (padded / kLanes * kLanes) * row;
     for (int64_t r = 0; r < rows; r += kLanes) TransposeInto(transposed, r, rows, features, from);
     for (int64_t m = 0; m < features; m += kChunkRows) {
       const int64_t here = features - m < kChunkRows ? features - m : kChunkRows;
@@ -99,8 +103,8 @@ struct WeightGradients {
         float* const to = sums + m * width + p * d.panel_width();
         const float* const next = nullptr;  // the gradients wait in a cache
         const Start start{first ? nullptr : to, width, !first && d.pass.streams};
-        Multiply(d.pass.vectors, in, here, 0, rows + rows % 2, d.panel(p), next, Order::kForwards,
-                 start, to, width);
+        Multiply(d.pass.vectors, in, here, here == 1, 0, rows + rows % 2, d.panel(p), next,
+                 Order::kForwards, start, to, width);
       }
     }
   }

@@ -27,7 +27,8 @@ struct CpuPass {
   int tile_rows;         // batch rows that share a load of the weights
   int block_units;       // vectors of units that are updated together, after their products
   int64_t units;         // vectors
-  int slices;            // workers; each has units / slices, rounded either way
+  int slices;            // of the units: each has units / slices, rounded either way
+  int workers;           // each has a slice; or, of one slice, batch / workers rows
   int64_t panels;        // of the largest slice
   int64_t slice_bytes;   // of its packed weights
   int64_t packed_bytes;  // of all slices
@@ -38,6 +39,11 @@ struct CpuPass {
   [[gnu::always_inline]] int64_t first_unit(int slice) const {
     return static_cast<uint32_t>(slice) * static_cast<uint32_t>(units) / slices;
   }
+  [[gnu::always_inline]] int slice_of(int64_t unit) const {
+    return static_cast<int>((static_cast<uint32_t>(unit + 1) * slices - 1) /
+                            static_cast<uint32_t>(units));
+  }
+  [[gnu::always_inline]] bool by_rows() const { return slices < workers; }
 };
 
 struct CpuPlan {

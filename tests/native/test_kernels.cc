@@ -35,6 +35,8 @@ struct Threads {
   }
 };
 
+int jobs_by_units = 0, jobs_by_rows = 0;  // of several workers
+
 // As jp::cpu::Run, but for an instruction set of our choice, and on working memory full of NaN, so
 // that a value which is read before it is written shows.
 template <class CallArrays>
@@ -53,9 +55,10 @@ void RunOn(const Isa& isa, const Shape& shape, const CellTraits& cell, DType dty
     else
       return isa.backward;
   }();
+  if (job.pass.workers > 1) ++(job.pass.by_rows() ? jobs_by_rows : jobs_by_units);
   Threads helpers;
-  jp::cpu::Team::Run(job.pass.slices, shape.groups * (shape.steps + CallArrays::kExtraSteps),
-                     helpers.schedule(), [&](int slice, int64_t s) { step(job, slice, s); });
+  jp::cpu::Team::Run(job.pass.workers, shape.groups * job.phases, helpers.schedule(),
+                     [&](int worker, int64_t s) { step(job, worker, s); });
 }
 
 struct Case {
@@ -204,11 +207,11 @@ void CheckLibrary(const Case& c) {
 
 // N, B, T, I, H: odd sizes, one of each, rows beyond a tile, a block and a chunk, several chunks,
 // units and inputs beyond a panel, inputs beyond a part of the depth, fewer inputs than slices,
-// several slices.
+// several workers with units and with rows of their own, as many rows each and not.
 constexpr int64_t kSizes[][5] = {{1, 3, 5, 9, 7},    {3, 2, 4, 6, 37},   {1, 1, 1, 1, 1},
                                  {1, 7, 2, 300, 33}, {1, 13, 23, 4, 19}, {2, 5, 3, 11, 66},
                                  {1, 67, 2, 17, 9},  {1, 131, 2, 5, 6},  {1, 4, 6, 3, 8},
-                                 {1, 1, 150, 2, 16}};
+                                 {1, 1, 150, 2, 16}, {1, 5, 31, 5, 50}};
 
 // From here on a case takes long under a sanitizer or an emulator: in two of four ways only.
 constexpr int64_t kManyRows = 100;
@@ -245,5 +248,6 @@ int main(int argc, char**) {
       }
     }
   }
+  if (argc < 2) CHECK(jobs_by_units > 0 && jobs_by_rows > 0, jobs_by_units, jobs_by_rows);
   return jp::test::Finish("kernels");
 }

@@ -33,7 +33,10 @@ void CheckPass(const CpuPass& pass, const CpuPass& again, const CpuFacts& facts,
   CHECK(pass.lanes == facts.vector_lanes && pass.gates == of.gates);
   CHECK(pass.padded_units() >= of.hidden && pass.padded_units() - of.hidden < pass.lanes,
         of.hidden);
-  CHECK(pass.slices >= 1 && pass.slices <= facts.threads, pass.slices);
+  CHECK(pass.workers >= 1 && pass.workers <= facts.threads, pass.workers);
+  // A worker has a slice of the units or, of one slice, at least a row.
+  CHECK(pass.slices == (pass.by_rows() ? 1 : pass.workers), pass.slices, pass.workers);
+  CHECK(!pass.by_rows() || pass.workers <= of.batch, pass.workers, of.batch);
   CHECK(of.may_be_empty || pass.slices <= pass.units, pass.slices, pass.units);
   CHECK(pass.tile_rows >= 1, pass.tile_rows);
   // The sums, one row of weights and two more registers, unless even one row does not fit.
@@ -46,6 +49,9 @@ void CheckPass(const CpuPass& pass, const CpuPass& again, const CpuFacts& facts,
     const int64_t units = pass.first_unit(slice + 1) - pass.first_unit(slice);
     CHECK(units >= (of.may_be_empty ? 0 : 1) && units <= pass.units / pass.slices + 1, slice,
           units);
+    for (int64_t u = pass.first_unit(slice); u < pass.first_unit(slice + 1); ++u) {
+      CHECK(pass.slice_of(u) == slice, u, slice);
+    }
     largest = units > largest ? units : largest;
   }
   const int64_t columns = pass.panels * pass.vectors;
@@ -56,11 +62,13 @@ void CheckPass(const CpuPass& pass, const CpuPass& again, const CpuFacts& facts,
 
   // A block is whole panels and whole units, and its products fit the room that there is.
   const int64_t block = int64_t{pass.block_units} * of.gates;
-  const int64_t rows = of.batch < jp::kBlockRows ? of.batch : jp::kBlockRows;
+  const int64_t share = pass.by_rows() ? (of.batch + pass.workers - 1) / pass.workers : of.batch;
+  const int64_t rows = share < jp::kBlockRows ? share : jp::kBlockRows;
   CHECK(pass.block_units >= 1 && block % pass.vectors == 0, block, pass.vectors);
   CHECK(rows * block <= jp::kBlockRows * jp::kMostBlockVectors, rows, block);
 
-  CHECK(again.slices == pass.slices && again.packed_bytes == pass.packed_bytes);
+  CHECK(again.workers == pass.workers && again.slices == pass.slices &&
+        again.packed_bytes == pass.packed_bytes);
 }
 
 void TestEveryProblemHasAPlan() {
@@ -109,12 +117,15 @@ void TestEveryProblemHasChunks() {
                 CheckPass(plan.inputs, plan.inputs, facts, in);
                 CheckPass(plan.d_inputs, plan.d_inputs, facts, d_in);
                 CheckPass(plan.d_weights, plan.d_weights, facts, d_weights);
-                // A worker projects the inputs of its own units.
+                // A worker projects the inputs of its own units, or of its own rows.
                 const CpuPlan recurrence = PlanCpu(cell, hidden, batch, bytes, facts);
                 CHECK(plan.inputs.slices == recurrence.forward.slices);
+                CHECK(plan.inputs.workers == recurrence.forward.workers);
                 CHECK(plan.inputs.units == recurrence.forward.units);
-                CHECK(plan.d_weights.slices == recurrence.backward.slices);
                 CHECK(plan.d_inputs.slices == recurrence.backward.slices);
+                CHECK(plan.d_inputs.workers == recurrence.backward.workers);
+                // What is summed over rows is divided by units.
+                CHECK(plan.d_weights.slices == recurrence.backward.workers);
               }
             }
           }
@@ -127,48 +138,69 @@ void TestEveryProblemHasChunks() {
 void TestMoreOfAnythingNeverTakesLess() {
   const CellTraits& lstm = Cell("lstm");
   int64_t bytes = 0;
-  int slices = 0;
+  int workers = 0;
   for (int64_t hidden = 1; hidden <= 700; ++hidden) {
     const CpuPass pass = PlanCpu(lstm, hidden, 3, 4, kDesktop).forward;
     const int64_t weights = pass.padded_units() * pass.depth * 4 * 4;
-    CHECK(weights >= bytes && pass.slices >= slices, hidden);
+    CHECK(weights >= bytes && pass.workers >= workers, hidden);
     bytes = weights;
-    slices = pass.slices;
+    workers = pass.workers;
   }
-  CHECK(slices == kDesktop.threads, slices);
-  slices = 0;
+  CHECK(workers == kDesktop.threads, workers);
+  workers = 0;
   for (int threads = 1; threads <= 64; ++threads) {
     CpuFacts facts = kDesktop;
     facts.threads = threads;
     const CpuPass pass = PlanCpu(lstm, 256, 4, 4, facts).forward;
-    CHECK(pass.slices >= slices, threads);
-    slices = pass.slices;
+    CHECK(pass.workers >= workers, threads);
+    workers = pass.workers;
   }
-  slices = 0;
+  workers = 0;
   for (int64_t batch = 1; batch <= 64; ++batch) {
     const CpuPass pass = PlanCpu(lstm, 48, batch, 4, kDesktop).forward;
-    CHECK(pass.slices >= slices, batch);
-    slices = pass.slices;
+    CHECK(pass.workers >= workers, batch);
+    workers = pass.workers;
   }
 }
 
-void TestSmallProblemsStayOnOneWorker() {
-  CHECK(PlanCpu(Cell("elman_tanh"), 16, 1, 4, kDesktop).forward.slices == 1);
-  CHECK(PlanCpu(Cell("lstm"), 512, 4, 4, kDesktop).forward.slices == 8);
-  // Two cores with AVX-512, where one worker and two have been timed.
+void TestWhoDoesAStep() {
+  CHECK(PlanCpu(Cell("elman_tanh"), 16, 1, 4, kDesktop).forward.workers == 1);
+  CHECK(PlanCpu(Cell("lstm"), 512, 4, 4, kDesktop).forward.workers == 8);
+  // Two cores with AVX-512, where one worker has been timed, and two with units and with rows.
   const CpuFacts xeon{2, 16, 32, 2 << 20, 256 << 20};
-  const auto slices = [&](const char* cell, int64_t hidden, int64_t batch) {
-    const CpuPlan plan = PlanCpu(Cell(cell), hidden, batch, 4, xeon);
-    return std::pair(plan.forward.slices, plan.backward.slices);
+  const auto kind = [](const CpuPass& pass) {
+    return pass.workers == 1 ? "one" : pass.by_rows() ? "rows" : "units";
   };
-  // Nearly as much is handed over as is worked off.
-  CHECK(slices("elman_tanh", 64, 16) == std::pair(1, 1));
+  const auto check = [&](const char* cell, int64_t hidden, int64_t batch, const char* forward,
+                         const char* backward) {
+    const CpuPlan plan = PlanCpu(Cell(cell), hidden, batch, 4, xeon);
+    CHECK(kind(plan.forward) == std::string(forward), cell, hidden, batch);
+    CHECK(kind(plan.backward) == std::string(backward), cell, hidden, batch);
+  };
+  // Waking another thread takes longer than the work.
+  check("elman_tanh", 64, 2, "one", "one");
+  check("elman_tanh", 128, 1, "one", "one");
+  // A row can't be divided.
+  check("gru", 128, 1, "units", "units");
+  // To meet at each step takes longer than to read all weights.
+  check("lstm", 64, 4, "rows", "rows");
+  check("elman_tanh", 128, 4, "rows", "rows");
+  check("lstm", 128, 16, "rows", "rows");
   // Backward a unit hands over a value a gate.
-  CHECK(slices("lstm", 64, 8) == std::pair(2, 1));
-  CHECK(slices("lstm", 64, 64) == std::pair(2, 2));
-  CHECK(slices("elman_tanh", 128, 1) == std::pair(1, 1));
-  CHECK(slices("elman_tanh", 128, 4) == std::pair(2, 2));
-  CHECK(slices("gru", 128, 1) == std::pair(2, 2));
+  check("lstm", 128, 4, "units", "rows");
+  // The weights of all units are more than an L2 cache holds.
+  check("lstm", 256, 16, "units", "units");
+}
+
+void TestWeightsBeyondTheCache() {
+  const CpuFacts xeon{2, 16, 32, 2 << 20, 256 << 20};
+  CHECK(!PlanCpu(Cell("lstm"), 256, 4, 4, xeon).forward.streams);
+  CHECK(PlanCpu(Cell("lstm"), 1024, 4, 4, xeon).forward.streams);
+  // A row waits for its weights: panels that need none but those are better than wider ones.
+  const CpuPass exact = PlanCpu(Cell("lstm"), 512, 1, 4, xeon).forward;
+  CHECK(exact.slice_bytes == 512 * 4 * 512 * 4 / 2, exact.slice_bytes, exact.vectors);
+  // Where they are as many in any, wider ones are better.
+  CHECK(PlanCpu(Cell("gru"), 384, 1, 4, xeon).forward.vectors == 6);
 }
 
 void CheckResidency(int64_t hidden, const CpuFacts& facts, const std::string& residency,
@@ -196,7 +228,8 @@ int main() {
   TestEveryProblemHasAPlan();
   TestEveryProblemHasChunks();
   TestMoreOfAnythingNeverTakesLess();
-  TestSmallProblemsStayOnOneWorker();
+  TestWhoDoesAStep();
+  TestWeightsBeyondTheCache();
   TestResidency();
   return jp::test::Finish("plan");
 }
