@@ -42,6 +42,7 @@ struct ForwardKernel {
   const T* x(int64_t b, int64_t t) const {
     return at.sequence(static_cast<const T*>(job.arrays.x), b, t, shape.inputs);
   }
+
   void Pack() const {
     const T* kernel =
         static_cast<const T*>(job.arrays.recurrent_kernel) + at.group * hidden * columns;

@@ -28,7 +28,7 @@ struct CpuPass {
   int block_units;       // vectors of units that are updated together, after their products
   int64_t units;         // vectors
   int slices;            // of the units: each has units / slices, rounded either way
-  int workers;           // each has a slice; or, of one slice, batch / workers rows
+  int workers;           // each has a slice, or of the only one batch / workers rows
   int64_t panels;        // of the largest slice
   int64_t slice_bytes;   // of its packed weights
   int64_t packed_bytes;  // of all slices
