@@ -1,7 +1,9 @@
 // Measures what this machine's cores can do: bytes read a second from each level of memory, and
 // multiply-adds a second. Compiled for the machine it runs on (-march=native).
 //
-//   limits THREADS SECONDS {LEVEL BYTES_PER_THREAD}...   prints JSON
+//   limits THREADS SECONDS {NAME BYTES_PER_THREAD}...   prints JSON
+//
+// Memory is read to and fro: of more than a cache holds, it still has what was read last.
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -12,6 +14,10 @@
 #include <string>
 #include <thread>
 #include <vector>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #if defined(__AVX512BF16__)
 #include <immintrin.h>
@@ -72,18 +78,29 @@ double Bandwidth(int threads, double seconds, int64_t bytes_per_thread) {
   const int64_t blocks = bytes_per_thread < block ? 1 : bytes_per_thread / block;
   std::vector<float*> buffers(threads);
   for (float*& buffer : buffers) {
-    buffer = static_cast<float*>(std::aligned_alloc(block, blocks * block));
+    constexpr int64_t page = int64_t{2} << 20;
+    const int64_t bytes = (blocks * block + page - 1) / page * page;
+    buffer = static_cast<float*>(std::aligned_alloc(page, bytes));
+#if defined(__linux__)
+    madvise(buffer, bytes, MADV_HUGEPAGE);
+#endif
     for (int64_t i = 0; i < blocks * block / 4; ++i) buffer[i] = 1.0f;
   }
-  const int64_t passes = 1 + (int64_t{1} << 20) / (blocks * block);
+  const int64_t passes = 2 + (int64_t{1} << 20) / (blocks * block);
   const double rate = Rate(threads, seconds, [&](int thread) {
     const Vector* data = reinterpret_cast<const Vector*>(buffers[thread]);
     Vector sums[kReadChains] = {};
+    const auto read = [&](int64_t i) {
+#pragma GCC unroll 8
+      for (int chain = 0; chain < kReadChains; ++chain) {
+        sums[chain] += data[i * kReadChains + chain];
+      }
+    };
     for (int64_t pass = 0; pass < passes; ++pass) {
-      for (int64_t i = 0; i < blocks; ++i) {
-        for (int chain = 0; chain < kReadChains; ++chain) {
-          sums[chain] += data[i * kReadChains + chain];
-        }
+      if (pass % 2 == 0) {
+        for (int64_t i = 0; i < blocks; ++i) read(i);
+      } else {
+        for (int64_t i = blocks - 1; i >= 0; --i) read(i);
       }
     }
     for (const Vector& sum : sums) sink = sum[0];

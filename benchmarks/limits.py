@@ -7,14 +7,17 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from benchmarks.problem import DTYPES, Shape
 
 SOURCE = Path(__file__).with_name("limits.cc")
 COMPILERS = ("c++", "g++", "clang++")
+AROUND_L2 = (0.5, 0.625, 0.75, 0.875, 1, 1.25, 1.5, 2, 3, 4)  # of its size, what is read
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class Limits:
     caches: Mapping[str, int]  # bytes of L1 and L2 (of a core) and of L3 (of all)
     bandwidth: Mapping[str, float]  # bytes a second read from L1, L2, L3, memory
     flops: Mapping[str, float]  # a second, by the factors' type, and of bfloat16's dot product
+    # Bytes that each core reads again and again, and bytes a second of all: around the size of L2.
+    around_l2: Sequence[tuple[int, float]] = ()
 
 
 def measure(threads: int, caches: Mapping[str, int], seconds: float = 0.01) -> Limits:
@@ -38,12 +43,16 @@ def measure(threads: int, caches: Mapping[str, int], seconds: float = 0.01) -> L
     if compiler is None:
         looked = asked or ", ".join(COMPILERS)
         raise RuntimeError(f"no C++ compiler found (looked for {looked}); install one or set CXX")
-    levels = [f"{word}" for item in buffers(threads, caches).items() for word in item]
+    around = [int(caches.get("L2", 0) * part) for part in AROUND_L2]
+    reads = list(buffers(threads, caches).items()) + [(f"{size}", size) for size in around if size]
     with tempfile.TemporaryDirectory() as folder:
         program = f"{folder}/limits"
         _run([compiler, "-O3", "-march=native", "-std=c++17", "-pthread", SOURCE, "-o", program])
-        printed = json.loads(_run([program, threads, seconds, *levels]))
-    return Limits(threads, dict(caches), printed["bandwidth"], printed["flops"])
+        words = [word for read in reads for word in read]
+        printed = json.loads(_run([program, threads, seconds, *words]))
+    rates = printed["bandwidth"]
+    around_l2 = [(size, rates.pop(f"{size}")) for size in around if size]
+    return Limits(threads, dict(caches), rates, printed["flops"], around_l2)
 
 
 def _run(command: list[object]) -> str:
@@ -71,19 +80,33 @@ def resident_level(weight_bytes: int, limits: Limits) -> str:
     return "L3" if weight_bytes <= limits.caches.get("L3", 0) else "memory"
 
 
+def read_seconds(weight_bytes: int, limits: Limits) -> float:
+    """The least time to read weights that were read before, each core its share of them.
+
+    By the level that holds them; but a cache that they fill, or outgrow by little, is neither as
+    fast as one with room to spare nor as slow as the next: there, by what that many bytes took.
+    """
+    sizes = [size for size, _ in limits.around_l2]
+    share = weight_bytes / limits.threads
+    if not sizes or not sizes[0] <= share <= sizes[-1]:
+        return weight_bytes / limits.bandwidth[resident_level(weight_bytes, limits)]
+    times = [size / rate for size, rate in limits.around_l2]
+    return float(np.interp(share, sizes, times)) * limits.threads
+
+
 def limit_seconds(shape: Shape, direction: str, limits: Limits) -> float:
     """The least time for a shape.
 
-    A step reads the recurrent weights once from the level where they reside and does their
-    multiply-adds: the slower of the two is its time, for they overlap. What is not sequential (the
-    projection of the inputs; with the backward pass also both kernels' and the inputs' gradients)
-    goes at the peak rate of multiply-adds.
+    A step reads the recurrent weights once, from where they reside, and does their multiply-adds:
+    the slower of the two is its time, for they overlap. What is not sequential (the projection of
+    the inputs; with the backward pass also both kernels' and the inputs' gradients) goes at the
+    peak rate of multiply-adds.
     """
     t, b, i, h = shape.steps, shape.batch, shape.inputs, shape.hidden
     width = shape.gates * h
     flops = limits.flops[shape.dtype]
     weight_bytes = h * width * DTYPES[shape.dtype].itemsize
-    read = weight_bytes / limits.bandwidth[resident_level(weight_bytes, limits)]
+    read = read_seconds(weight_bytes, limits)
     chain = t * max(read, 2 * b * h * width / flops)
     project = 2 * t * b * i * width / flops
     if direction == "forward":

@@ -241,6 +241,15 @@ def test_limit_of_a_shape_bound_by_reading():
     assert limits.limit_seconds(shape, "forward+backward", LIMITS) == pytest.approx(backward)
 
 
+def test_reading_what_fills_a_cache_takes_what_was_measured():
+    around = dataclasses.replace(LIMITS, around_l2=[(5_000, 4e9), (10_000, 2e9), (20_000, 1e9)])
+    # Both cores' shares, at a measured size and between two; outside them, by level as ever.
+    assert limits.read_seconds(20_000, around) == pytest.approx(20_000 / 2e9)
+    assert limits.read_seconds(30_000, around) == pytest.approx((10e-6 + 40e-6) / 2)
+    assert limits.read_seconds(9_000, around) == pytest.approx(9_000 / 4e9)
+    assert limits.read_seconds(50_000, around) == pytest.approx(50_000 / 2e9)
+
+
 def test_limit_of_a_shape_bound_by_arithmetic():
     shape = Shape("gru", 7, 5000, 10, 3, "bfloat16")
     chain, project = 7 * 2 * 5000 * 10 * 30 / 2e12, 2 * 7 * 5000 * 3 * 30 / 2e12
