@@ -13,11 +13,15 @@ namespace {
 
 using jp::cpu::Scratch;
 
+constexpr size_t kHugePage = size_t{2} << 20;
+
 void TestAlignmentAndSize() {
   for (size_t bytes :
-       {size_t{1}, size_t{63}, size_t{64}, size_t{65}, size_t{4097}, size_t{3} << 20}) {
+       {size_t{1}, size_t{63}, size_t{64}, size_t{65}, size_t{4097}, kHugePage, size_t{3} << 20}) {
     const Scratch scratch(bytes);
-    CHECK(reinterpret_cast<uintptr_t>(scratch.as<void>()) % 64 == 0, bytes);
+    const auto address = reinterpret_cast<uintptr_t>(scratch.as<void>());
+    CHECK(address % 64 == 0, bytes);
+    CHECK(bytes < kHugePage || address % kHugePage == 0, bytes);
     std::memset(scratch.as<void>(), 0x5a, bytes);
   }
 }

@@ -71,6 +71,22 @@ def test_what_it_prints(monkeypatch) -> None:
     assert "4 of its 16 chunks in registers, 8 in shared memory, and reads 4 from L2" in str(found)
 
 
+@pytest.mark.parametrize(
+    ("hidden", "by_rows", "says"),
+    [
+        (64, True, "64 KiB of packed weights for each of 2 workers, which have rows of their own"),
+        (1024, False, "16384 KiB of packed weights over 2 workers, 8192 KiB each"),
+    ],
+)
+def test_what_it_says_of_who_does_a_step(hidden: int, by_rows: bool, says: str) -> None:
+    facts = {"threads": 2, "lanes": 16, "registers": 32, "l2_bytes": 2 << 20, "l3_bytes": 64 << 20}
+    found = native_module().plan_cpu("lstm", hidden, 16, 4, **facts)
+    assert found["explanation"].startswith(says)
+    for direction in ("forward", "backward"):
+        assert found[direction]["workers"] == 2
+        assert found[direction]["by_rows"] == by_rows
+
+
 @pytest.mark.parametrize("name", ["cuda", "gpu"])
 def test_another_machines_gpu_is_taken_for_sm_90(monkeypatch, name: str) -> None:
     def none_here(platform: str):
@@ -180,6 +196,5 @@ def test_the_cpu(cell: str, dtype: str, width: int) -> None:
     assert found.packed_bytes >= GATES[cell] * 100 * 100 * width
     assert found.residency in ("L2", "L3", "memory")
     assert found == jp.plan(cell, 100, 3, dtype, jax.devices("cpu")[0])
-    assert f"{found.packed_bytes >> 10} KiB of packed weights over {found.workers} worker" in str(
-        found
-    )
+    assert str(found).startswith(f"native: {found.packed_bytes >> 10} KiB of packed weights ")
+    assert f" {found.workers} worker" in str(found)
