@@ -17,7 +17,7 @@ constexpr size_t kHugePage = size_t{2} << 20;
 
 void TestAlignmentAndSize() {
   for (size_t bytes :
-       {size_t{1}, size_t{63}, size_t{64}, size_t{65}, size_t{4097}, kHugePage, size_t{3} << 20}) {
+       {size_t{1}, size_t{63}, size_t{64}, size_t{65}, size_t{4097}, size_t{3} << 20}) {
     const Scratch scratch(bytes);
     const auto address = reinterpret_cast<uintptr_t>(scratch.as<void>());
     CHECK(address % 64 == 0, bytes);
