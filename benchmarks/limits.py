@@ -43,15 +43,16 @@ def measure(threads: int, caches: Mapping[str, int], seconds: float = 0.01) -> L
     if compiler is None:
         looked = asked or ", ".join(COMPILERS)
         raise RuntimeError(f"no C++ compiler found (looked for {looked}); install one or set CXX")
-    around = [int(caches.get("L2", 0) * part) for part in AROUND_L2]
-    reads = list(buffers(threads, caches).items()) + [(f"{size}", size) for size in around if size]
+    sizes = [int(caches["L2"] * part) for part in AROUND_L2] if "L2" in caches else []
+    around = {f"{size}": size for size in sizes}
+    reads = (buffers(threads, caches) | around).items()
     with tempfile.TemporaryDirectory() as folder:
         program = f"{folder}/limits"
         _run([compiler, "-O3", "-march=native", "-std=c++17", "-pthread", SOURCE, "-o", program])
         words = [word for read in reads for word in read]
         printed = json.loads(_run([program, threads, seconds, *words]))
     rates = printed["bandwidth"]
-    around_l2 = [(size, rates.pop(f"{size}")) for size in around if size]
+    around_l2 = [(size, rates.pop(name)) for name, size in around.items()]
     return Limits(threads, dict(caches), rates, printed["flops"], around_l2)
 
 

@@ -164,9 +164,8 @@ struct BackwardKernel {
   }
 
   void Run(int64_t step) const {
-    const bool finish = step == shape.steps;
     const float* in = step > 0 ? exchange(step, 0) : nullptr;
-    if (finish) {
+    if (step == shape.steps) {
       const auto prefetch = [&](int64_t b, int64_t unit, int64_t units) {
         for (int s = 0; s < Cell::kStates; ++s) {
           Prefetch(d_state(s, b) + unit * kLanes, units * kLanes);

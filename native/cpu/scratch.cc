@@ -22,6 +22,9 @@ struct Block {
   size_t bytes;
 };
 
+// Huge pages are for blocks of at least one, which are made whole.
+size_t Alignment(size_t bytes) { return bytes < kHugePage ? kAlignment : kHugePage; }
+
 #if defined(__linux__)
 
 // Straight from the system, where it is large: the pages of memory that was in use before, which an
@@ -51,7 +54,7 @@ void Free(const Block& block) {
 
 #else
 
-void* Allocate(size_t bytes) { return std::aligned_alloc(kAlignment, bytes); }
+void* Allocate(size_t bytes) { return std::aligned_alloc(Alignment(bytes), bytes); }
 void Free(const Block& block) { std::free(block.data); }
 
 #endif
@@ -71,7 +74,7 @@ Store& store() {
 }  // namespace
 
 Scratch::Scratch(size_t bytes) : data_(nullptr), bytes_(0) {
-  const size_t alignment = bytes >= kHugePage ? kHugePage : kAlignment;
+  const size_t alignment = Alignment(bytes);
   bytes = (bytes + alignment - 1) / alignment * alignment;
   {
     Store& kept = store();

@@ -157,8 +157,7 @@ CpuPlan PlanCpu(const CellTraits& cell, int64_t hidden, int64_t batch, int weigh
   }
   std::snprintf(text, sizeof text,
                 "%lld KiB of packed weights %s; a core's L2 is %lld KiB, the L3 %lld KiB: the "
-                "weights stay in "
-                "%s%s",
+                "weights stay in %s%s",
                 kibibytes(pass.packed_bytes), work, kibibytes(facts.l2_bytes),
                 kibibytes(facts.l3_bytes), plan.residency.c_str(),
                 in_l2   ? ""

@@ -196,5 +196,8 @@ def test_the_cpu(cell: str, dtype: str, width: int) -> None:
     assert found.packed_bytes >= GATES[cell] * 100 * 100 * width
     assert found.residency in ("L2", "L3", "memory")
     assert found == jp.plan(cell, 100, 3, dtype, jax.devices("cpu")[0])
-    assert str(found).startswith(f"native: {found.packed_bytes >> 10} KiB of packed weights ")
-    assert f" {found.workers} worker" in str(found)
+    assert found.details is not None
+    among = "for each of" if found.details["forward"]["by_rows"] else "over"
+    assert str(found).startswith(
+        f"native: {found.packed_bytes >> 10} KiB of packed weights {among} {found.workers} worker"
+    )
