@@ -60,8 +60,8 @@ nb::dict PlanCpu(const std::string& cell, int64_t hidden, int64_t batch, int wei
   nb::dict d;
   d["forward"] = PassAsDict(plan.forward);
   d["backward"] = PassAsDict(plan.backward);
-  d["residency"] = plan.residency;
-  d["explanation"] = plan.explanation;
+  d["residency"] = std::string(plan.residency);
+  d["explanation"] = jp::Explain(plan, facts);
   return d;
 }
 

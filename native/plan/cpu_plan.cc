@@ -144,7 +144,10 @@ CpuPlan PlanCpu(const CellTraits& cell, int64_t hidden, int64_t batch, int weigh
   const bool in_l2 = plan.forward.slice_bytes <= facts.l2_bytes;
   const bool in_l3 = plan.forward.packed_bytes <= facts.l3_bytes;
   plan.residency = in_l2 ? "L2" : in_l3 ? "L3" : "memory";
+  return plan;
+}
 
+std::string Explain(const CpuPlan& plan, const CpuFacts& facts) {
   const auto kibibytes = [](int64_t bytes) { return static_cast<long long>(bytes >> 10); };
   const CpuPass& pass = plan.forward;
   char work[128], text[512];
@@ -159,12 +162,11 @@ CpuPlan PlanCpu(const CellTraits& cell, int64_t hidden, int64_t batch, int weigh
                 "%lld KiB of packed weights %s; a core's L2 is %lld KiB, the L3 %lld KiB: the "
                 "weights stay in %s%s",
                 kibibytes(pass.packed_bytes), work, kibibytes(facts.l2_bytes),
-                kibibytes(facts.l3_bytes), plan.residency.c_str(),
-                in_l2   ? ""
-                : in_l3 ? " and stream through L2 once a step"
-                        : ", as no cache holds them, and stream once a step");
-  plan.explanation = text;
-  return plan;
+                kibibytes(facts.l3_bytes), plan.residency.data(),
+                plan.residency == "L2"   ? ""
+                : plan.residency == "L3" ? " and stream through L2 once a step"
+                                         : ", as no cache holds them, and stream once a step");
+  return text;
 }
 
 CpuChunkPlan PlanCpuChunk(const CellTraits& cell, int64_t inputs, int64_t hidden, int64_t batch,

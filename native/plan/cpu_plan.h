@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 #include "native/cells/cell.h"
 
@@ -50,13 +51,15 @@ struct CpuPass {
 struct CpuPlan {
   CpuPass forward;
   CpuPass backward;
-  std::string residency;  // "L2", "L3" or "memory": the level that holds the packed weights
-  std::string explanation;
+  std::string_view residency;  // the level that holds the packed weights: "L2", "L3" or "memory"
 };
 
 // Precondition: hidden, batch and the facts' threads, lanes and registers are at least 1.
 CpuPlan PlanCpu(const CellTraits& cell, int64_t hidden, int64_t batch, int weight_bytes,
                 const CpuFacts& facts);
+
+// A plan in words; not for every call.
+std::string Explain(const CpuPlan& plan, const CpuFacts& facts);
 
 // The products that no step waits for, by the same workers: for many steps at once, a chunk, before
 // the first of its steps forward and after the last of them backward.

@@ -85,7 +85,7 @@ void TestEveryProblemHasAPlan() {
               const Product backward{cell.gates * hidden, hidden, batch, 1, bytes};
               CheckPass(plan.forward, again.forward, facts, forward);
               CheckPass(plan.backward, again.backward, facts, backward);
-              CHECK(plan.explanation == again.explanation);
+              CHECK(Explain(plan, facts) == Explain(again, facts));
             }
           }
         }
@@ -207,7 +207,8 @@ void CheckResidency(int64_t hidden, const CpuFacts& facts, const std::string& re
                     const std::string& says) {
   const CpuPlan plan = PlanCpu(Cell("lstm"), hidden, 4, 4, facts);
   CHECK(plan.residency == residency, hidden, plan.residency, residency);
-  CHECK(plan.explanation.find(says) != std::string::npos, plan.explanation);
+  const std::string text = Explain(plan, facts);
+  CHECK(text.find(says) != std::string::npos, text);
 }
 
 void TestResidency() {
@@ -217,9 +218,9 @@ void TestResidency() {
   const CpuFacts no_l3{2, 8, 16, int64_t{512} << 10, 0};
   CheckResidency(1024, no_l3, "memory", "the L3 0 KiB");
   // What a plan says is what it counted: 512 * 4 * 512 floats, in panels of three vectors.
-  const CpuPlan plan = PlanCpu(Cell("lstm"), 512, 4, 4, {1, 8, 16, 1 << 20, 32 << 20});
-  CHECK(plan.explanation.find("4128 KiB of packed weights over 1 worker, 4128 KiB each") == 0,
-        plan.explanation);
+  const CpuFacts one{1, 8, 16, 1 << 20, 32 << 20};
+  const std::string text = Explain(PlanCpu(Cell("lstm"), 512, 4, 4, one), one);
+  CHECK(text.find("4128 KiB of packed weights over 1 worker, 4128 KiB each") == 0, text);
 }
 
 }  // namespace
