@@ -51,12 +51,13 @@ nb::dict PassAsDict(const jp::CpuPass& pass) {
   return d;
 }
 
-nb::dict PlanCpu(const std::string& cell, int64_t hidden, int64_t batch, int weight_bytes,
-                 int threads, int lanes, int registers, int64_t l2_bytes, int64_t l3_bytes) {
+nb::dict PlanCpu(const std::string& cell, int64_t hidden, int64_t batch, int64_t steps,
+                 int weight_bytes, int threads, int lanes, int registers, int64_t l2_bytes,
+                 int64_t l3_bytes) {
   const jp::CellTraits* traits = jp::FindCell(cell);
   if (traits == nullptr) throw nb::value_error(("unknown cell '" + cell + "'").c_str());
   const jp::CpuFacts facts{threads, lanes, registers, l2_bytes, l3_bytes};
-  const jp::CpuPlan plan = jp::PlanCpu(*traits, hidden, batch, weight_bytes, facts);
+  const jp::CpuPlan plan = jp::PlanCpu(*traits, hidden, batch, steps, weight_bytes, facts);
   nb::dict d;
   d["forward"] = PassAsDict(plan.forward);
   d["backward"] = PassAsDict(plan.backward);
@@ -140,8 +141,8 @@ NB_MODULE(_native, m) {
   m.def("cpu_isa", [] { return std::string(jp::cpu::ChosenIsa().name); });
   m.def("cpu_facts", &CpuFacts, nb::arg("threads"));
   m.def("plan_cpu", &PlanCpu, nb::arg("cell"), nb::arg("hidden"), nb::arg("batch"),
-        nb::arg("weight_bytes"), nb::arg("threads"), nb::arg("lanes"), nb::arg("registers"),
-        nb::arg("l2_bytes"), nb::arg("l3_bytes"));
+        nb::arg("steps"), nb::arg("weight_bytes"), nb::arg("threads"), nb::arg("lanes"),
+        nb::arg("registers"), nb::arg("l2_bytes"), nb::arg("l3_bytes"));
   m.def("cuda_architectures", [] { return std::string(JP_CUDA_ARCHITECTURES); });
   m.def("gpu_facts", &GpuFacts, nb::arg("architecture"));
   m.def("gpu_device_facts", &GpuDeviceFacts, nb::arg("ordinal"));

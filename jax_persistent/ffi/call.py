@@ -111,10 +111,12 @@ def kernel_call(
     return list(jax.ffi.ffi_call(target, shapes)(*operands, **attributes))
 
 
-def cpu_plan(cell: str, hidden: int, batch: int, weight_bytes: int, threads: int) -> dict[str, Any]:
+def cpu_plan(
+    cell: str, hidden: int, batch: int, steps: int, weight_bytes: int, threads: int
+) -> dict[str, Any]:
     """The native planner's answer for this machine's CPU."""
     native = native_module()
-    return native.plan_cpu(cell, hidden, batch, weight_bytes, **native.cpu_facts(threads))
+    return native.plan_cpu(cell, hidden, batch, steps, weight_bytes, **native.cpu_facts(threads))
 
 
 def gpu_facts(device: Any = None) -> dict[str, int]:

@@ -27,7 +27,7 @@ class Plan:
       reason: why it runs so; for "reference", why there is no kernel.
       residency: the level of memory that holds the weights during the sequence, such as "L2".
       workers: cores (or thread blocks) that share a step.
-      packed_bytes: recurrent weights on the chip, all workers together.
+      packed_bytes: recurrent weights on the chip at a time, all workers together.
       details: the planner's own numbers, by direction.
     """
 
@@ -48,6 +48,7 @@ def plan(
     batch: int,
     dtype: DTypeLike = jnp.float32,
     device: jax.Device | str | None = None,
+    steps: int = 128,
 ) -> Plan:
     """Says how a recurrence would run, without running it.
 
@@ -59,12 +60,13 @@ def plan(
       device: a device, a platform's name, or a GPU architecture such as "sm_90", whose flagship is
         meant; the default device if not given. For another machine's CPU only the platform is
         known, and this machine's caches are assumed; for "cuda", its first GPU, or sm_90.
+      steps: T, time steps. For a single one a CPU keeps no weights, as it reads them only once.
 
     Raises:
       ValueError: an unknown cell, a size below 1, or a dtype that no recurrence has.
     """
     known = _cell(cell)
-    for name, size in (("hidden", hidden), ("batch", batch)):
+    for name, size in (("hidden", hidden), ("batch", batch), ("steps", steps)):
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise ValueError(f"{name}: expected an int of at least 1; got {size!r}")
     element = _element(dtype)
@@ -81,7 +83,7 @@ def plan(
         return Plan("reference", reason)
     if platform == "cuda":
         return _gpu_plan(forward_sizes, backward_sizes, device)
-    found = call.cpu_plan(known.name, hidden, batch, element.itemsize, os.cpu_count() or 1)
+    found = call.cpu_plan(known.name, hidden, batch, steps, element.itemsize, os.cpu_count() or 1)
     forward = found["forward"]
     return Plan(
         backend="native",

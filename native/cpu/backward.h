@@ -14,10 +14,11 @@ struct BackwardKernel {
   const int worker;
   const Shape& shape = job.shape;
   const Layout<T> at;
+  const int64_t hidden = shape.hidden, columns = Cell::kGates * hidden;
   const Slice<T> slice, inputs;  // the latter's units are input features
   const BatchRows rows;
+  float* const passing;
   const WeightGradients<Cell> weights;
-  const int64_t hidden = shape.hidden, columns = Cell::kGates * hidden;
   const int32_t* lengths = job.arrays.lengths + at.group * shape.batch;
   const int64_t padded = job.pass.padded_units();
 
@@ -25,9 +26,13 @@ struct BackwardKernel {
       : job(j),
         worker(i),
         at{j.shape, group},
-        slice(j.pass, j.packed, i),
-        inputs(j.inputs, j.packed_inputs, i),
+        slice(j.pass, j.packed, i,
+              {at.weights(j.arrays.recurrent_kernel, hidden, columns), columns, hidden, true}),
+        inputs(j.inputs, j.packed_inputs, i,
+               {at.weights(j.arrays.input_kernel, shape.inputs, columns), columns, shape.inputs,
+                true}),
         rows(j.pass, j.shape.batch, i),
+        passing(j.passing + i * j.passing_size()),
         weights(j, i) {}
 
   float* exchange(int64_t step, int64_t b) const {  // d_product of the step run before `step`
@@ -58,14 +63,8 @@ struct BackwardKernel {
   }
 
   void Pack() const {
-    const T* kernel =
-        static_cast<const T*>(job.arrays.recurrent_kernel) + at.group * hidden * columns;
-    slice.PackRows(kernel, columns, hidden);
-    if (job.arrays.d_x != nullptr) {
-      const T* input_kernel =
-          static_cast<const T*>(job.arrays.input_kernel) + at.group * shape.inputs * columns;
-      inputs.PackRows(input_kernel, columns, shape.inputs);
-    }
+    slice.Pack();
+    if (job.arrays.d_x != nullptr) inputs.Pack();
     for (int64_t b = rows.first; b < rows.last; ++b) {
       for (int64_t unit = slice.first * kLanes; unit < slice.last * kLanes; unit += kLanes) {
         const int n = Lanes(hidden, unit);
@@ -97,8 +96,8 @@ struct BackwardKernel {
     const auto h = [&](int64_t r) {
       return of_row(r, [&](int64_t b, int64_t t) { return previous_h(b, t); });
     };
-    weights.Add((end - begin) * shape.batch, begin == 0, x, h);
-    if (end == shape.steps) weights.template Finish<T>(at.group);
+    weights.template Add<T>((end - begin) * shape.batch, begin == 0, end == shape.steps, at.group, x,
+                            h);
   }
 
   // And the inputs' gradients.
@@ -176,7 +175,7 @@ struct BackwardKernel {
           Finish(b, (first + u) * kLanes, Load(products + u * kLanes));
         }
       };
-      return slice.ForBlocks(step, in, job.row, rows, shape.batch == 1, prefetch, update);
+      return slice.ForBlocks(step, in, job.row, rows, shape.batch == 1, passing, prefetch, update);
     }
     const auto prefetch = [&](int64_t b, int64_t unit, int64_t units) {
       const Row row = RowAt(step, b);
@@ -202,7 +201,7 @@ struct BackwardKernel {
                   [&](auto lanes) { Update(row, unit, Load(products + u * kLanes), lanes); });
       }
     };
-    slice.ForBlocks(step, in, job.row, rows, shape.batch == 1, prefetch, update);
+    slice.ForBlocks(step, in, job.row, rows, shape.batch == 1, passing, prefetch, update);
   }
 
   // One step of a vector of units of a row; dh is the product's share of its gradient.

@@ -15,11 +15,12 @@ struct ForwardKernel {
   const int worker;
   const Shape& shape = job.shape;
   const Layout<T> at;
+  const int64_t hidden = shape.hidden, columns = Cell::kGates * hidden;
   const Slice<T> slice, inputs;
   const BatchRows rows;
+  float* const passing;
   float* const bias;
   float* const gates_x;  // [steps of a chunk][the worker's rows][columns]
-  const int64_t hidden = shape.hidden, columns = Cell::kGates * hidden;
   const int32_t* lengths = job.arrays.lengths + at.group * shape.batch;
   const int64_t padded = job.pass.padded_units();
 
@@ -27,9 +28,13 @@ struct ForwardKernel {
       : job(j),
         worker(i),
         at{j.shape, group},
-        slice(j.pass, j.packed, i),
-        inputs(j.inputs, j.packed_inputs, i),
+        slice(j.pass, j.packed, i,
+              {at.weights(j.arrays.recurrent_kernel, hidden, columns), hidden, hidden, false}),
+        inputs(j.inputs, j.packed_inputs, i,
+               {at.weights(j.arrays.input_kernel, shape.inputs, columns), shape.inputs, hidden,
+                false}),
         rows(j.pass, j.shape.batch, i),
+        passing(j.passing + i * j.passing_size()),
         bias(j.bias + (j.pass.by_rows() ? 0 : i) * j.columns()),
         gates_x(j.products + (j.pass.by_rows() ? rows.first * j.chunk_steps : i * j.chunk_rows()) *
                                  j.columns()) {}
@@ -44,12 +49,8 @@ struct ForwardKernel {
   }
 
   void Pack() const {
-    const T* kernel =
-        static_cast<const T*>(job.arrays.recurrent_kernel) + at.group * hidden * columns;
-    slice.PackColumns(kernel, columns, hidden, hidden);
-    const T* input_kernel =
-        static_cast<const T*>(job.arrays.input_kernel) + at.group * shape.inputs * columns;
-    inputs.PackColumns(input_kernel, columns, shape.inputs, hidden);
+    slice.Pack();
+    inputs.Pack();
     if (!job.pass.by_rows() || worker == 0) PackBias();
     for (int64_t b = rows.first; b < rows.last; ++b) {
       for (int64_t unit = slice.first * kLanes; unit < slice.last * kLanes; unit += kLanes) {
@@ -153,7 +154,7 @@ struct ForwardKernel {
         });
       }
     };
-    slice.ForBlocks(step, h(step, 0), job.row, rows, shape.batch == 1, prefetch, update);
+    slice.ForBlocks(step, h(step, 0), job.row, rows, shape.batch == 1, passing, prefetch, update);
   }
 
   // One step of a vector of units of a row.

@@ -17,7 +17,7 @@ Job<Arrays> MakeJob(const Shape& shape, const CellTraits& cell, DType dtype, con
                     const CpuFacts& facts) {
   constexpr bool kIsForward = std::is_same_v<Arrays, Forward>;
   const int width = static_cast<int>(ByteWidth(dtype));
-  const CpuPlan plan = PlanCpu(cell, shape.hidden, shape.batch, width, facts);
+  const CpuPlan plan = PlanCpu(cell, shape.hidden, shape.batch, shape.steps, width, facts);
   Job<Arrays> job{};
   job.shape = shape;
   job.cell = cell;
@@ -53,6 +53,7 @@ size_t LayOut(Job<Arrays>& job, void* memory) {
   const int64_t slices = job.pass.slices, workers = job.pass.workers;
   const int64_t columns = job.cell.gates * shape.hidden;
   place(job.packed, job.pass.packed_bytes);
+  place(job.passing, workers * job.passing_size());
   place(job.exchange, 2 * shape.batch * job.row);
   place(job.carry, job.cell.states * shape.batch * job.pass.padded_units());
   if (job.multiplies_inputs()) {
@@ -70,7 +71,7 @@ size_t LayOut(Job<Arrays>& job, void* memory) {
       const int64_t lanes = job.pass.lanes;
       place(job.d_gates, 2 * job.chunk_rows() * columns * ByteWidth(job.dtype));
       place(job.d_columns, job.gradients() * job.d_weights.packed_bytes / sizeof(float));
-      place(job.d_sums, workers * (shape.inputs + shape.hidden) * job.d_width());
+      place(job.d_sums, workers * job.sums_rows() * job.d_width());
       place(job.d_bias_sums, workers * job.gradients() * job.d_width());
       place(job.transposed,
             workers * ((features + lanes - 1) / lanes * lanes) * job.transposed_row);

@@ -91,9 +91,10 @@ struct Job {
   float* copies;        // [workers][part_rows][copy_row] factors that can't be read where they are
   void* d_gates;        // [2][rows of a chunk][G*H] of two chunks, by turns
   float* d_columns;    // [workers][gradients][packed] a chunk's gradients by column, as weights are
-  float* d_sums;       // [workers][I + H][d_width] the weights' gradients so far
+  float* d_sums;       // [workers][sums_rows()][d_width] the weights' gradients so far
   float* d_bias_sums;  // [workers][gradients][d_width]
   float* transposed;   // [workers][I or H][transposed_row] factors
+  float* passing;      // [workers][passing_size()] products with weights that are not kept
   float* exchange;     // [2][B][row] what one step hands to the next: h, or the product's gradient
   float* carry;        // [2][B][padded units] what a unit keeps to itself
   int64_t row;         // floats in a row of `exchange`
@@ -104,6 +105,16 @@ struct Job {
   int gradients() const { return cell.separate_product ? 2 : 1; }
   int64_t chunk_rows() const { return chunk_steps * shape.batch; }
   int64_t d_width() const { return d_weights.panels * d_weights.vectors * d_weights.lanes; }
+  int64_t passing_size() const {
+    const int64_t rows = shape.batch < kChunkRows ? shape.batch : kChunkRows;
+    return pass.kept() ? 0 : rows * pass.panels * pass.vectors * pass.lanes;
+  }
+  // Of one chunk the sums are done as soon as they are made, some rows at a time.
+  bool sums_are_kept() const { return chunk_steps < shape.steps; }
+  int64_t sums_rows() const {
+    const int64_t all = shape.inputs + shape.hidden;
+    return sums_are_kept() || all < kChunkRows ? all : kChunkRows;
+  }
   // What there is to do besides the recurrence.
   bool multiplies_inputs() const {
     if constexpr (requires { arrays.gates_x; }) {

@@ -18,26 +18,27 @@ static inline void StorePair(bfloat16* pair, int /*vectors*/, int c, Vec even, V
   std::memcpy(pair + 2 * c * kLanes, &both, sizeof both);
 }
 
-// Fills rows [first, last) of vector c of a panel from n columns of a matrix that has `depth` rows,
-// `stride` values apart, and with zeros beside and below them. `first` and `last` are even.
+// Fills rows [first, last) of vector c of a panel, which begin at `to`, from n columns of a matrix
+// that has `depth` rows, `stride` values apart, and with zeros beside and below them. `first` and
+// `last` are even.
 template <class T>
-static inline void CopyColumns(T* panel, int vectors, int c, int64_t first, int64_t last,
+static inline void CopyColumns(T* to, int vectors, int c, int64_t first, int64_t last,
                                const T* from, int64_t stride, int64_t depth, int n) {
   for (int64_t k = first; k < last; k += 2) {
     const bool has_even = n > 0 && k < depth, has_odd = n > 0 && k + 1 < depth;
     const Vec even = has_even ? LoadPart(from + k * stride, n) : Vec{};
     const Vec odd = has_odd ? LoadPart(from + (k + 1) * stride, n) : Vec{};
-    StorePair(panel + k * vectors * kLanes, vectors, c, even, odd);
+    StorePair(to + (k - first) * vectors * kLanes, vectors, c, even, odd);
   }
 }
 
 // The same from n rows, `stride` values apart, each with a value for every row of the panel up to
 // `depth`. Works on words: a float, or the two values of a pair of bfloat16 rows.
 template <class T>
-static inline void TransposeRows(T* panel, int vectors, int c, int64_t first, int64_t last,
+static inline void TransposeRows(T* to, int vectors, int c, int64_t first, int64_t last,
                                  const T* from, int64_t stride, int64_t depth, int n) {
   constexpr int64_t kPerWord = 4 / sizeof(T), kStep = kPerWord * kLanes;
-  T* const to = panel + c * kPerWord * kLanes;
+  T* const to_vector = to + c * kPerWord * kLanes;
   const int64_t row_size = vectors * kPerWord * kLanes;  // of a row of words
   for (int64_t k = first; k < last; k += kStep) {
     const int64_t left = depth - k;
@@ -54,7 +55,7 @@ static inline void TransposeRows(T* panel, int vectors, int c, int64_t first, in
       }
     }
     Transpose(rows);
-    T* const first_row = to + k / kPerWord * row_size;
+    T* const first_row = to_vector + (k - first) / kPerWord * row_size;
     if (last - k >= kStep) {
 #pragma GCC unroll 16
       for (int i = 0; i < kLanes; ++i) std::memcpy(first_row + i * row_size, &rows[i], sizeof(Vec));

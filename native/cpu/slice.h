@@ -22,6 +22,9 @@ struct Layout {
   P* sequence(P* base, int64_t b, int64_t t, int64_t features) const {
     return base + sequence_row(b, t) * features;
   }
+  const T* weights(const void* base, int64_t rows, int64_t columns) const {  // null if that is
+    return base == nullptr ? nullptr : static_cast<const T*>(base) + group * rows * columns;
+  }
   template <class P>
   P* state(P* base, int64_t b) const {
     return base + (group * shape.batch + b) * shape.hidden;
@@ -65,23 +68,32 @@ struct BatchRows {
   int64_t count() const { return last - first; }
 };
 
+// Weights as a caller has them: [depth, gates * units] or, transposed, [units, depth].
+template <class T>
+struct Weights {
+  const T* at;
+  int64_t depth, units;
+  bool transposed;
+};
+
 // A part of the units: those from `first` to before `last`, counted in vectors.
 template <class T>
 struct Slice {
   const CpuPass& pass;
+  const Weights<T> weights;
   T* packed;
   int64_t first, last;
   int64_t first_packed, last_packed;  // panels that a worker packs
 
-  Slice(const CpuPass& of_pass, void* all_packed, int worker)
-      : pass(of_pass), packed(static_cast<T*>(all_packed)) {
+  Slice(const CpuPass& of_pass, void* all_packed, int worker, const Weights<T>& of = {})
+      : pass(of_pass), weights(of), packed(static_cast<T*>(all_packed)) {
     if (pass.by_rows()) {
       first = 0;
       last = pass.units;
       first_packed = worker * pass.panels / pass.workers;
       last_packed = (worker + 1) * pass.panels / pass.workers;
     } else {
-      packed += worker * (pass.slice_bytes / sizeof(T));
+      packed += worker * (pass.packed_bytes / pass.slices / sizeof(T));
       first = pass.first_unit(worker);
       last = pass.first_unit(worker + 1);
       first_packed = 0;
@@ -89,10 +101,10 @@ struct Slice {
     }
   }
 
-  T* panel(int64_t p) const { return packed + p * pass.depth * pass.vectors * kLanes; }
+  T* panel(int64_t p) const { return packed + p * pass.packed_depth * panel_width(); }
   // A panel that must be asked for before it is read, or null.
   const T* Streamed(int64_t p) const {
-    return pass.streams && p >= 0 && p < panels(last - first) ? panel(p) : nullptr;
+    return pass.kept() && pass.streams && p >= 0 && p < panels(last - first) ? panel(p) : nullptr;
   }
   int64_t panels(int64_t units) const {
     return (units * pass.gates + pass.vectors - 1) / pass.vectors;
@@ -104,18 +116,33 @@ struct Slice {
     return unit < last ? Lanes(hidden, unit * kLanes) : 0;
   }
 
-  // Packs weights of `depth` rows, `stride` values apart. The units are columns: those of a gate
-  // begin `hidden` values after those of the gate before.
-  void PackColumns(const T* weights, int64_t stride, int64_t depth, int64_t hidden) const {
-    for (int64_t k = 0; k < pass.depth; k += kPackedRows) {
-      const int64_t end = k + kPackedRows < pass.depth ? k + kPackedRows : pass.depth;
-      int64_t unit = first + first_packed * pass.vectors / pass.gates;
-      int64_t gate = first_packed * pass.vectors % pass.gates;
-      for (int64_t p = first_packed; p < last_packed; ++p) {
+  // Packs the weights, if they are kept.
+  void Pack() const {
+    if (pass.kept()) PackPart(first_packed, last_packed, 0, pass.depth);
+  }
+
+  // Of the panels from `begin` to before `end`, packs the rows from k to before `end_row`.
+  void PackPart(int64_t begin, int64_t end, int64_t k, int64_t end_row) const {
+    if (weights.transposed) {
+      PackRows(begin, end, k, end_row);
+    } else {
+      PackColumns(begin, end, k, end_row);
+    }
+  }
+
+  // The units are columns: those of a gate begin `units` values after those of the gate before.
+  void PackColumns(int64_t begin, int64_t end, int64_t first_row, int64_t end_row) const {
+    const int64_t stride = pass.gates * weights.units;
+    for (int64_t k = first_row; k < end_row; k += kPackedRows) {
+      const int64_t next = k + kPackedRows < end_row ? k + kPackedRows : end_row;
+      int64_t unit = first + begin * pass.vectors / pass.gates;
+      int64_t gate = begin * pass.vectors % pass.gates;
+      for (int64_t p = begin; p < end; ++p) {
+        T* const to = panel(p) + (k - first_row) * panel_width();
         for (int c = 0; c < pass.vectors; ++c) {
-          const T* from = weights + gate * hidden + unit * kLanes;
-          CopyColumns(panel(p), pass.vectors, c, k, end, from, stride, depth,
-                      LanesOf(unit, hidden));
+          const T* from = weights.at + gate * weights.units + unit * kLanes;
+          CopyColumns(to, pass.vectors, c, k, next, from, stride, weights.depth,
+                      LanesOf(unit, weights.units));
           gate = gate + 1 < pass.gates ? gate + 1 : 0;
           unit += gate == 0;
         }
@@ -123,37 +150,42 @@ struct Slice {
     }
   }
 
-  // The same where the units are rows of `depth` values.
-  void PackRows(const T* weights, int64_t depth, int64_t hidden) const {
-    for (int64_t p = first_packed; p < last_packed; ++p) {
-      for (int64_t k = 0; k < pass.depth; k += kPackedColumns) {
-        const int64_t end = k + kPackedColumns < pass.depth ? k + kPackedColumns : pass.depth;
+  // The units are rows.
+  void PackRows(int64_t begin, int64_t end, int64_t first_row, int64_t end_row) const {
+    const int64_t depth = weights.depth;
+    for (int64_t p = begin; p < end; ++p) {
+      for (int64_t k = first_row; k < end_row; k += kPackedColumns) {
+        const int64_t next = k + kPackedColumns < end_row ? k + kPackedColumns : end_row;
+        T* const to = panel(p) + (k - first_row) * panel_width();
         for (int c = 0; c < pass.vectors; ++c) {
           const int64_t unit = first + p * pass.vectors + c;
-          const int n = LanesOf(unit, hidden);
-          const T* from = weights + unit * kLanes * depth;
-          const int64_t next = depth - end < kPackedColumns ? depth - end : kPackedColumns;
-          for (int lane = 0; lane < n; ++lane) Prefetch(from + lane * depth + end, next);
-          TransposeRows(panel(p), pass.vectors, c, k, end, from, depth, depth, n);
+          const int n = LanesOf(unit, weights.units);
+          const T* from = weights.at + unit * kLanes * depth;
+          const int64_t left = depth - next < kPackedColumns ? depth - next : kPackedColumns;
+          for (int lane = 0; lane < n; ++lane) Prefetch(from + lane * depth + next, left);
+          TransposeRows(to, pass.vectors, c, k, next, from, depth, depth, n);
         }
       }
     }
   }
 
   // out[r][width()] = start + in[r] x the slice's weights.
-  void MultiplyAll(Rows in, int64_t rows, bool alone, Start start, float* out) const {
-    // What the rows hold of a part of the depth stays in the L2 cache for all panels.
-    const int64_t part = alone ? pass.depth : kPartDepth;
-    constexpr Order kOrder = Order::kForwards;
-    ForDepths(pass.depth, part, kOrder, start, out, width(),
+  void MultiplyAll(Rows in, int64_t rows, bool alone, Start start, float* out,
+                   Order order = Order::kForwards) const {
+    // What the rows hold of a part of the depth stays in the L2 cache for all panels; and so do
+    // the weights, where they are not kept.
+    const bool kept = pass.kept(), whole = kept && alone;
+    const int64_t part = !kept ? pass.packed_depth : alone ? pass.depth : kPartDepth;
+    ForDepths(pass.depth, part, order, start, out, width(),
               [&](int64_t k, int64_t depth, Start begin) {
-                const int64_t row = k * panel_width();
+                if (!kept) PackPart(0, panels(last - first), k, k + depth);
+                const int64_t row = kept ? k * panel_width() : 0;
                 for (int64_t p = 0; p < panels(last - first); ++p) {
                   const int64_t column = p * panel_width();
                   const T* next = Streamed(p + 1);
                   if (next != nullptr) next += row;
                   const Start here{begin.at == nullptr ? nullptr : begin.at + column, begin.stride};
-                  Multiply(pass.vectors, in, rows, alone, k, depth, panel(p) + row, next, kOrder,
+                  Multiply(pass.vectors, in, rows, whole, k, depth, panel(p) + row, next, order,
                            here, out + column, width());
                 }
               });
@@ -164,14 +196,17 @@ struct Slice {
   // vector of units, number of them) before, and update(row, vector of units, number, products)
   // after. Every other step goes through the weights backwards: of those that a cache can't hold,
   // it finds the last ones there.
+  //
+  // Weights that are not kept are taken as a whole, with `passing` for the products of kChunkRows.
   template <class Prefetch, class Update>
   void ForBlocks(int64_t step, const float* in, int64_t stride, BatchRows of, bool alone,
-                 const Prefetch& prefetch, const Update& update) const {
+                 float* passing, const Prefetch& prefetch, const Update& update) const {
+    const Order order = step % 2 == 0 ? Order::kForwards : Order::kBackwards;
+    if (!pass.kept() && in != nullptr) return ForAll(order, in, stride, of, passing, update);
     alignas(64) float products[kBlockRows * kMostBlockVectors * kLanes];
     const int64_t batch = of.count(), parts = (batch + kBlockRows - 1) / kBlockRows;
     const bool ask = pass.slices > 1 || pass.slice_bytes > kKeptBytes;
     const int64_t blocks = (last - first + pass.block_units - 1) / pass.block_units;
-    const Order order = step % 2 == 0 ? Order::kForwards : Order::kBackwards;
     const auto turn = [step](int64_t i, int64_t n) { return step % 2 == 0 ? i : n - 1 - i; };
     for (int64_t i = 0; i < blocks; ++i) {
       const int64_t unit = first + turn(i, blocks) * pass.block_units;
@@ -204,6 +239,21 @@ struct Slice {
           if (r + early < rows) prefetch(b0 + r + early, unit, units);
           update(b0 + r, unit, units, products + r * width);
         }
+      }
+    }
+  }
+
+ private:
+  template <class Update>
+  void ForAll(Order order, const float* in, int64_t stride, BatchRows of, float* products,
+              const Update& update) const {
+    for (int64_t b = of.first; b < of.last; b += kChunkRows) {
+      const int64_t rows = of.last - b < kChunkRows ? of.last - b : kChunkRows;
+      const float* row[kChunkRows];
+      for (int64_t r = 0; r < rows; ++r) row[r] = in + (b + r) * stride;
+      MultiplyAll(row, rows, false, {}, products, order);
+      for (int64_t r = 0; r < rows; ++r) {
+        update(b + r, first, last - first, products + r * width());
       }
     }
   }

@@ -45,31 +45,35 @@ struct WeightGradients {
   }
 
   // Adds a chunk's rows; x(r) and h(r) are the factors of row r. `first` says that there is nothing
-  // to add to yet.
-  template <class X, class H>
-  void Add(int64_t rows, bool first, const X& x, const H& h) const {
+  // to add to yet, `last` that the sums are done: they go to where a group's gradients belong.
+  template <class T, class X, class H>
+  void Add(int64_t rows, bool first, bool last, int64_t group, const X& x, const H& h) const {
+    const auto& arrays = job.arrays;
+    const int64_t inputs = job.shape.inputs;
     FillUp(of_inputs, rows);
-    float* const sums = job.d_sums + worker * (job.shape.inputs + hidden) * job.d_width();
-    AddProduct(of_inputs, rows, job.shape.inputs, x, first, sums);
-    AddRows(of_inputs, rows, first, bias(0));
+    AddProduct<T>(of_inputs, rows, x, first, sums(0), {last, group, inputs, arrays.d_input_kernel});
+    AddRows<T>(of_inputs, rows, first, bias(0), {last, group, 1, arrays.d_bias});
     if constexpr (kGradients > 1) {
       FillUp(of_product, rows);
-      AddRows(of_product, rows, first, bias(1));
+      AddRows<T>(of_product, rows, first, bias(1), {last, group, 1, arrays.d_recurrent_bias});
     }
-    AddProduct(of_product, rows, hidden, h, first, sums + job.shape.inputs * width);
-  }
-
-  template <class T>
-  void Finish(int64_t group) const {
-    const float* sums = job.d_sums + worker * (job.shape.inputs + hidden) * job.d_width();
-    const auto& arrays = job.arrays;
-    Put<T>(sums, job.shape.inputs, group, arrays.d_input_kernel);
-    Put<T>(sums + job.shape.inputs * width, hidden, group, arrays.d_recurrent_kernel);
-    Put<T>(bias(0), 1, group, arrays.d_bias);
-    if constexpr (kGradients > 1) Put<T>(bias(1), 1, group, arrays.d_recurrent_bias);
+    AddProduct<T>(of_product, rows, h, first, sums(inputs),
+                  {last, group, hidden, arrays.d_recurrent_kernel});
   }
 
  private:
+  // Where sums of so many features go, when they are done.
+  struct Output {
+    bool done;
+    int64_t group, features;
+    void* at;  // [N, features, columns]
+  };
+
+  // Sums that are done with their only chunk need no place of their own.
+  float* sums(int64_t feature) const {
+    const int64_t at = job.sums_are_kept() ? feature : 0;
+    return job.d_sums + (worker * job.sums_rows() + at) * width;
+  }
   float* bias(int gradient) const {
     return job.d_bias_sums + (worker * kGradients + gradient) * job.d_width();
   }
@@ -89,9 +93,10 @@ struct WeightGradients {
     }
   }
 
-  template <class From>
-  void AddProduct(const Slice<float>& d, int64_t rows, int64_t features, const From& from,
-                  bool first, float* sums) const {
+  template <class T, class From>
+  void AddProduct(const Slice<float>& d, int64_t rows, const From& from, bool first, float* sums,
+                  const Output& output) const {
+    const int64_t features = output.features;
     const int64_t padded = (job.shape.inputs > hidden ? job.shape.inputs : hidden) + kLanes - 1;
     float* const transposed = job.transposed + worker * (padded / kLanes * kLanes) * row;
     for (int64_t r = 0; r < rows; r += kLanes) TransposeInto(transposed, r, rows, features, from);
@@ -99,13 +104,15 @@ struct WeightGradients {
       const int64_t here = features - m < kChunkRows ? features - m : kChunkRows;
       const float* in[kChunkRows];
       for (int64_t i = 0; i < here; ++i) in[i] = transposed + (m + i) * row;
+      float* const block = sums + (job.sums_are_kept() ? m * width : 0);
       for (int64_t p = 0; p < d.panels(d.last - d.first); ++p) {
-        float* const to = sums + m * width + p * d.panel_width();
+        float* const to = block + p * d.panel_width();
         const float* const next = nullptr;  // the gradients wait in a cache
         const Start start{first ? nullptr : to, width, !first && d.pass.streams};
         Multiply(d.pass.vectors, in, here, here == 1, 0, rows + rows % 2, d.panel(p), next,
                  Order::kForwards, start, to, width);
       }
+      if (output.done) Put<T>(block, m, here, output);
     }
   }
 
@@ -126,22 +133,26 @@ struct WeightGradients {
     }
   }
 
-  void AddRows(const Slice<float>& d, int64_t rows, bool first, float* sums) const {
+  template <class T>
+  void AddRows(const Slice<float>& d, int64_t rows, bool first, float* sums,
+               const Output& output) const {
     const int vectors = d.pass.vectors;
+    float* to = sums;
     for (int64_t p = 0; p < d.panels(d.last - d.first); ++p) {
-      for (int c = 0; c < vectors; ++c, sums += kLanes) {
-        Vec sum = first ? Vec{} : Load(sums);
+      for (int c = 0; c < vectors; ++c, to += kLanes) {
+        Vec sum = first ? Vec{} : Load(to);
         for (int64_t r = 0; r < rows; ++r) sum += Load(d.panel(p) + (r * vectors + c) * kLanes);
-        Store(sums, sum);
+        Store(to, sum);
       }
     }
+    if (output.done) Put<T>(sums, 0, 1, output);
   }
 
-  // Gives the sums of a group's weights back in the order of those.
+  // Gives the sums of some features back in the order of the weights.
   template <class T>
-  void Put(const float* sums, int64_t features, int64_t group, void* all) const {
-    for (int64_t f = 0; f < features; ++f, sums += width) {
-      T* const to = static_cast<T*>(all) + (group * features + f) * columns;
+  void Put(const float* sums, int64_t first, int64_t count, const Output& output) const {
+    for (int64_t f = first; f < first + count; ++f, sums += width) {
+      T* const to = static_cast<T*>(output.at) + (output.group * output.features + f) * columns;
       const float* from = sums;
       for (int64_t unit = of_inputs.first * kLanes; unit < of_inputs.last * kLanes;
            unit += kLanes) {

@@ -22,6 +22,10 @@ constexpr double kL2Rows = 2.5, kL1Bytes = 40 << 10;
 // needs is asked for before its products, and should be in an L2 cache of 512 KiB after them.
 constexpr int64_t kBlockBytes = 400 << 10;
 
+// Rows of weights that are packed at a time where they are read only once: to pack them all first
+// would take several times as long.
+constexpr int64_t kPassingDepth = 64;
+
 int64_t CeilDiv(int64_t n, int64_t by) { return (n + by - 1) / by; }
 
 // Bytes of a weight as the tiles find it.
@@ -104,8 +108,9 @@ Workers PlanWorkers(const CellTraits& cell, int64_t values, int64_t hidden, int6
   return apart < divided ? Workers{by_rows, true} : Workers{by_units, false};
 }
 
+// `uses`: how often all weights are read.
 CpuPass PlanPass(int64_t depth, int64_t units, int gates, int64_t batch, int weight_bytes,
-                 Workers workers, const CpuFacts& facts) {
+                 Workers workers, int64_t uses, const CpuFacts& facts) {
   CpuPass pass;
   pass.depth = CeilDiv(depth, 2) * 2;
   pass.lanes = facts.vector_lanes;
@@ -121,8 +126,10 @@ CpuPass PlanPass(int64_t depth, int64_t units, int gates, int64_t batch, int wei
   pass.panels = CeilDiv(columns, pass.vectors);
   const int64_t vector_bytes = pass.depth * facts.vector_lanes * weight_bytes;
   pass.slice_bytes = pass.panels * pass.vectors * vector_bytes;
-  pass.packed_bytes = pass.slices * pass.slice_bytes;
   pass.streams = Outgrows(pass.slice_bytes, facts);
+  const bool kept = pass.by_rows() || uses > 1;
+  pass.packed_depth = kept ? pass.depth : std::min(pass.depth, kPassingDepth);
+  pass.packed_bytes = pass.slice_bytes / pass.depth * pass.packed_depth * pass.slices;
   // Whole panels and whole units, and as many as the caches bear.
   const int step = std::lcm(gates, pass.vectors);
   const int64_t fits =
@@ -133,16 +140,18 @@ CpuPass PlanPass(int64_t depth, int64_t units, int gates, int64_t batch, int wei
 
 }  // namespace
 
-CpuPlan PlanCpu(const CellTraits& cell, int64_t hidden, int64_t batch, int weight_bytes,
-                const CpuFacts& facts) {
+CpuPlan PlanCpu(const CellTraits& cell, int64_t hidden, int64_t batch, int64_t steps,
+                int weight_bytes, const CpuFacts& facts) {
   const int64_t columns = cell.gates * hidden;
   CpuPlan plan;
   plan.forward = PlanPass(hidden, hidden, cell.gates, batch, weight_bytes,
-                          PlanWorkers(cell, hidden, hidden, batch, weight_bytes, facts), facts);
-  plan.backward = PlanPass(columns, hidden, 1, batch, weight_bytes,
-                           PlanWorkers(cell, columns, hidden, batch, weight_bytes, facts), facts);
-  const bool in_l2 = plan.forward.slice_bytes <= facts.l2_bytes;
-  const bool in_l3 = plan.forward.packed_bytes <= facts.l3_bytes;
+                          PlanWorkers(cell, hidden, hidden, batch, weight_bytes, facts), steps, facts);
+  plan.backward =
+      PlanPass(columns, hidden, 1, batch, weight_bytes,
+               PlanWorkers(cell, columns, hidden, batch, weight_bytes, facts), steps, facts);
+  const CpuPass& pass = plan.forward;
+  const bool in_l2 = pass.kept() && pass.slice_bytes <= facts.l2_bytes;
+  const bool in_l3 = pass.kept() && pass.packed_bytes <= facts.l3_bytes;
   plan.residency = in_l2 ? "L2" : in_l3 ? "L3" : "memory";
   return plan;
 }
@@ -157,6 +166,12 @@ std::string Explain(const CpuPlan& plan, const CpuFacts& facts) {
   } else {
     std::snprintf(work, sizeof work, "over %d worker%s, %lld KiB each", pass.workers,
                   pass.workers == 1 ? "" : "s", kibibytes(pass.slice_bytes));
+  }
+  if (!pass.kept()) {
+    std::snprintf(text, sizeof text,
+                  "%lld KiB of weights %s, read once: a single step is too few to keep them",
+                  kibibytes(pass.slices * pass.slice_bytes), work);
+    return text;
   }
   std::snprintf(text, sizeof text,
                 "%lld KiB of packed weights %s; a core's L2 is %lld KiB, the L3 %lld KiB: the "
@@ -178,11 +193,12 @@ CpuChunkPlan PlanCpuChunk(const CellTraits& cell, int64_t inputs, int64_t hidden
   const int64_t rows = plan.steps * batch;
   const Workers forward = PlanWorkers(cell, hidden, hidden, batch, weight_bytes, facts);
   const Workers backward = PlanWorkers(cell, columns, hidden, batch, weight_bytes, facts);
-  plan.inputs = PlanPass(inputs, hidden, cell.gates, rows, weight_bytes, forward, facts);
-  plan.d_inputs = PlanPass(columns, inputs, 1, rows, weight_bytes, backward, facts);
-  // A sum over all rows is one worker's.
-  plan.d_weights =
-      PlanPass(rows, hidden, cell.gates, hidden, sizeof(float), {backward.count, false}, facts);
+  const int64_t uses = CeilDiv(all_steps * batch, kChunkRows);
+  plan.inputs = PlanPass(inputs, hidden, cell.gates, rows, weight_bytes, forward, uses, facts);
+  plan.d_inputs = PlanPass(columns, inputs, 1, rows, weight_bytes, backward, uses, facts);
+  // A sum over all rows is one worker's; its other factor is kept until it is taken.
+  plan.d_weights = PlanPass(rows, hidden, cell.gates, hidden, sizeof(float),
+                            {backward.count, false}, 2, facts);
   // What is read once and again is the sums.
   const int64_t width = plan.d_weights.panels * plan.d_weights.vectors * plan.d_weights.lanes;
   plan.d_weights.streams =

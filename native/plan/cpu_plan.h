@@ -32,6 +32,7 @@ struct CpuPass {
   int workers;           // each has a slice, or of the only one batch / workers rows
   int64_t panels;        // of the largest slice
   int64_t slice_bytes;   // of its packed weights
+  int64_t packed_depth;  // rows that are packed at a time: all, once, or some, at every use
   int64_t packed_bytes;  // of all slices
   bool streams;          // a slice's weights outgrow an L2 cache: those to come are asked for
 
@@ -46,6 +47,7 @@ struct CpuPass {
                             static_cast<uint32_t>(units));
   }
   [[gnu::always_inline]] bool by_rows() const { return slices < workers; }
+  [[gnu::always_inline]] bool kept() const { return packed_depth == depth; }
 };
 
 struct CpuPlan {
@@ -54,9 +56,10 @@ struct CpuPlan {
   std::string_view residency;  // the level that holds the packed weights: "L2", "L3" or "memory"
 };
 
-// Precondition: hidden, batch and the facts' threads, lanes and registers are at least 1.
-CpuPlan PlanCpu(const CellTraits& cell, int64_t hidden, int64_t batch, int weight_bytes,
-                const CpuFacts& facts);
+// Of a sequence of `steps` time steps. Precondition: hidden, batch, steps and the facts' threads,
+// lanes and registers are at least 1.
+CpuPlan PlanCpu(const CellTraits& cell, int64_t hidden, int64_t batch, int64_t steps,
+                int weight_bytes, const CpuFacts& facts);
 
 // A plan in words; not for every call.
 std::string Explain(const CpuPlan& plan, const CpuFacts& facts);
@@ -70,7 +73,7 @@ struct CpuChunkPlan {
   CpuPass d_weights;  // [I or H, rows of a chunk] x [rows of a chunk, units * gates], floats
 };
 
-// The same precondition; there are `all_steps` time steps.
+// The same precondition.
 CpuChunkPlan PlanCpuChunk(const CellTraits& cell, int64_t inputs, int64_t hidden, int64_t batch,
                           int64_t all_steps, int weight_bytes, const CpuFacts& facts);
 

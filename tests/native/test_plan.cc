@@ -16,6 +16,7 @@ using jp::CpuPlan;
 using jp::PlanCpu;
 
 constexpr CpuFacts kDesktop{8, 8, 16, int64_t{1} << 20, int64_t{32} << 20};
+constexpr int64_t kSteps = 128;
 
 const CellTraits& Cell(const char* name) { return *jp::FindCell(name); }
 
@@ -58,7 +59,9 @@ void CheckPass(const CpuPass& pass, const CpuPass& again, const CpuFacts& facts,
   CHECK(columns >= largest * of.gates && columns < largest * of.gates + pass.vectors, columns);
   const int64_t bytes = columns * pass.depth * facts.vector_lanes * of.weight_bytes;
   CHECK(pass.slice_bytes == bytes, pass.slice_bytes, bytes);
-  CHECK(pass.packed_bytes == pass.slices * bytes, pass.packed_bytes);
+  CHECK(pass.packed_depth == pass.depth || pass.packed_depth == 64, pass.packed_depth);
+  CHECK(pass.packed_bytes == pass.slices * (bytes / pass.depth * pass.packed_depth),
+        pass.packed_bytes);
 
   // A block is whole panels and whole units, and its products fit the room that there is.
   const int64_t block = int64_t{pass.block_units} * of.gates;
@@ -79,13 +82,15 @@ void TestEveryProblemHasAPlan() {
           for (int threads : {1, 2, 5, 64}) {
             for (int lanes : {4, 8, 16}) {
               const CpuFacts facts{threads, lanes, lanes == 16 ? 32 : 16, 1 << 20, 32 << 20};
-              const CpuPlan plan = PlanCpu(cell, hidden, batch, bytes, facts);
-              const CpuPlan again = PlanCpu(cell, hidden, batch, bytes, facts);
               const Product forward{hidden, hidden, batch, cell.gates, bytes};
               const Product backward{cell.gates * hidden, hidden, batch, 1, bytes};
-              CheckPass(plan.forward, again.forward, facts, forward);
-              CheckPass(plan.backward, again.backward, facts, backward);
-              CHECK(Explain(plan, facts) == Explain(again, facts));
+              for (int64_t steps : {1, 9}) {
+                const CpuPlan plan = PlanCpu(cell, hidden, batch, steps, bytes, facts);
+                const CpuPlan again = PlanCpu(cell, hidden, batch, steps, bytes, facts);
+                CheckPass(plan.forward, again.forward, facts, forward);
+                CheckPass(plan.backward, again.backward, facts, backward);
+                CHECK(Explain(plan, facts) == Explain(again, facts));
+              }
             }
           }
         }
@@ -118,7 +123,7 @@ void TestEveryProblemHasChunks() {
                 CheckPass(plan.d_inputs, plan.d_inputs, facts, d_in);
                 CheckPass(plan.d_weights, plan.d_weights, facts, d_weights);
                 // A worker projects the inputs of its own units, or of its own rows.
-                const CpuPlan recurrence = PlanCpu(cell, hidden, batch, bytes, facts);
+                const CpuPlan recurrence = PlanCpu(cell, hidden, batch, steps, bytes, facts);
                 CHECK(plan.inputs.slices == recurrence.forward.slices);
                 CHECK(plan.inputs.workers == recurrence.forward.workers);
                 CHECK(plan.inputs.units == recurrence.forward.units);
@@ -140,7 +145,7 @@ void TestMoreOfAnythingNeverTakesLess() {
   int64_t bytes = 0;
   int workers = 0;
   for (int64_t hidden = 1; hidden <= 700; ++hidden) {
-    const CpuPass pass = PlanCpu(lstm, hidden, 3, 4, kDesktop).forward;
+    const CpuPass pass = PlanCpu(lstm, hidden, 3, kSteps, 4, kDesktop).forward;
     const int64_t weights = pass.padded_units() * pass.depth * 4 * 4;
     CHECK(weights >= bytes && pass.workers >= workers, hidden);
     bytes = weights;
@@ -151,21 +156,21 @@ void TestMoreOfAnythingNeverTakesLess() {
   for (int threads = 1; threads <= 64; ++threads) {
     CpuFacts facts = kDesktop;
     facts.threads = threads;
-    const CpuPass pass = PlanCpu(lstm, 256, 4, 4, facts).forward;
+    const CpuPass pass = PlanCpu(lstm, 256, 4, kSteps, 4, facts).forward;
     CHECK(pass.workers >= workers, threads);
     workers = pass.workers;
   }
   workers = 0;
   for (int64_t batch = 1; batch <= 64; ++batch) {
-    const CpuPass pass = PlanCpu(lstm, 48, batch, 4, kDesktop).forward;
+    const CpuPass pass = PlanCpu(lstm, 48, batch, kSteps, 4, kDesktop).forward;
     CHECK(pass.workers >= workers, batch);
     workers = pass.workers;
   }
 }
 
 void TestWhoDoesAStep() {
-  CHECK(PlanCpu(Cell("elman_tanh"), 16, 1, 4, kDesktop).forward.workers == 1);
-  CHECK(PlanCpu(Cell("lstm"), 512, 4, 4, kDesktop).forward.workers == 8);
+  CHECK(PlanCpu(Cell("elman_tanh"), 16, 1, kSteps, 4, kDesktop).forward.workers == 1);
+  CHECK(PlanCpu(Cell("lstm"), 512, 4, kSteps, 4, kDesktop).forward.workers == 8);
   // Two cores with AVX-512, where one worker has been timed, and two with units and with rows.
   const CpuFacts xeon{2, 16, 32, 2 << 20, 256 << 20};
   const auto kind = [](const CpuPass& pass) {
@@ -173,7 +178,7 @@ void TestWhoDoesAStep() {
   };
   const auto check = [&](const char* cell, int64_t hidden, int64_t batch, const char* forward,
                          const char* backward) {
-    const CpuPlan plan = PlanCpu(Cell(cell), hidden, batch, 4, xeon);
+    const CpuPlan plan = PlanCpu(Cell(cell), hidden, batch, kSteps, 4, xeon);
     CHECK(kind(plan.forward) == std::string(forward), cell, hidden, batch);
     CHECK(kind(plan.backward) == std::string(backward), cell, hidden, batch);
   };
@@ -194,18 +199,18 @@ void TestWhoDoesAStep() {
 
 void TestWeightsBeyondTheCache() {
   const CpuFacts xeon{2, 16, 32, 2 << 20, 256 << 20};
-  CHECK(!PlanCpu(Cell("lstm"), 256, 4, 4, xeon).forward.streams);
-  CHECK(PlanCpu(Cell("lstm"), 1024, 4, 4, xeon).forward.streams);
+  CHECK(!PlanCpu(Cell("lstm"), 256, 4, kSteps, 4, xeon).forward.streams);
+  CHECK(PlanCpu(Cell("lstm"), 1024, 4, kSteps, 4, xeon).forward.streams);
   // A row waits for its weights: panels that need none but those are better than wider ones.
-  const CpuPass exact = PlanCpu(Cell("lstm"), 512, 1, 4, xeon).forward;
+  const CpuPass exact = PlanCpu(Cell("lstm"), 512, 1, kSteps, 4, xeon).forward;
   CHECK(exact.slice_bytes == 512 * 4 * 512 * 4 / 2, exact.slice_bytes, exact.vectors);
   // Where they are as many in any, wider ones are better.
-  CHECK(PlanCpu(Cell("gru"), 384, 1, 4, xeon).forward.vectors == 6);
+  CHECK(PlanCpu(Cell("gru"), 384, 1, kSteps, 4, xeon).forward.vectors == 6);
 }
 
 void CheckResidency(int64_t hidden, const CpuFacts& facts, const std::string& residency,
                     const std::string& says) {
-  const CpuPlan plan = PlanCpu(Cell("lstm"), hidden, 4, 4, facts);
+  const CpuPlan plan = PlanCpu(Cell("lstm"), hidden, 4, kSteps, 4, facts);
   CHECK(plan.residency == residency, hidden, plan.residency, residency);
   const std::string text = Explain(plan, facts);
   CHECK(text.find(says) != std::string::npos, text);
@@ -219,8 +224,23 @@ void TestResidency() {
   CheckResidency(1024, no_l3, "memory", "the L3 0 KiB");
   // What a plan says is what it counted: 512 * 4 * 512 floats, in panels of three vectors.
   const CpuFacts one{1, 8, 16, 1 << 20, 32 << 20};
-  const std::string text = Explain(PlanCpu(Cell("lstm"), 512, 4, 4, one), one);
+  const std::string text = Explain(PlanCpu(Cell("lstm"), 512, 4, kSteps, 4, one), one);
   CHECK(text.find("4128 KiB of packed weights over 1 worker, 4128 KiB each") == 0, text);
+}
+
+void TestWeightsReadOnce() {
+  const CpuPlan one = PlanCpu(Cell("gru"), 300, 4, 1, 4, kDesktop);
+  const CpuPlan two = PlanCpu(Cell("gru"), 300, 4, 2, 4, kDesktop);
+  CHECK(!one.forward.kept() && !one.backward.kept() && two.forward.kept() && two.backward.kept());
+  CHECK(one.forward.packed_bytes * 300 == two.forward.packed_bytes * 64);
+  CHECK(Explain(one, kDesktop).find("read once") != std::string::npos, Explain(one, kDesktop));
+  // The inputs of one chunk, however many its steps.
+  const auto inputs = [](int64_t steps) {
+    return PlanCpuChunk(Cell("gru"), 300, 300, 4, steps, 4, kDesktop).inputs;
+  };
+  CHECK(!inputs(32).kept() && inputs(33).kept());
+  // So few that a part of them would be all.
+  CHECK(PlanCpu(Cell("gru"), 64, 4, 1, 4, kDesktop).forward.kept());
 }
 
 }  // namespace
@@ -232,5 +252,6 @@ int main() {
   TestWhoDoesAStep();
   TestWeightsBeyondTheCache();
   TestResidency();
+  TestWeightsReadOnce();
   return jp::test::Finish("plan");
 }

@@ -273,6 +273,9 @@ def test_plan_of_wrong_sizes(bad) -> None:
     with pytest.raises(ValueError, match="batch") as caught:
         jp.plan("lstm", 128, bad, "float32")
     assert repr(bad) in str(caught.value)
+    with pytest.raises(ValueError, match="steps") as caught:
+        jp.plan("lstm", 128, 4, "float32", steps=bad)
+    assert repr(bad) in str(caught.value)
 
 
 @pytest.mark.parametrize("dtype", ["int32", "float8", np.complex64, "weights", None])

@@ -80,7 +80,7 @@ def test_what_it_prints(monkeypatch) -> None:
 )
 def test_what_it_says_of_who_does_a_step(hidden: int, by_rows: bool, says: str) -> None:
     facts = {"threads": 2, "lanes": 16, "registers": 32, "l2_bytes": 2 << 20, "l3_bytes": 64 << 20}
-    found = native_module().plan_cpu("lstm", hidden, 16, 4, **facts)
+    found = native_module().plan_cpu("lstm", hidden, 16, 128, 4, **facts)
     assert found["explanation"].startswith(says)
     for direction in ("forward", "backward"):
         assert found[direction]["workers"] == 2
@@ -201,3 +201,11 @@ def test_the_cpu(cell: str, dtype: str, width: int) -> None:
     assert str(found).startswith(
         f"native: {found.packed_bytes >> 10} KiB of packed weights {among} {found.workers} worker"
     )
+
+
+def test_a_cpu_keeps_no_weights_for_a_single_step() -> None:
+    many, one = (jp.plan("lstm", 512, 4, "float32", "cpu", steps) for steps in (2, 1))
+    assert one.workers == many.workers
+    assert one.residency == "memory"
+    assert "a single step" in str(one) and "a single step" not in str(many)
+    assert (one.packed_bytes, many.packed_bytes) == (64 * many.packed_bytes // 512, many.packed_bytes)
