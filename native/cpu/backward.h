@@ -96,8 +96,8 @@ struct BackwardKernel {
     const auto h = [&](int64_t r) {
       return of_row(r, [&](int64_t b, int64_t t) { return previous_h(b, t); });
     };
-    weights.template Add<T>((end - begin) * shape.batch, begin == 0, end == shape.steps, at.group, x,
-                            h);
+    weights.template Add<T>((end - begin) * shape.batch, begin == 0, end == shape.steps, at.group,
+                            x, h);
   }
 
   // And the inputs' gradients.

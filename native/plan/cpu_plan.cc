@@ -144,8 +144,9 @@ CpuPlan PlanCpu(const CellTraits& cell, int64_t hidden, int64_t batch, int64_t s
                 int weight_bytes, const CpuFacts& facts) {
   const int64_t columns = cell.gates * hidden;
   CpuPlan plan;
-  plan.forward = PlanPass(hidden, hidden, cell.gates, batch, weight_bytes,
-                          PlanWorkers(cell, hidden, hidden, batch, weight_bytes, facts), steps, facts);
+  plan.forward =
+      PlanPass(hidden, hidden, cell.gates, batch, weight_bytes,
+               PlanWorkers(cell, hidden, hidden, batch, weight_bytes, facts), steps, facts);
   plan.backward =
       PlanPass(columns, hidden, 1, batch, weight_bytes,
                PlanWorkers(cell, columns, hidden, batch, weight_bytes, facts), steps, facts);
@@ -197,8 +198,8 @@ CpuChunkPlan PlanCpuChunk(const CellTraits& cell, int64_t inputs, int64_t hidden
   plan.inputs = PlanPass(inputs, hidden, cell.gates, rows, weight_bytes, forward, uses, facts);
   plan.d_inputs = PlanPass(columns, inputs, 1, rows, weight_bytes, backward, uses, facts);
   // A sum over all rows is one worker's; its other factor is kept until it is taken.
-  plan.d_weights = PlanPass(rows, hidden, cell.gates, hidden, sizeof(float),
-                            {backward.count, false}, 2, facts);
+  plan.d_weights =
+      PlanPass(rows, hidden, cell.gates, hidden, sizeof(float), {backward.count, false}, 2, facts);
   // What is read once and again is the sums.
   const int64_t width = plan.d_weights.panels * plan.d_weights.vectors * plan.d_weights.lanes;
   plan.d_weights.streams =

@@ -212,8 +212,8 @@ void CheckLibrary(const Case& c) {
 constexpr int64_t kSizes[][5] = {{1, 3, 5, 9, 7},    {3, 2, 4, 6, 37},   {1, 1, 1, 1, 1},
                                  {1, 7, 2, 300, 33}, {1, 13, 23, 4, 19}, {2, 5, 3, 11, 66},
                                  {1, 67, 2, 17, 9},  {1, 131, 2, 5, 6},  {1, 4, 6, 3, 8},
-                                 {1, 1, 150, 2, 16}, {1, 5, 31, 5, 50},
-                                 {2, 3, 1, 150, 70}, {1, 1, 1, 70, 90},  {1, 131, 1, 5, 66}};
+                                 {1, 1, 150, 2, 16}, {1, 5, 31, 5, 50},  {2, 3, 1, 150, 70},
+                                 {1, 1, 1, 70, 90},  {1, 131, 1, 5, 66}};
 
 // From here on a case takes long under a sanitizer or an emulator: in two of four ways only.
 constexpr int64_t kManyRows = 100;
