@@ -284,6 +284,9 @@ static inline void Multiply(int vectors, Rows in, int64_t rows, bool alone, int6
     case 4:
       return MultiplyPanel<4>(in, rows, alone, from, depth, panel, next, order, start, out,
                               out_stride);
+    case 5:
+      return MultiplyPanel<5>(in, rows, alone, from, depth, panel, next, order, start, out,
+                              out_stride);
     case 6:
       return MultiplyPanel<6>(in, rows, alone, from, depth, panel, next, order, start, out,
                               out_stride);

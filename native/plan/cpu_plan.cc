@@ -102,8 +102,11 @@ Workers PlanWorkers(const CellTraits& cell, int64_t values, int64_t hidden, int6
     const double read = in_l1 + (1 - in_l1) * kL2Rows;
     return (std::max(some, read) * weights + some * kUpdate * cell.gates * units / lanes) / parts;
   };
+  const int64_t vectors = CeilDiv(hidden, facts.vector_lanes);
+  const double largest =  // share of the units
+      static_cast<double>(CeilDiv(vectors, by_units)) / static_cast<double>(vectors);
   const double divided =
-      step(rows, by_units) + (by_units - 1) * (kMeeting + handover * rows / by_units);
+      step(rows, 1 / largest) + (by_units - 1) * (kMeeting + handover * rows / by_units);
   const double apart = step(static_cast<double>(CeilDiv(batch, by_rows)), 1) + kWaking;
   return apart < divided ? Workers{by_rows, true} : Workers{by_units, false};
 }

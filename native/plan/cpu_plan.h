@@ -78,7 +78,7 @@ CpuChunkPlan PlanCpuChunk(const CellTraits& cell, int64_t inputs, int64_t hidden
                           int64_t all_steps, int weight_bytes, const CpuFacts& facts);
 
 // Vectors across a panel: whatever is fastest for the batch, without a trace in the result.
-inline constexpr int kPanelVectors[] = {3, 4, 6};
+inline constexpr int kPanelVectors[] = {3, 4, 5, 6};
 inline constexpr int kMostBlockVectors = 24;  // of columns: panels and units come out even
 inline constexpr int kBlockRows = 32;         // batch rows that are taken at once
 

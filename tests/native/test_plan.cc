@@ -191,6 +191,9 @@ void TestWhoDoesAStep() {
   check("lstm", 64, 4, "rows", "rows");
   check("elman_tanh", 128, 4, "rows", "rows");
   check("lstm", 128, 16, "rows", "rows");
+  // Of seven vectors of units one worker would have four.
+  check("lstm", 112, 4, "rows", "rows");
+  check("lstm", 96, 2, "units", "units");
   // Backward a unit hands over a value a gate.
   check("lstm", 128, 4, "units", "rows");
   // The weights of all units are more than an L2 cache holds.
@@ -206,6 +209,7 @@ void TestWeightsBeyondTheCache() {
   CHECK(exact.slice_bytes == 512 * 4 * 512 * 4 / 2, exact.slice_bytes, exact.vectors);
   // Where they are as many in any, wider ones are better.
   CHECK(PlanCpu(Cell("gru"), 384, 1, kSteps, 4, xeon).forward.vectors == 6);
+  CHECK(PlanCpu(Cell("elman_tanh"), 320, 3, kSteps, 4, xeon).forward.vectors == 5);
 }
 
 void CheckResidency(int64_t hidden, const CpuFacts& facts, const std::string& residency,
