@@ -72,7 +72,7 @@ struct WeightGradients {
   // Sums that are done with their only chunk need no place of their own.
   float* sums(int64_t feature) const {
     const int64_t at = job.sums_are_kept() ? feature : 0;
-    return job.d_sums + (worker * job.sums_rows() + at) * width;
+    return job.d_sums + worker * job.sums_rows() * job.d_width() + at * width;
   }
   float* bias(int gradient) const {
     return job.d_bias_sums + (worker * kGradients + gradient) * job.d_width();

@@ -118,8 +118,8 @@ void CheckWeights(const Case& c, Buffers& buffers, const Arrays& arrays) {
     CHECK(summed.d_initial[i]->SameBytes(*buffers.d_initial[i]), c.name());
   }
   Buffers together(arrays, c.cell);
-  RunOn(c.isa, c.shape, c.cell, c.dtype, 3, together.forward(arrays, true));
-  RunOn(c.isa, c.shape, c.cell, c.dtype, 3, together.backward_with_weights(arrays));
+  RunOn(c.isa, c.shape, c.cell, c.dtype, 5, together.forward(arrays, true));
+  RunOn(c.isa, c.shape, c.cell, c.dtype, 5, together.backward_with_weights(arrays));
   const auto expected = summed.all(), got = together.all();
   for (size_t i = 0; i < got.size(); ++i) {
     CHECK(got[i]->SameBytes(*expected[i]), c.name(), i);
@@ -208,12 +208,12 @@ void CheckLibrary(const Case& c) {
 // N, B, T, I, H: odd sizes, one of each, rows beyond a tile, a block and a chunk, several chunks,
 // units and inputs beyond a panel, inputs beyond a part of the depth, fewer inputs than slices,
 // several workers with units and with rows of their own, as many rows each and not, a single step
-// of weights that are not kept.
+// of weights that are not kept, a smaller slice behind a larger one.
 constexpr int64_t kSizes[][5] = {{1, 3, 5, 9, 7},    {3, 2, 4, 6, 37},   {1, 1, 1, 1, 1},
                                  {1, 7, 2, 300, 33}, {1, 13, 23, 4, 19}, {2, 5, 3, 11, 66},
                                  {1, 67, 2, 17, 9},  {1, 131, 2, 5, 6},  {1, 4, 6, 3, 8},
                                  {1, 1, 150, 2, 16}, {1, 5, 31, 5, 50},  {2, 3, 1, 150, 70},
-                                 {1, 1, 1, 70, 90},  {1, 131, 1, 5, 66}};
+                                 {1, 1, 1, 70, 90},  {1, 131, 1, 5, 66}, {1, 1, 3, 5, 130}};
 
 // From here on a case takes long under a sanitizer or an emulator: in two of four ways only.
 constexpr int64_t kManyRows = 100;
