@@ -25,7 +25,7 @@ _ATTRIBUTES: dict[tuple[str, str], tuple[str, ...]] = {
     ("cuda", FORWARD): ("tf32", "exchange"),
     ("cuda", BACKWARD): ("tf32", "exchange"),
 }
-# For `better_without`; bytes of a gate's recurrent weights.
+# For `slower_than_reference`; bytes of a gate's recurrent weights.
 _FEW_STEPS, _FEW_ROWS, _LARGE_BYTES = 2, 4, 256 << 10
 _EXCHANGES = ("", "grid", "grid-barrier", "cluster")
 NO_CUDA_KERNELS = "this build has no CUDA kernels, as no nvcc was found when it was built"
@@ -42,8 +42,8 @@ class Sizes:
     groups: int
     batch: int
     hidden: int
+    steps: int
     tf32: bool = False
-    steps: int | None = None  # not known to a caller that only asks for a plan
 
 
 def refusal(platform: str, sizes: Sizes) -> str | None:
@@ -60,16 +60,20 @@ def refusal(platform: str, sizes: Sizes) -> str | None:
     return None if found["runs"] else found["explanation"]
 
 
-def better_without(platform: str, sizes: Sizes) -> bool:
-    """Whether a kernel could run such a call but would be slower than the reference.
+def slower_than_reference(platform: str, sizes: Sizes) -> str | None:
+    """Why a kernel that could run such a call would be slower than the reference, or None.
 
     A CPU's kernels copy the weights into the order in which they read them, which a step or two of
     a few rows, as when a model generates its own input, don't make up for.
     """
-    if platform != "cpu" or sizes.steps is None:
-        return False
     weights = sizes.hidden * sizes.hidden * np.dtype(sizes.dtype).itemsize
-    return sizes.steps <= _FEW_STEPS and sizes.batch <= _FEW_ROWS and weights > _LARGE_BYTES
+    few = sizes.steps <= _FEW_STEPS and sizes.batch <= _FEW_ROWS
+    if platform != "cpu" or not few or weights <= _LARGE_BYTES:
+        return None
+    return (
+        f"T = {sizes.steps} and B = {sizes.batch} don't repay the packing of {weights >> 10} KiB "
+        "of weights a gate; backend='native' would do it"
+    )
 
 
 def has_cuda_kernels() -> bool:

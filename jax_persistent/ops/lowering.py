@@ -83,9 +83,9 @@ def _native(
     (groups, hidden, _), dtype = operands.recurrent_kernel.shape, operands.recurrent_kernel.dtype
     batch, target = operands.lengths.shape[1], _TARGETS[kind]
     steps = next(a for a in flat if a.ndim == 4).shape[1 + spec.time_axis]
-    sizes = call.Sizes(spec.cell.name, target, dtype, groups, batch, hidden, spec.tf32, steps)
+    sizes = call.Sizes(spec.cell.name, target, dtype, groups, batch, hidden, steps, spec.tf32)
     reason = call.refusal(platform, sizes)
-    chosen = spec.backend is not None or not call.better_without(platform, sizes)
+    chosen = spec.backend is not None or call.slower_than_reference(platform, sizes) is None
     if reason is None and chosen:
         run = _ON_CUDA[kind] if platform == "cuda" else _call
         return jax.tree.leaves(run(platform, target, operands, spec, without))

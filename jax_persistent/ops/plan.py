@@ -24,7 +24,7 @@ class Plan:
 
     Attributes:
       backend: "native" or "reference".
-      reason: why it runs so; for "reference", why there is no kernel.
+      reason: why it runs so; for "reference", why there is no kernel, or none that is faster.
       residency: the level of memory that holds the weights during the sequence, such as "L2".
       workers: cores (or thread blocks) that share a step.
       packed_bytes: recurrent weights on the chip at a time, all workers together.
@@ -60,7 +60,8 @@ def plan(
       device: a device, a platform's name, or a GPU architecture such as "sm_90", whose flagship is
         meant; the default device if not given. For another machine's CPU only the platform is
         known, and this machine's caches are assumed; for "cuda", its first GPU, or sm_90.
-      steps: T, time steps. For a single one a CPU keeps no weights, as it reads them only once.
+      steps: T, time steps. One or two may be faster as the reference, and for a single one a CPU
+        need not keep the weights.
 
     Raises:
       ValueError: an unknown cell, a size below 1, or a dtype that no recurrence has.
@@ -75,10 +76,12 @@ def plan(
         kernels = ", ".join(call.PLATFORMS)
         return Plan("reference", f"no kernel for platform {platform!r}; there are for {kernels}")
     forward_sizes, backward_sizes = (
-        call.Sizes(known.name, target, element, 1, batch, hidden, tf32_is_asked_for())
+        call.Sizes(known.name, target, element, 1, batch, hidden, steps, tf32_is_asked_for())
         for target in (call.FORWARD, call.BACKWARD)
     )
     reason = call.refusal_of_dtype(platform, element)
+    if reason is None:
+        reason = call.slower_than_reference(platform, forward_sizes)
     if reason is not None:
         return Plan("reference", reason)
     if platform == "cuda":

@@ -106,8 +106,7 @@ struct Job {
   int64_t chunk_rows() const { return chunk_steps * shape.batch; }
   int64_t d_width() const { return d_weights.panels * d_weights.vectors * d_weights.lanes; }
   int64_t passing_size() const {
-    const int64_t rows = shape.batch < kChunkRows ? shape.batch : kChunkRows;
-    return pass.kept() ? 0 : rows * pass.panels * pass.vectors * pass.lanes;
+    return pass.kept() ? 0 : shape.batch * pass.panels * pass.vectors * pass.lanes;
   }
   // Of one chunk the sums are done as soon as they are made, some rows at a time.
   bool sums_are_kept() const { return chunk_steps < shape.steps; }

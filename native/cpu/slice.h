@@ -197,7 +197,8 @@ struct Slice {
   // after. Every other step goes through the weights backwards: of those that a cache can't hold,
   // it finds the last ones there.
   //
-  // Weights that are not kept are taken as a whole, with `passing` for the products of kChunkRows.
+  // Weights that are not kept, for kChunkRows at most, are taken as a whole, their products to
+  // `passing`.
   template <class Prefetch, class Update>
   void ForBlocks(int64_t step, const float* in, int64_t stride, BatchRows of, bool alone,
                  float* passing, const Prefetch& prefetch, const Update& update) const {
@@ -247,14 +248,11 @@ struct Slice {
   template <class Update>
   void ForAll(Order order, const float* in, int64_t stride, BatchRows of, float* products,
               const Update& update) const {
-    for (int64_t b = of.first; b < of.last; b += kChunkRows) {
-      const int64_t rows = of.last - b < kChunkRows ? of.last - b : kChunkRows;
-      const float* row[kChunkRows];
-      for (int64_t r = 0; r < rows; ++r) row[r] = in + (b + r) * stride;
-      MultiplyAll(row, rows, false, {}, products, order);
-      for (int64_t r = 0; r < rows; ++r) {
-        update(b + r, first, last - first, products + r * width());
-      }
+    const float* row[kChunkRows] = {};
+    for (int64_t r = 0; r < of.count(); ++r) row[r] = in + (of.first + r) * stride;
+    MultiplyAll(row, of.count(), false, {}, products, order);
+    for (int64_t r = 0; r < of.count(); ++r) {
+      update(of.first + r, first, last - first, products + r * width());
     }
   }
 };

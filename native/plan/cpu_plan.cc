@@ -145,14 +145,14 @@ CpuPass PlanPass(int64_t depth, int64_t units, int gates, int64_t batch, int wei
 
 CpuPlan PlanCpu(const CellTraits& cell, int64_t hidden, int64_t batch, int64_t steps,
                 int weight_bytes, const CpuFacts& facts) {
-  const int64_t columns = cell.gates * hidden;
+  const int64_t columns = cell.gates * hidden, uses = steps * CeilDiv(batch, kChunkRows);
   CpuPlan plan;
   plan.forward =
       PlanPass(hidden, hidden, cell.gates, batch, weight_bytes,
-               PlanWorkers(cell, hidden, hidden, batch, weight_bytes, facts), steps, facts);
+               PlanWorkers(cell, hidden, hidden, batch, weight_bytes, facts), uses, facts);
   plan.backward =
       PlanPass(columns, hidden, 1, batch, weight_bytes,
-               PlanWorkers(cell, columns, hidden, batch, weight_bytes, facts), steps, facts);
+               PlanWorkers(cell, columns, hidden, batch, weight_bytes, facts), uses, facts);
   const CpuPass& pass = plan.forward;
   const bool in_l2 = pass.kept() && pass.slice_bytes <= facts.l2_bytes;
   const bool in_l3 = pass.kept() && pass.packed_bytes <= facts.l3_bytes;

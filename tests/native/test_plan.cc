@@ -238,6 +238,9 @@ void TestWeightsReadOnce() {
   CHECK(!one.forward.kept() && !one.backward.kept() && two.forward.kept() && two.backward.kept());
   CHECK(one.forward.packed_bytes * 300 == two.forward.packed_bytes * 64);
   CHECK(Explain(one, kDesktop).find("read once") != std::string::npos, Explain(one, kDesktop));
+  // More rows than are multiplied at once.
+  CHECK(!PlanCpu(Cell("gru"), 300, 128, 1, 4, kDesktop).forward.kept());
+  CHECK(PlanCpu(Cell("gru"), 300, 129, 1, 4, kDesktop).forward.kept());
   // The inputs of one chunk, however many its steps.
   const auto inputs = [](int64_t steps) {
     return PlanCpuChunk(Cell("gru"), 300, 300, 4, steps, 4, kDesktop).inputs;
