@@ -26,11 +26,9 @@ struct BackwardKernel {
       : job(j),
         worker(i),
         at{j.shape, group},
-        slice(j.pass, j.packed, i,
-              {at.weights(j.arrays.recurrent_kernel, hidden, columns), columns, hidden, true}),
+        slice(j.pass, j.packed, i, at.weights(j.arrays.recurrent_kernel, columns, hidden, 1, true)),
         inputs(j.inputs, j.packed_inputs, i,
-               {at.weights(j.arrays.input_kernel, shape.inputs, columns), columns, shape.inputs,
-                true}),
+               at.weights(j.arrays.input_kernel, columns, shape.inputs, 1, true)),
         rows(j.pass, j.shape.batch, i),
         passing(j.passing + i * j.passing_size()),
         weights(j, i) {}

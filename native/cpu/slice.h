@@ -8,6 +8,14 @@
 
 namespace jp::cpu::JP_ISA {
 
+// Weights as a caller has them: [depth, gates * units] or, transposed, [units, depth].
+template <class T>
+struct Weights {
+  const T* at;
+  int64_t depth, units;
+  bool transposed;
+};
+
 // Where things are in the arrays of one group.
 template <class T>
 struct Layout {
@@ -22,8 +30,13 @@ struct Layout {
   P* sequence(P* base, int64_t b, int64_t t, int64_t features) const {
     return base + sequence_row(b, t) * features;
   }
-  const T* weights(const void* base, int64_t rows, int64_t columns) const {  // null if that is
-    return base == nullptr ? nullptr : static_cast<const T*>(base) + group * rows * columns;
+  // The group's, of those that the caller has for `gates` gates of so many units; null if `base`
+  // is.
+  Weights<T> weights(const void* base, int64_t depth, int64_t units, int gates,
+                     bool transposed) const {
+    const T* const first = static_cast<const T*>(base);
+    return {first == nullptr ? nullptr : first + group * depth * gates * units, depth, units,
+            transposed};
   }
   template <class P>
   P* state(P* base, int64_t b) const {
@@ -66,14 +79,6 @@ struct BatchRows {
       : first(pass.by_rows() ? worker * batch / pass.workers : 0),
         last(pass.by_rows() ? (worker + 1) * batch / pass.workers : batch) {}
   int64_t count() const { return last - first; }
-};
-
-// Weights as a caller has them: [depth, gates * units] or, transposed, [units, depth].
-template <class T>
-struct Weights {
-  const T* at;
-  int64_t depth, units;
-  bool transposed;
 };
 
 // A part of the units: those from `first` to before `last`, counted in vectors.

@@ -51,13 +51,13 @@ struct WeightGradients {
     const auto& arrays = job.arrays;
     const int64_t inputs = job.shape.inputs;
     FillUp(of_inputs, rows);
-    AddProduct<T>(of_inputs, rows, x, first, sums(0), {last, group, inputs, arrays.d_input_kernel});
+    AddProduct<T>(of_inputs, rows, x, first, 0, {last, group, inputs, arrays.d_input_kernel});
     AddRows<T>(of_inputs, rows, first, bias(0), {last, group, 1, arrays.d_bias});
     if constexpr (kGradients > 1) {
       FillUp(of_product, rows);
       AddRows<T>(of_product, rows, first, bias(1), {last, group, 1, arrays.d_recurrent_bias});
     }
-    AddProduct<T>(of_product, rows, h, first, sums(inputs),
+    AddProduct<T>(of_product, rows, h, first, inputs,
                   {last, group, hidden, arrays.d_recurrent_kernel});
   }
 
@@ -93,8 +93,9 @@ struct WeightGradients {
     }
   }
 
+  // The sums are those from feature `begin` on.
   template <class T, class From>
-  void AddProduct(const Slice<float>& d, int64_t rows, const From& from, bool first, float* sums,
+  void AddProduct(const Slice<float>& d, int64_t rows, const From& from, bool first, int64_t begin,
                   const Output& output) const {
     const int64_t features = output.features;
     const int64_t padded = (job.shape.inputs > hidden ? job.shape.inputs : hidden) + kLanes - 1;
@@ -104,7 +105,7 @@ struct WeightGradients {
       const int64_t here = features - m < kChunkRows ? features - m : kChunkRows;
       const float* in[kChunkRows];
       for (int64_t i = 0; i < here; ++i) in[i] = transposed + (m + i) * row;
-      float* const block = sums + (job.sums_are_kept() ? m * width : 0);
+      float* const block = sums(begin + m);
       for (int64_t p = 0; p < d.panels(d.last - d.first); ++p) {
         float* const to = block + p * d.panel_width();
         const float* const next = nullptr;  // the gradients wait in a cache
