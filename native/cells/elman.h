@@ -1,4 +1,5 @@
-// h' = activation(x + product)
+// SPDX-License-Identifier: Apache-2.0
+// h' = activation(input_gates + recurrent_gates)
 #pragma once
 
 #include "native/cells/cell.h"
@@ -6,7 +7,6 @@
 namespace jp {
 
 struct TanhActivation {
-  static constexpr CellTraits kTraits = kCells[2];
   template <class Math, class V = typename Math::Value>
   JP_HOST_DEVICE static V Value(const V& x) {
     return Math::Tanh(x);
@@ -18,33 +18,32 @@ struct TanhActivation {
 };
 
 struct ReluActivation {
-  static constexpr CellTraits kTraits = kCells[3];
   template <class Math, class V = typename Math::Value>
   JP_HOST_DEVICE static V Value(const V& x) {
     return Math::Relu(x);
   }
   template <class Math, class V = typename Math::Value>
   JP_HOST_DEVICE static V Slope(const V& h) {
-    return Math::Step(h);
+    return Math::Heaviside(h);
   }
 };
 
 template <class Activation>
 struct Elman {
-  static constexpr CellTraits kTraits = Activation::kTraits;
-  static constexpr int kGates = 1, kSaved = 0, kStates = 1;
-  static constexpr bool kSeparateProduct = false;
+  static constexpr int kGates = 1, kResiduals = 0, kStates = 1;
+  static constexpr bool kResetAfter = false;
   static constexpr bool kReadsPreviousH = false, kReadsH = true;
 
   template <class Math, class V = typename Math::Value>
-  JP_HOST_DEVICE static void Forward(const V* x, const V* product, V* state, V* /*saved*/) {
-    state[0] = Activation::template Value<Math>(x[0] + product[0]);
+  JP_HOST_DEVICE static void Forward(const V* input_gates, const V* recurrent_gates, V* state,
+                                     V* /*residuals*/) {
+    state[0] = Activation::template Value<Math>(input_gates[0] + recurrent_gates[0]);
   }
 
   template <class Math, class V = typename Math::Value>
-  JP_HOST_DEVICE static void Backward(const V* /*saved*/, const V* /*previous*/, const V& h,
-                                      V* d_state, V* dx, V* /*d_product*/) {
-    dx[0] = d_state[0] * Activation::template Slope<Math>(h);
+  JP_HOST_DEVICE static void Backward(const V* /*residuals*/, const V* /*previous*/, const V& h,
+                                      V* d_state, V* d_input_gates, V* /*d_recurrent_gates*/) {
+    d_input_gates[0] = d_state[0] * Activation::template Slope<Math>(h);
     d_state[0] = V{};
   }
 };

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+// One recurrence without its arrays: what is computed, of which sizes, in which layout.
+//
+// jax_persistent/ops/problem.py has the same fields under the same names; they travel as the
+// attributes of a custom call.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "native/cells/cells.h"
+
+namespace jp {
+
+enum class Pass { kForward, kBackward };
+
+enum class DType { kFloat32, kBfloat16, kFloat16 };  // float16: on GPUs only
+
+constexpr size_t ByteWidth(DType type) { return type == DType::kFloat32 ? 4 : 2; }
+
+// The optional parts of a problem; operands.def says what each means and which arrays it brings.
+enum class Part : uint32_t {
+#define JP_PART(part) part,
+#define JP_OPERAND(...)
+#define JP_RESULT(...)
+#include "jax_persistent/ops/operands.def"
+#undef JP_PART
+#undef JP_OPERAND
+#undef JP_RESULT
+  always,
+};
+
+struct Problem {
+  Pass pass{};
+  CellTraits cell{};
+  DType dtype{};
+  int64_t groups = 1;  // N: independent problems, each with its own weights
+  int64_t batch = 1;   // B
+  int64_t steps = 1;   // T
+  int64_t inputs = 0;  // I; 0 where nothing has input features
+  int64_t hidden = 1;  // H
+  bool reverse = false;
+  bool time_major = false;
+  bool tf32 = false;   // float32 products may be rounded to it, where the hardware has it
+  uint32_t parts = 0;  // a bit for each Part
+
+  constexpr bool has(Part part) const {
+    return part == Part::always || (parts >> static_cast<uint32_t>(part) & 1) != 0;
+  }
+  constexpr Problem& Add(Part part) {
+    parts |= uint32_t{1} << static_cast<uint32_t>(part);
+    return *this;
+  }
+  constexpr int64_t columns() const { return cell.gates * hidden; }  // G*H
+};
+
+}  // namespace jp
