@@ -6,8 +6,8 @@ transpose of that, both from what `forward` kept: they run where no kernel exist
 the kernels are tested against.
 
 One group at a time: [T,B,F] time-major sequences, else [B,T,F]. Sums run in float32 for narrower
-types, and so do the cell's private states; h is rounded to the operands' type at every step, because
-that is the value that the next step multiplies.
+types, and so do the cell's private states; h is rounded to the operands' type at every step,
+because that is the value that the next step multiplies.
 
 A row runs at the times before its length, from the last to the first in a reversed problem. Where a
 reset is set and the row runs, the states before the step are the reset state.
@@ -41,9 +41,15 @@ def per_group(function: Function, problem: Problem, flat: Sequence[Array]) -> li
     def one(*group: Array) -> list[Array]:
         return problem.flat_results(function(problem, problem.arrays(group)))
 
-    if isinstance(problem.groups, int) and problem.groups == 1:
-        return [jnp.expand_dims(r, 0) for r in one(*(jnp.squeeze(a, 0) for a in flat))]
-    return jax.vmap(one)(*flat)
+    return each_group(one, *flat)
+
+
+def each_group(function: Callable[..., Any], *arrays: Array | None) -> Any:
+    """Runs a function over the axis N of its arguments, in which None stays None."""
+    if jax.tree.leaves(arrays)[0].shape[0] != 1:
+        return jax.vmap(function)(*arrays)
+    one = jax.tree.map(lambda a: jnp.squeeze(a, 0), arrays)
+    return jax.tree.map(lambda r: jnp.expand_dims(r, 0), function(*one))
 
 
 def forward(problem: Problem, arrays: Arrays) -> Arrays:
@@ -161,20 +167,20 @@ def backward(problem: Problem, arrays: Arrays) -> Arrays:
 
 def weight_gradients(
     problem: Problem, arrays: Arrays, d_input_gates: Array, d_recurrent_gates: Array
-) -> Arrays:
+) -> dict[str, Array]:
     """The transpose of `tangent` in the weights: one product over all steps for each kernel.
 
     Where a row does not run the gradients of the gates are zero.
     """
+    x = _zero_in_padding(problem, arrays, arrays.x)
     h_before = _before(problem, arrays, 0, arrays.outputs)
-    return Arrays(
-        d_input_kernel=_sum_over_steps(
-            _zero_in_padding(problem, arrays, arrays.x), d_input_gates
-        ),
-        d_bias=_sum_of_rows(d_input_gates),
-        d_recurrent_kernel=_sum_over_steps(h_before, d_recurrent_gates),
-        d_recurrent_bias=_sum_of_rows(d_recurrent_gates),
-    )
+    h_before = _zero_in_padding(problem, arrays, h_before)
+    return {
+        "d_input_kernel": _sum_over_steps(x, d_input_gates),
+        "d_bias": _sum_of_rows(d_input_gates),
+        "d_recurrent_kernel": _sum_over_steps(h_before, d_recurrent_gates),
+        "d_recurrent_bias": _sum_of_rows(d_recurrent_gates),
+    }
 
 
 def project(x: Array, kernel: Array, bias: Array | None = None) -> Array:
@@ -201,13 +207,12 @@ def accumulation_dtype(dtype: Any) -> jnp.dtype:
 
 
 def _rows(problem: Problem, arrays: Arrays, t: Array) -> tuple[Array | None, Array | None]:
-    """At times t [..]: which rows run there, and which are reset, [.., B]; None: all, and none."""
-    runs = None if arrays.lengths is None else t[..., None] < arrays.lengths
+    """At times t [T]: which rows run there, and which are reset, [T, B]; None: all, and none."""
+    runs = None if arrays.lengths is None else t[:, None] < arrays.lengths[None, :]
     if arrays.resets is None:
         return runs, None
     resets = arrays.resets if problem.time_major else arrays.resets.T
-    reset = resets[t]
-    return runs, reset if runs is None else reset & runs
+    return runs, resets if runs is None else resets & runs
 
 
 def _zero_in_padding(problem: Problem, arrays: Arrays, x: Array) -> Array:

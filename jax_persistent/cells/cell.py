@@ -3,10 +3,10 @@
 
 Legend: T time steps, B batch, I input features, H hidden units, G gates.
 
-A cell sees only what a kernel hands it: the input gates (x W + b) and the recurrent gates (h R + b')
-of one step, and the states before it. `step_tangent` is linear in its tangents and needs nothing but
-what `step` kept, so every derivative of the recurrence, of any order and in either mode, follows
-from these two functions.
+A cell sees only what a kernel hands it: the input gates (x W + b) and the recurrent gates
+(h R + b') of one step, and the states before it. `step_tangent` is linear in its tangents and needs
+nothing but what `step` kept, so every derivative of the recurrence, of any order and in either
+mode, follows from these two functions.
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Elman's simple recurrent network (Elman, 1990): h' = activation(input_gates + recurrent_gates)."""
+"""Elman's simple recurrent network (Elman, 1990).
+
+h' = activation(input_gates + recurrent_gates)
+"""
 
 from __future__ import annotations
 

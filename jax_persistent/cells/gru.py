@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Gated recurrent unit, reset after the product (Cho et al., 2014; the form of cuDNN and flax).
 
-    r, z = sigmoid(input_rz + recurrent_rz)
-    n = tanh(input_n + r * recurrent_n)
-    h' = (1 - z) * n + z * h
+r, z = sigmoid(input_rz + recurrent_rz)
+n = tanh(input_n + r * recurrent_n)
+h' = (1 - z) * n + z * h
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Long short-term memory (Hochreiter and Schmidhuber, 1997; Gers et al., 2000).
 
-    i, f, g, o = input_gates + recurrent_gates
-    c' = sigmoid(f) * c + sigmoid(i) * tanh(g)
-    h' = sigmoid(o) * tanh(c')
+i, f, g, o = input_gates + recurrent_gates
+c' = sigmoid(f) * c + sigmoid(i) * tanh(g)
+h' = sigmoid(o) * tanh(c')
 """
 
 from __future__ import annotations

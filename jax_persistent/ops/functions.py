@@ -1,23 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
 """The public functions: `lstm`, `gru`, `elman`.
 
-Each checks its arguments and hands them to the recurrence.
+Each checks its arguments and hands them to `run`, which whoever has valid ones may call itself.
 
 Legend: T time steps, B batch, I input features, H hidden units, G gates (LSTM 4, GRU 3, Elman 1).
 """
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
-from jax import Array, lax
+import jax
+import jax.numpy as jnp
+from jax import Array
 from jax.typing import ArrayLike
 
-from jax_persistent.ops import spec as checks
-from jax_persistent.ops.cells import GRU, LSTM, Cell
-from jax_persistent.ops.explicit import in_auto_axes
-from jax_persistent.ops.spec import Problem, Spec
-from jax_persistent.ops.vjp import recurrence
+from jax_persistent.cells import Cell
+from jax_persistent.cells.gru import GRU
+from jax_persistent.cells.lstm import LSTM
+from jax_persistent.ops import primitives, validation
+from jax_persistent.ops.explicit_sharding import in_auto_axes
+from jax_persistent.problem import Arrays, Problem
+from jax_persistent.problem.operands import Leaf
+
+# jax's matmul precisions that tf32 satisfies, as it does on a GPU for jax's own products.
+_AT_MOST_TF32 = (
+    "default",
+    "fastest",
+    "high",
+    "bfloat16",
+    "tensorfloat32",
+    "BF16_BF16_F32",
+    "TF32_TF32_F32",
+)
+_OPTIONAL = ("bias", "recurrent_bias", "lengths", "resets", "reset_state")
+_LETTERS = {"b": "B", "t": "T", "i": "I", "h": "H", "g": "G*H"}
 
 
 def lstm(
@@ -28,6 +45,8 @@ def lstm(
     initial_state: tuple[ArrayLike, ArrayLike] | None = None,
     *,
     lengths: ArrayLike | None = None,
+    resets: ArrayLike | None = None,
+    reset_state: tuple[ArrayLike, ArrayLike] | None = None,
     reverse: bool = False,
     time_major: bool = False,
     backend: str | None = None,
@@ -48,8 +67,13 @@ def lstm(
       lengths: [B] integers in 0..T. Outputs past a row's length are zero, its final state is the
         one at its length (the initial state for length 0), and what x holds there is ignored.
         Concrete values out of range raise; values traced under `jax.jit` are clamped.
-      reverse: run each row from its last step to its first. Outputs stay aligned with x, as in
-        `lax.scan(..., reverse=True)`; the final state is the one after step 0.
+      resets: [B, T], or [T, B] with `time_major`; bool. Where true, and the row runs at that step,
+        the state before it is `reset_state`, as after the `done` flag of an episode or between
+        sequences that are packed end to end. No gradient flows across.
+      reset_state: (h, c), each [B, H], as `initial_state`; zeros if not given.
+      reverse: run each row from its last step to its first, in which order "before" is meant.
+        Outputs stay aligned with x, as in `lax.scan(..., reverse=True)`; the final state is the one
+        after step 0.
       time_major: whether x and the outputs are time-major.
       backend: None chooses; "native" is the kernel or an error saying why it can't be;
         "reference" is a plain `lax.scan`.
@@ -61,9 +85,20 @@ def lstm(
       ValueError: an argument is wrong; says what was expected and what was given.
       NotImplementedError: `backend="native"` and there is no kernel for this call.
     """
-    flags = (lengths, reverse, time_major, backend)
-    outputs, final = _run(LSTM, x, input_kernel, recurrent_kernel, bias, None, initial_state, flags)
-    h, c = final
+    outputs, (h, c) = _checked_run(
+        LSTM,
+        x=x,
+        input_kernel=input_kernel,
+        recurrent_kernel=recurrent_kernel,
+        bias=bias,
+        initial_state=initial_state,
+        lengths=lengths,
+        resets=resets,
+        reset_state=reset_state,
+        reverse=reverse,
+        time_major=time_major,
+        backend=backend,
+    )
     return outputs, (h, c)
 
 
@@ -76,6 +111,8 @@ def gru(
     initial_state: ArrayLike | None = None,
     *,
     lengths: ArrayLike | None = None,
+    resets: ArrayLike | None = None,
+    reset_state: ArrayLike | None = None,
     reverse: bool = False,
     time_major: bool = False,
     backend: str | None = None,
@@ -95,14 +132,26 @@ def gru(
       bias: b [3*H].
       recurrent_bias: b' [3*H].
       initial_state: h0 [B, H]; zeros if not given.
-      lengths, reverse, time_major, backend: as for `lstm`, and so are dtypes and errors.
+      lengths, resets, reset_state, reverse, time_major, backend: as for `lstm`, and so are dtypes
+        and errors.
 
     Returns:
       (outputs [B, T, H] or [T, B, H], h [B, H]), in x's dtype.
     """
-    flags = (lengths, reverse, time_major, backend)
-    outputs, (h,) = _run(
-        GRU, x, input_kernel, recurrent_kernel, bias, recurrent_bias, initial_state, flags
+    outputs, (h,) = _checked_run(
+        GRU,
+        x=x,
+        input_kernel=input_kernel,
+        recurrent_kernel=recurrent_kernel,
+        bias=bias,
+        recurrent_bias=recurrent_bias,
+        initial_state=initial_state,
+        lengths=lengths,
+        resets=resets,
+        reset_state=reset_state,
+        reverse=reverse,
+        time_major=time_major,
+        backend=backend,
     )
     return outputs, h
 
@@ -116,6 +165,8 @@ def elman(
     *,
     activation: str = "tanh",
     lengths: ArrayLike | None = None,
+    resets: ArrayLike | None = None,
+    reset_state: ArrayLike | None = None,
     reverse: bool = False,
     time_major: bool = False,
     backend: str | None = None,
@@ -131,82 +182,104 @@ def elman(
       bias: b [H].
       initial_state: h0 [B, H]; zeros if not given.
       activation: "tanh" or "relu".
-      lengths, reverse, time_major, backend: as for `lstm`, and so are dtypes and errors.
+      lengths, resets, reset_state, reverse, time_major, backend: as for `lstm`, and so are dtypes
+        and errors.
 
     Returns:
       (outputs [B, T, H] or [T, B, H], h [B, H]), in x's dtype.
     """
-    flags = (lengths, reverse, time_major, backend)
-    cell = checks.elman_cell(activation)
-    outputs, (h,) = _run(cell, x, input_kernel, recurrent_kernel, bias, None, initial_state, flags)
+    outputs, (h,) = _checked_run(
+        validation.elman_cell(activation),
+        x=x,
+        input_kernel=input_kernel,
+        recurrent_kernel=recurrent_kernel,
+        bias=bias,
+        initial_state=initial_state,
+        lengths=lengths,
+        resets=resets,
+        reset_state=reset_state,
+        reverse=reverse,
+        time_major=time_major,
+        backend=backend,
+    )
     return outputs, h
 
 
-def _run(
-    cell: Cell,
-    x: Any,
-    input_kernel: Any,
-    recurrent_kernel: Any,
-    bias: Any,
-    recurrent_bias: Any,
-    initial_state: Any,
-    flags: tuple[Any, bool, bool, str | None],
+def _checked_run(
+    cell: Cell, *, reverse: bool, time_major: bool, backend: str | None, **arguments: Any
 ) -> tuple[Array, tuple[Array, ...]]:
-    lengths, reverse, time_major, backend = flags
-    checks.check_flags(reverse, time_major, backend)
-    operands = checks.check_operands(
-        cell, x, input_kernel, recurrent_kernel, bias, recurrent_bias, time_major
-    )
-    x, kernel = operands["x"], operands["recurrent_kernel"]
+    validation.check_flags(reverse, time_major, backend)
+    arrays = validation.check_call(cell, time_major=time_major, **arguments)
+    return run(cell, arrays, reverse=reverse, time_major=time_major, backend=backend)
+
+
+def run(
+    cell: Cell, arrays: Arrays, *, reverse: bool, time_major: bool, backend: str | None
+) -> tuple[Array, tuple[Array, ...]]:
+    """The recurrence of a cell on arrays that are known to be valid.
+
+    Args:
+      cell: the cell.
+      arrays: as `validation.check_call` returns them: "x", "input_kernel", "recurrent_kernel", and
+        of "bias", "recurrent_bias", "lengths", "resets", "reset_state" and "initial_state" those
+        that there are.
+      reverse, time_major, backend: as for `lstm`.
+
+    Returns:
+      (outputs, final states).
+    """
+    x, hidden = arrays.x, arrays.recurrent_kernel.shape[0]
     batch, steps = (x.shape[1], x.shape[0]) if time_major else x.shape[:2]
-    row_lengths = checks.check_lengths(lengths, batch, steps)
-    initial = checks.check_initial_state(cell, initial_state, x, batch, kernel.shape[0])
-    compute = partial(
-        _run_recurrence,
-        Spec(cell, bool(reverse), bool(time_major), backend, checks.tf32_is_asked_for()),
-        lengths is not None,
-    )
-    sequence = "T B {}" if time_major else "B T {}"
-    dims = {
-        "x": sequence.format("I"),
-        "input_kernel": "I G*H",
-        "recurrent_kernel": "H G*H",
-        "bias": "G*H",
-        "recurrent_bias": "G*H",
-    }
-    return in_auto_axes(
-        compute,
-        {name: (dims[name], array) for name, array in operands.items()}
-        | {"lengths": ("B", row_lengths)}
-        | {f"{s}0": ("B H", array) for s, array in zip(cell.states, initial, strict=True)},
-        (sequence.format("H"), ("B H",) * len(cell.states)),
-    )
-
-
-def _run_recurrence(
-    spec: Spec,
-    ragged: bool,
-    x: Array,
-    input_kernel: Array,
-    recurrent_kernel: Array,
-    bias: Array | None,
-    recurrent_bias: Array | None,
-    lengths: Array,
-    *initial: Array,
-) -> tuple[Array, tuple[Array, ...]]:
-    if spec.cell.separate_recurrent_gradient and recurrent_bias is None:
-        recurrent_bias = lax.full(recurrent_kernel.shape[1:], 0, x.dtype)
-    if ragged:
-        x = _without_padding(x, lengths, spec.time_major)
+    if arrays.initial_state is None:
+        zeros = tuple(jnp.zeros((batch, hidden), x.dtype) for _ in cell.states)
+        arrays = Arrays(arrays | {"initial_state": zeros})
+    parts = {"inputs", *(name for name in _OPTIONAL if name in arrays)}
     problem = Problem(
-        x, input_kernel, bias, recurrent_kernel, recurrent_bias, lengths, tuple(initial)
+        "forward",
+        cell,
+        groups=1,
+        batch=batch,
+        steps=steps,
+        inputs=x.shape[2],
+        hidden=hidden,
+        dtype=x.dtype.name,
+        reverse=bool(reverse),
+        time_major=bool(time_major),
+        tf32=_tf32_is_asked_for(),
+        backend=backend,
+    ).having("forward", parts)
+
+    def compute(*flat: Array) -> tuple[Array, tuple[Array, ...]]:
+        results = primitives.forward(problem, problem.arrays(flat))
+        return results.outputs, results.final_state
+
+    outputs, *final_state = (
+        _dims(problem, leaf) for leaf in problem.results() if leaf.name != "residuals"
     )
-    result = recurrence(spec, problem)
-    return result.outputs, result.final
+    operands = _labelled(problem, problem.flat(arrays))
+    return in_auto_axes(compute, operands, (outputs, tuple(final_state)))
 
 
-def _without_padding(x: Array, lengths: Array, time_major: bool) -> Array:
-    """x with zeros past each row's length: a NaN there would reach gradients as 0 * NaN."""
-    steps = lax.broadcasted_iota(lengths.dtype, x.shape, 0 if time_major else 1)
-    valid = steps < lax.broadcast_in_dim(lengths, x.shape, (1 if time_major else 0,))
-    return lax.select(valid, x, lax.full_like(x, 0))
+def _dims(problem: Problem, leaf: Leaf) -> str:
+    """The dimensions of an array without that of groups, as messages and meshes name them."""
+    return " ".join(_LETTERS[d] for d in problem.dims_of(leaf) if d in _LETTERS)
+
+
+def _labelled(problem: Problem, flat: list[Array]) -> dict[str, tuple[str, Array]]:
+    """Operands by the names that a caller knows, with their dimensions."""
+    found: dict[str, tuple[str, Array]] = {}
+    states = {"initial_state": iter(problem.cell.states), "reset_state": iter(problem.cell.states)}
+    for leaf, array in zip(problem.operands(), flat, strict=True):
+        label = leaf.name
+        if leaf.name == "initial_state":
+            label = f"{next(states[leaf.name])}0"
+        elif leaf.name == "reset_state":
+            label = f"reset_state {next(states[leaf.name])}0"
+        found[label] = _dims(problem, leaf), array
+    return found
+
+
+def _tf32_is_asked_for() -> bool:
+    """Whether the user asks for less than float32, as with `jax.default_matmul_precision`."""
+    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    return precision in _AT_MOST_TF32

@@ -1,137 +1,22 @@
-"""What a recurrence is (static, hashable) and what it is given (arrays): types and validation.
+# SPDX-License-Identifier: Apache-2.0
+"""Every check of a caller's arguments; what passes is valid for every backend.
 
-Every check of a caller's arguments is here; what passes is valid for every backend.
+Each raises ValueError naming the argument, what was expected and what was given.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jax_persistent.ops.cells import CELLS, Cell
+from jax_persistent.cells import CELLS, Cell
+from jax_persistent.problem import DTYPES, Arrays
 
 BACKENDS = (None, "native", "reference")
-# jax's matmul precisions that tf32 satisfies, as it does on a GPU for jax's own products.
-_AT_MOST_TF32 = (
-    "default",
-    "fastest",
-    "high",
-    "bfloat16",
-    "tensorfloat32",
-    "BF16_BF16_F32",
-    "TF32_TF32_F32",
-)
-DTYPES = ("float32", "bfloat16", "float16", "float64")
-
-
-@dataclass(frozen=True)
-class Spec:
-    """The static half of a recurrence: hashable, a jit key and a primitive's parameter."""
-
-    cell: Cell
-    reverse: bool = False
-    time_major: bool = False
-    backend: str | None = None
-    tf32: bool = False  # float32 products may be rounded to it, where the hardware has it
-
-    @property
-    def time_axis(self) -> int:
-        """Position of T in one problem's sequences."""
-        return 0 if self.time_major else 1
-
-
-class Problem(NamedTuple):
-    """Operands of one recurrence; sequences are [T, B, F] when time-major, else [B, T, F]."""
-
-    x: Array  # [T, B, I]
-    input_kernel: Array  # [I, G*H]
-    bias: Array | None  # [G*H]
-    recurrent_kernel: Array  # [H, G*H]
-    recurrent_bias: Array | None  # [G*H], only where it can't be part of the other
-    lengths: Array  # [B] int32, within 0..T
-    initial: tuple[Array, ...]  # one [B, H] a state
-
-
-class Projected(NamedTuple):
-    """The same with what the inputs come to in their place."""
-
-    gates_x: Array  # [T, B, G*H] x W + b
-    recurrent_kernel: Array
-    recurrent_bias: Array | None
-    lengths: Array
-    initial: tuple[Array, ...]
-
-
-class Result(NamedTuple):
-    outputs: Array  # [T, B, H]
-    final: tuple[Array, ...]  # one [B, H] a state
-    saved: Array | None  # [T, B, S*H], what the backward pass reads; None if nobody does
-
-
-class Tangent(NamedTuple):
-    """Operands of the linearised recurrence; linear in the fields named d_*."""
-
-    x: Array | None  # None with the tangents of the weights
-    input_kernel: Array | None  # None with d_x
-    recurrent_kernel: Array
-    lengths: Array
-    initial: tuple[Array, ...]
-    outputs: Array
-    saved: Array | None
-    d_x: Array | None  # None where the inputs are constant
-    d_input_kernel: Array | None  # None where all weights are; and so are the three after it
-    d_bias: Array | None
-    d_recurrent_kernel: Array | None
-    d_recurrent_bias: Array | None
-    d_initial: tuple[Array, ...]
-
-
-class Backward(NamedTuple):
-    """Operands of the backward pass; linear in the fields named d_*."""
-
-    x: Array | None  # None where nobody wants the gradients of the weights
-    input_kernel: Array | None  # None where nobody wants d_x
-    recurrent_kernel: Array
-    lengths: Array
-    initial: tuple[Array, ...]
-    outputs: Array
-    saved: Array | None
-    d_outputs: Array
-    d_final: tuple[Array, ...]
-
-
-class Gradients(NamedTuple):
-    d_x: Array | None  # [T, B, I]
-    d_input_kernel: Array | None
-    d_bias: Array | None
-    d_recurrent_kernel: Array | None
-    d_recurrent_bias: Array | None
-    d_initial: tuple[Array, ...]
-
-
-class BackwardSteps(NamedTuple):
-    """Operands of the part of the backward pass that goes from step to step."""
-
-    input_kernel: Array | None  # as in Backward
-    recurrent_kernel: Array
-    lengths: Array
-    initial: tuple[Array, ...]
-    outputs: Array
-    saved: Array | None
-    d_outputs: Array
-    d_final: tuple[Array, ...]
-
-
-class StepGradients(NamedTuple):
-    d_x: Array | None  # [T, B, I]
-    d_gates_x: Array  # [T, B, G*H]
-    d_product: Array | None  # [T, B, G*H] of the recurrent product, where it differs from d_gates_x
-    d_initial: tuple[Array, ...]
 
 
 def elman_cell(activation: str) -> Cell:
@@ -141,12 +26,6 @@ def elman_cell(activation: str) -> Cell:
         known = ", ".join(repr(n.removeprefix("elman_")) for n in CELLS if n.startswith("elman_"))
         raise ValueError(f"activation: expected one of {known}; got {activation!r}")
     return CELLS[name]
-
-
-def tf32_is_asked_for() -> bool:
-    """Whether the user asks for less than float32, as with `jax.default_matmul_precision`."""
-    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
-    return precision in _AT_MOST_TF32
 
 
 def check_flags(reverse: Any, time_major: Any, backend: Any) -> None:
@@ -159,34 +38,47 @@ def check_flags(reverse: Any, time_major: Any, backend: Any) -> None:
             raise ValueError(f"{name}: expected a Python bool; got {value!r}")
 
 
-def check_operands(
+def check_call(
     cell: Cell,
-    x: Any,
-    input_kernel: Any,
-    recurrent_kernel: Any,
-    bias: Any,
-    recurrent_bias: Any,
+    *,
+    initial_state: Any,
+    lengths: Any,
+    resets: Any,
+    reset_state: Any,
     time_major: bool,
-) -> dict[str, Any]:
-    """Checks the arrays that every call has against each other.
+    **weights: Any,
+) -> Arrays:
+    """Checks the arrays of a call against each other.
 
-    Returns them as jax arrays by argument name, None where none was given. Raises ValueError naming
-    the argument, what was expected and what was given.
+    Returns them as jax arrays by name, without those that were not given. Only lengths are changed:
+    see `check_lengths`.
     """
-    arrays = {
-        name: None if value is None else _as_array(name, value)
-        for name, value in (
-            ("x", x),
-            ("input_kernel", input_kernel),
-            ("recurrent_kernel", recurrent_kernel),
-            ("bias", bias),
-            ("recurrent_bias", recurrent_bias),
+    arrays = check_weights(cell, time_major, weights)
+    x, hidden = arrays.x, arrays.recurrent_kernel.shape[0]
+    batch, steps = (x.shape[1], x.shape[0]) if time_major else x.shape[:2]
+    if lengths is not None:
+        arrays["lengths"] = check_lengths(lengths, batch, steps)
+    if resets is not None:
+        arrays["resets"] = check_resets(resets, batch, steps, time_major)
+    for name, state in (("initial_state", initial_state), ("reset_state", reset_state)):
+        if state is not None:
+            arrays[name] = check_state(name, cell, state, x, batch, hidden)
+    if reset_state is not None and resets is None:
+        raise ValueError(
+            "reset_state: expected with resets, which say where it counts; got no resets"
         )
-    }
-    x, recurrent_kernel = arrays["x"], arrays["recurrent_kernel"]
-    for name in ("x", "input_kernel", "recurrent_kernel"):
-        if arrays[name] is None:
-            raise ValueError(f"{name}: expected an array; got None")
+    return arrays
+
+
+def check_weights(cell: Cell, time_major: bool, given: dict[str, Any]) -> Arrays:
+    """x, the kernels and the biases: those of `given` that are not None."""
+    missing = [n for n in ("x", "input_kernel", "recurrent_kernel") if given[n] is None]
+    if missing:
+        raise ValueError(f"{missing[0]}: expected an array; got NoneType")
+    arrays = Arrays(
+        (name, _as_array(name, value)) for name, value in given.items() if value is not None
+    )
+    x, recurrent_kernel = arrays.x, arrays.recurrent_kernel
     layout = "[T, B, I]" if time_major else "[B, T, I]"
     if x.ndim != 3:
         raise ValueError(
@@ -220,7 +112,7 @@ def check_operands(
         "recurrent_bias": ((columns,), f"[{cell.gates}*H]"),
     }
     for name, (shape, letters) in expected.items():
-        array = arrays[name]
+        array = arrays.get(name)
         if array is not None and array.shape != shape:
             raise ValueError(
                 f"{name}: expected {letters} = {shape} (I = {x.shape[2]} from x, H = {hidden} from "
@@ -229,72 +121,73 @@ def check_operands(
     if x.dtype.name not in DTYPES:
         raise ValueError(f"x: expected dtype {', '.join(DTYPES)}; got {x.dtype.name}")
     for name, array in arrays.items():
-        if array is not None:
-            check_dtype(name, array, x)
+        check_dtype(name, array, x)
     return arrays
 
 
-def check_initial_state(
-    cell: Cell, initial_state: Any, x: Array, batch: int, hidden: int
+def check_state(
+    argument: str, cell: Cell, given: Any, x: Array, batch: int, hidden: int
 ) -> tuple[Array, ...]:
-    """The initial states as a tuple, zeros where none were given."""
-    if initial_state is None:
-        return tuple(jnp.zeros((batch, hidden), x.dtype) for _ in cell.states)
+    """Initial or reset states as a tuple, one [B, H] a state, h first."""
     names = tuple(f"{state}0" for state in cell.states)
-    if len(names) == 1:
-        given: tuple[Any, ...] = (initial_state,)
-        if isinstance(initial_state, (tuple, list)):
-            raise ValueError(
-                f"initial_state: expected one array {names[0]} [B, H] for {_described(cell)}; "
-                f"got a {type(initial_state).__name__} of {len(initial_state)}"
-            )
-    else:
-        if not isinstance(initial_state, (tuple, list)) or len(initial_state) != len(names):
-            got = (
-                f"a {type(initial_state).__name__} of {len(initial_state)}"
-                if isinstance(initial_state, (tuple, list))
-                else f"{type(initial_state).__name__}"
-            )
-            raise ValueError(
-                f"initial_state: expected a tuple ({', '.join(names)}) of [B, H] arrays for "
-                f"{_described(cell)}; got {got}"
-            )
-        given = tuple(initial_state)
+    is_sequence = isinstance(given, (tuple, list))
+    got = type(given).__name__ + (f" of {len(given)}" if is_sequence else "")
+    if len(names) == 1 and is_sequence:
+        raise ValueError(
+            f"{argument}: expected one array {names[0]} [B, H] for {_described(cell)}; got a {got}"
+        )
+    if len(names) > 1 and not (is_sequence and len(given) == len(names)):
+        raise ValueError(
+            f"{argument}: expected a tuple ({', '.join(names)}) of [B, H] arrays for "
+            f"{_described(cell)}; got {'a ' if is_sequence else ''}{got}"
+        )
     states = []
-    for name, value in zip(names, given, strict=True):
-        state = _as_array(f"initial_state {name}", value)
+    for name, value in zip(names, given if is_sequence else (given,), strict=True):
+        state = _as_array(f"{argument} {name}", value)
         if state.shape != (batch, hidden):
             raise ValueError(
-                f"initial_state {name}: expected [B, H] = {(batch, hidden)}; "
-                f"got shape {state.shape}"
+                f"{argument} {name}: expected [B, H] = {(batch, hidden)}; got shape {state.shape}"
             )
-        check_dtype(f"initial_state {name}", state, x)
+        check_dtype(f"{argument} {name}", state, x)
         states.append(state)
     return tuple(states)
 
 
 def check_lengths(lengths: Any, batch: int, steps: int) -> Array:
-    """Lengths as int32 [B]. Concrete values outside 0..T raise; traced ones are clamped into it."""
-    if lengths is None:
-        return jnp.full((batch,), steps, jnp.int32)
+    """Lengths as int32 [B]. Known values outside 0..T raise; traced ones are clamped into it."""
     array = _as_array("lengths", lengths)
     if array.shape != (batch,):
         raise ValueError(f"lengths: expected [B] = {(batch,)}; got shape {array.shape}")
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise ValueError(f"lengths: expected an integer dtype (int32); got {array.dtype.name}")
     # Under a trace `array` is a tracer even where what was given has values.
-    known = lengths if isinstance(lengths, (np.ndarray, Array)) else array
-    if not isinstance(known, jax.core.Tracer):
-        values = np.asarray(known)
-        wrong = np.flatnonzero((values < 0) | (values > steps))
+    known = _known(lengths)
+    if known is not None:
+        wrong = np.flatnonzero((known < 0) | (known > steps))
         if wrong.size:
             row = int(wrong[0])
             raise ValueError(
-                f"lengths: expected values in 0..T = 0..{steps}; got lengths[{row}] = {values[row]}"
+                f"lengths: expected values in 0..T = 0..{steps}; got lengths[{row}] = {known[row]}"
                 + (f" and {wrong.size - 1} more outside" if wrong.size > 1 else "")
             )
-    limit = min(steps, jnp.iinfo(array.dtype).max)
-    return jnp.clip(array, 0, limit).astype(jnp.int32)
+    # T need not fit a narrow type, nor a wide type's values an int32.
+    wide = array if array.dtype.itemsize >= 4 else array.astype(jnp.int32)
+    return jnp.clip(wide, 0, steps).astype(jnp.int32)
+
+
+def check_resets(resets: Any, batch: int, steps: int, time_major: bool) -> Array:
+    array = _as_array("resets", resets)
+    shape, letters = ((steps, batch), "[T, B]") if time_major else ((batch, steps), "[B, T]")
+    if array.shape != shape:
+        raise ValueError(
+            f"resets: expected {letters} = {shape} (time_major={bool(time_major)}); "
+            f"got shape {array.shape}"
+        )
+    if array.dtype != jnp.bool_:
+        raise ValueError(
+            f"resets: expected dtype bool; got {array.dtype.name}. Compare it first: resets != 0"
+        )
+    return array
 
 
 def check_dtype(name: str, array: Array, x: Array) -> None:
@@ -307,6 +200,14 @@ def check_dtype(name: str, array: Array, x: Array) -> None:
 
 def _described(cell: Cell) -> str:
     return f"cell {cell.name!r} ({cell.gates} gates)"
+
+
+def _known(value: Any) -> np.ndarray | None:
+    """The values of what was given, or None if a trace hides them."""
+    try:
+        return np.asarray(value)
+    except jax.errors.TracerArrayConversionError:
+        return None
 
 
 def _as_array(name: str, value: Any) -> Array:

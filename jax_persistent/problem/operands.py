@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table of operands and results, read from operands.def, and arrays by their names in it.
 
-Primitives take and return flat lists. By name, an optional array that a problem has not is None, and
-one for each of the cell's states is a tuple.
+Primitives take and return flat lists. By name, an optional array that a problem has not is None,
+and one for each of the cell's states is a tuple.
 """
 
 from __future__ import annotations

@@ -119,7 +119,9 @@ class Problem:
         """Everything but the pass, which has a name of its own, as attributes of a custom call."""
         found = {f.name: getattr(self, f.name) for f in fields(self)}
         del found["pass_"], found["backend"]
-        sizes = {n: s if isinstance(s, int) else _UNKNOWN for n in _SIZES.values() for s in [found[n]]}
+        sizes = {
+            n: s if isinstance(s, int) else _UNKNOWN for n in _SIZES.values() for s in [found[n]]
+        }
         return found | sizes | {"cell": self.cell.name, "parts": " ".join(self.parts)}
 
     @classmethod
