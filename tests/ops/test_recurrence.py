@@ -333,17 +333,13 @@ def test_baseline_in_float64_is_the_oracle(cell: str) -> None:
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("cell", oracle.CELLS)
 def test_reference_gradient_is_the_finite_difference(cell: str, reverse: bool) -> None:
-    case = Case(
-        cell, "float64", lengths=RAGGED, reverse=reverse, resets=True, reset_state=reverse
-    )
+    case = Case(cell, "float64", lengths=RAGGED, reverse=reverse, resets=True, reset_state=reverse)
     p = problem(case)
     _, grads = evaluate(case, "reference")
     for seed in range(3):
         random = np.random.RandomState(seed)
         direction = {k: random.randn(*v.shape) for k, v in p.params.items()}
-        slope = oracle.slope(
-            cell, p.params, p.lengths, reverse, p.resets, p.cotangents, direction
-        )
+        slope = oracle.slope(cell, p.params, p.lengths, reverse, p.resets, p.cotangents, direction)
         dot = sum((grads[k] * direction[k]).sum() for k in direction)
         assert_allclose(dot, slope, rtol=1e-7, atol=1e-7)
 

@@ -104,9 +104,7 @@ def test_a_reset_in_the_padding_is_none(cell: str, reverse: bool, backend: str) 
     assert (inside != resets).any()
 
     def run(q, resets):
-        results = call(
-            cell, q, lengths=lengths, resets=resets, reverse=reverse, backend=backend
-        )
+        results = call(cell, q, lengths=lengths, resets=resets, reverse=reverse, backend=backend)
         return sum(jnp.sin(v).sum() for v in results.values()), results
 
     run = jit(jax.value_and_grad(run, has_aux=True))
@@ -118,7 +116,8 @@ def test_a_reset_in_the_padding_is_none(cell: str, reverse: bool, backend: str) 
 def test_no_reset_is_no_reset(cell: str, backend: str) -> None:
     given = without(params(cell), "reset_h", "reset_c")
     found = call(cell, given, resets=np.zeros((B, T), bool), backend=backend)
-    jax.tree.map(assert_array_equal, found, call(cell, given, backend=backend))
+    # Not a bit of a kernel's result changes; the reference is another program.
+    close(found, call(cell, given, backend=backend), 0.0 if backend == "native" else 2e-6)
 
 
 @pytest.mark.parametrize("mapped", ["resets", "reset_h", "both"])

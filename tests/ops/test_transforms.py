@@ -106,9 +106,7 @@ def test_without_jit(backend: str) -> None:
     run = partial(ours, CASE, backend)
     close(run(p.params, p.lengths), jit(partial(plain, CASE))(p.params, p.lengths))
     got = jax.grad(partial(weighted, run, CASE))(p.params, p.lengths)
-    close(
-        got, jit(jax.grad(partial(weighted, partial(plain, CASE), CASE)))(p.params, p.lengths)
-    )
+    close(got, jit(jax.grad(partial(weighted, partial(plain, CASE), CASE)))(p.params, p.lengths))
 
 
 @two_cells
