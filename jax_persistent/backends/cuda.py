@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from typing import Any
 
 import jax
+from jax.export import is_symbolic_dim
 
 from jax_persistent.backends import reference
 from jax_persistent.backends.base import Backend
@@ -47,12 +49,22 @@ class CudaBackend(Backend):
             reason = native_module().cuda_missing()
         if reason is not None:
             return {"runs": False, "explanation": reason}
-        attributes = problem.encoded() | {"pass": problem.pass_}
+        if is_symbolic_dim(problem.hidden):
+            reason = f"H = {problem.hidden}: where weights live is laid out for a known number"
+            return {"runs": False, "explanation": f"{reason} of units"}
+        attributes = _known_sizes(problem).encoded() | {"pass": problem.pass_}
         try:
             facts = _facts(device)
         except RuntimeError as error:  # of CUDA: a driver that is too old, say
             return {"runs": False, "explanation": str(error)}
         return native_module().plan(self.platform, attributes, facts, {"exchange": exchange()})
+
+
+def _known_sizes(problem: Problem) -> Problem:
+    """Whether there is a kernel depends on no number of rows or steps: a symbol is taken for 1."""
+    names = ("groups", "batch", "steps", "inputs")
+    symbols = {n: 1 for n in names if is_symbolic_dim(getattr(problem, n))}
+    return replace(problem, **symbols)  # type: ignore[arg-type]
 
 
 def exchange() -> str:
