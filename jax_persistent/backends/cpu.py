@@ -48,9 +48,8 @@ class CpuBackend(Backend):
         if reason is not None:
             return {"runs": False, "explanation": reason}
         native = native_module()
-        facts = native.cpu_facts(os.cpu_count() or 1)
-        attributes = problem.encoded() | {"pass": problem.pass_}
-        return native.plan(self.platform, attributes, facts, {})
+        facts = native.facts("cpu", threads=os.cpu_count() or 1)
+        return native.plan("cpu", problem.encoded() | {"pass": problem.pass_}, facts)
 
 
 def refusal_of_dtype(platform: str, dtype: str, known: tuple[str, ...]) -> str | None:
