@@ -44,14 +44,14 @@ struct Problem {
   bool tf32 = false;   // float32 products may be rounded to it, where the hardware has it
   uint32_t parts = 0;  // a bit for each Part
 
-  constexpr bool has(Part part) const {
+  JP_HOST_DEVICE constexpr bool has(Part part) const {
     return part == Part::always || (parts >> static_cast<uint32_t>(part) & 1) != 0;
   }
   constexpr Problem& Add(Part part) {
     parts |= uint32_t{1} << static_cast<uint32_t>(part);
     return *this;
   }
-  constexpr int64_t columns() const { return cell.gates * hidden; }  // G*H
+  JP_HOST_DEVICE constexpr int64_t columns() const { return cell.gates * hidden; }  // G*H
 };
 
 }  // namespace jp
