@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // One recurrence without its arrays: what is computed, of which sizes, in which layout.
 //
-// jax_persistent/ops/problem.py has the same fields under the same names; they travel as the
+// jax_persistent/problem/problem.py has the same fields under the same names; they travel as the
 // attributes of a custom call.
 #pragma once
 
@@ -23,7 +23,7 @@ enum class Part : uint32_t {
 #define JP_PART(part) part,
 #define JP_OPERAND(...)
 #define JP_RESULT(...)
-#include "jax_persistent/ops/operands.def"
+#include "jax_persistent/problem/operands.def"
 #undef JP_PART
 #undef JP_OPERAND
 #undef JP_RESULT
