@@ -73,7 +73,7 @@ class Buffer {
   static constexpr size_t kGuard = 64;
   static constexpr uint8_t kFill = 0xa5;
 
-  size_t width() const { return ByteWidth(dtype_); }
+  size_t width() const { return dtype_ == DType::kFloat32 ? 4 : 2; }
   uint32_t ToBits(float value) const {
     if (dtype_ == DType::kFloat16) return std::bit_cast<uint16_t>(static_cast<Half>(value));
     const auto bits = std::bit_cast<uint32_t>(value);
@@ -134,7 +134,7 @@ struct Buffers {
   if (p.has(Part::part)) Set(arrays.name, name);
 #define JP_TAKE_tangent(name, part)
 #define JP_TAKE_backward(name, part)
-#include "jax_persistent/ops/operands.def"
+#include "jax_persistent/problem/operands.def"
     return arrays;
   }
 
@@ -145,7 +145,7 @@ struct Buffers {
 #define JP_TAKE_forward(name, part)
 #define JP_TAKE_backward(name, part) \
   if (p.has(Part::part)) Set(arrays.name, name);
-#include "jax_persistent/ops/operands.def"
+#include "jax_persistent/problem/operands.def"
 #undef JP_PART
 #undef JP_OPERAND
 #undef JP_RESULT
