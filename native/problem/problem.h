@@ -14,9 +14,11 @@ namespace jp {
 
 enum class Pass { kForward, kBackward };
 
-enum class DType { kFloat32, kBfloat16, kFloat16 };  // float16: on GPUs only
+enum class DType { kFloat32, kBfloat16, kFloat16, kFloat64 };  // float64: on no backend so far
 
-constexpr size_t ByteWidth(DType type) { return type == DType::kFloat32 ? 4 : 2; }
+constexpr size_t ByteWidth(DType type) {
+  return type == DType::kFloat64 ? 8 : type == DType::kFloat32 ? 4 : 2;
+}
 
 // The optional parts of a problem; operands.def says what each means and which arrays it brings.
 enum class Part : uint32_t {
@@ -29,6 +31,9 @@ enum class Part : uint32_t {
 #undef JP_RESULT
   always,
 };
+
+// Of a size that is known only once there are arrays: a program was exported for several sizes.
+inline constexpr int64_t kUnknownSize = -1;
 
 struct Problem {
   Pass pass{};
@@ -44,14 +49,14 @@ struct Problem {
   bool tf32 = false;   // float32 products may be rounded to it, where the hardware has it
   uint32_t parts = 0;  // a bit for each Part
 
-  constexpr bool has(Part part) const {
+  JP_HOST_DEVICE constexpr bool has(Part part) const {
     return part == Part::always || (parts >> static_cast<uint32_t>(part) & 1) != 0;
   }
   constexpr Problem& Add(Part part) {
     parts |= uint32_t{1} << static_cast<uint32_t>(part);
     return *this;
   }
-  constexpr int64_t columns() const { return cell.gates * hidden; }  // G*H
+  JP_HOST_DEVICE constexpr int64_t columns() const { return cell.gates * hidden; }  // G*H
 };
 
 }  // namespace jp

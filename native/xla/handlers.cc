@@ -1,0 +1,203 @@
+// SPDX-License-Identifier: Apache-2.0
+// The handlers: plan when XLA instantiates an executable; check buffers and run when it executes.
+//
+// XLA holds plain functions, so that each backend has its own instances of the templates here.
+// GPU calls are not marked as compatible with command buffers: their scratch memory comes from XLA
+// at every call, and whether a cooperative launch can be captured has not been tried.
+#include "native/xla/handlers.h"
+
+#include <exception>
+#include <functional>
+#include <memory>
+#include <new>
+#include <stdexcept>
+#include <string>
+#include <type_traits>
+#include <utility>
+
+#include "native/backends.h"
+#include "native/xla/buffers.h"
+#include "native/xla/planned_calls.h"
+
+namespace jp::ffi {
+namespace {
+
+constexpr size_t kMostBackends = 4;
+
+template <size_t kBackend>
+struct State {
+  static inline xffi::TypeId id = XLA_FFI_UNKNOWN_TYPE_ID;
+  PlannedCalls calls;
+};
+
+template <Pass kPass>
+using ArraysOf = std::conditional_t<kPass == Pass::kForward, Forward, Backward>;
+
+// The error that an exception stands for; to be called where one is handled.
+xffi::Error CurrentError(Pass pass) {
+  const std::string target = std::string(TargetOf(pass)) + ": ";
+  try {
+    throw;
+  } catch (const std::bad_alloc&) {
+    return {xffi::ErrorCode::kResourceExhausted, target + "out of memory"};
+  } catch (const std::invalid_argument& error) {
+    return {xffi::ErrorCode::kInvalidArgument, target + error.what()};
+  } catch (const std::exception& error) {
+    return {xffi::ErrorCode::kInternal, target + error.what()};
+  }
+}
+
+Attributes ReadAttributes(const xffi::Dictionary& dictionary) {
+  Attributes attributes;
+  for (auto it = dictionary.begin(); it != dictionary.end(); ++it) {
+    const std::string name(*it);
+    if (dictionary.isa<bool>(it)) {
+      attributes[name] = *dictionary.get<bool>(it);
+    } else if (dictionary.isa<int64_t>(it)) {
+      attributes[name] = *dictionary.get<int64_t>(it);
+    } else if (dictionary.isa<std::string_view>(it)) {
+      attributes[name] = std::string(*dictionary.get<std::string_view>(it));
+    } else {
+      throw std::invalid_argument(name + ": expected a string, a boolean or a 64-bit integer");
+    }
+  }
+  return attributes;
+}
+
+template <size_t kBackend, Pass kPass>
+xffi::ErrorOr<std::unique_ptr<State<kBackend>>> Instantiate(xffi::Dictionary attributes) {
+  try {
+    const Backend& backend = *Backends()[kBackend];
+    return std::unique_ptr<State<kBackend>>(
+        new State<kBackend>{{backend, ParseProblem(kPass, ReadAttributes(attributes))}});
+  } catch (...) {
+    return xffi::Unexpected(CurrentError(kPass));
+  }
+}
+
+// `workspace(bytes)` is memory of the device, or null.
+template <Pass kPass, class Workspace>
+xffi::Error Execute(PlannedCalls& calls, const xffi::RemainingArgs& operands,
+                    const xffi::RemainingRets& results, const Resources& resources,
+                    const Workspace& workspace) {
+  // Nothing may unwind into XLA.
+  try {
+    const PlannedCall& call = calls.Find(operands, results, resources);
+    if (!call.buffers.Match(operands, results)) {
+      throw std::invalid_argument(call.buffers.Mismatch(operands, results));
+    }
+    if (!call.refusal.empty()) throw std::invalid_argument(call.refusal);
+    const int64_t bytes = call.plan->WorkspaceBytes();
+    void* const memory = bytes > 0 ? workspace(static_cast<size_t>(bytes)) : nullptr;
+    if (bytes > 0 && memory == nullptr) throw std::bad_alloc();
+    const auto arrays = TakeArrays<ArraysOf<kPass>>(call.problem, operands, results);
+    const std::string error = calls.backend().Run(*call.plan, arrays, memory, resources);
+    if (!error.empty()) throw std::runtime_error(error);
+  } catch (...) {
+    return CurrentError(kPass);
+  }
+  return xffi::Error::Success();
+}
+
+template <size_t kBackend, Pass kPass>
+xffi::Error ExecuteOnPool(State<kBackend>* state, xffi::RemainingArgs operands,
+                          xffi::RemainingRets results, xffi::ThreadPool pool) {
+  Resources resources;
+  resources.threads = static_cast<int>(pool.num_threads());
+  resources.schedule = [&pool](std::function<void()> task) { pool.Schedule(std::move(task)); };
+  return Execute<kPass>(state->calls, operands, results, resources,
+                        [](size_t) -> void* { return nullptr; });
+}
+
+template <size_t kBackend, Pass kPass>
+xffi::Error ExecuteOnStream(State<kBackend>* state, xffi::RemainingArgs operands,
+                            xffi::RemainingRets results, void* stream, int32_t device,
+                            xffi::ScratchAllocator scratch) {
+  Resources resources;
+  resources.stream = stream;
+  resources.device = device;
+  return Execute<kPass>(state->calls, operands, results, resources, [&](size_t bytes) {
+    return scratch.Allocate(bytes, kWorkspaceAlignment).value_or(nullptr);
+  });
+}
+
+template <size_t kBackend, Pass kPass>
+XLA_FFI_Error* CallInstantiate(XLA_FFI_CallFrame* frame) {
+  static const auto* const handler = xffi::Ffi::BindInstantiate()
+                                         .Attrs<xffi::Dictionary>()
+                                         .To(Instantiate<kBackend, kPass>)
+                                         .release();
+  return handler->Call(frame);
+}
+
+template <size_t kBackend, Pass kPass>
+XLA_FFI_Error* CallExecuteOnPool(XLA_FFI_CallFrame* frame) {
+  static const auto* const handler = xffi::Ffi::BindExecute()
+                                         .Ctx<xffi::State<State<kBackend>>>()
+                                         .RemainingArgs()
+                                         .RemainingRets()
+                                         .template Ctx<xffi::ThreadPool>()
+                                         .To(ExecuteOnPool<kBackend, kPass>)
+                                         .release();
+  return handler->Call(frame);
+}
+
+template <size_t kBackend, Pass kPass>
+XLA_FFI_Error* CallExecuteOnStream(XLA_FFI_CallFrame* frame) {
+  static const auto* const handler = xffi::Ffi::BindExecute()
+                                         .Ctx<xffi::State<State<kBackend>>>()
+                                         .RemainingArgs()
+                                         .RemainingRets()
+                                         .template Ctx<xffi::PlatformStream<void*>>()
+                                         .template Ctx<xffi::DeviceOrdinal>()
+                                         .template Ctx<xffi::ScratchAllocator>()
+                                         .To(ExecuteOnStream<kBackend, kPass>)
+                                         .release();
+  return handler->Call(frame);
+}
+
+template <size_t kBackend, Pass kPass>
+Stages StagesOfBackend() {
+  const bool pool = Backends()[kBackend]->KindOfExecutor() == Executor::kThreadPool;
+  return {CallInstantiate<kBackend, kPass>,
+          pool ? CallExecuteOnPool<kBackend, kPass> : CallExecuteOnStream<kBackend, kPass>};
+}
+
+template <size_t kBackend>
+StateType StateTypeOfBackend() {
+  static const XLA_FFI_TypeInfo info = xffi::MakeTypeInfo<State<kBackend>>();
+  return {&State<kBackend>::id, &info};
+}
+
+template <size_t... kBackend>
+Stages Select(size_t backend, Pass pass, std::index_sequence<kBackend...>) {
+  using Make = Stages (*)();
+  constexpr Make kForward[] = {StagesOfBackend<kBackend, Pass::kForward>...};
+  constexpr Make kBackward[] = {StagesOfBackend<kBackend, Pass::kBackward>...};
+  return (pass == Pass::kForward ? kForward : kBackward)[backend]();
+}
+
+template <size_t... kBackend>
+StateType SelectType(size_t backend, std::index_sequence<kBackend...>) {
+  using Make = StateType (*)();
+  constexpr Make kTypes[] = {StateTypeOfBackend<kBackend>...};
+  return kTypes[backend]();
+}
+
+void CheckBackend(size_t backend) {
+  if (backend >= kMostBackends) throw std::logic_error("more backends than kMostBackends");
+}
+
+}  // namespace
+
+Stages StagesOf(size_t backend, Pass pass) {
+  CheckBackend(backend);
+  return Select(backend, pass, std::make_index_sequence<kMostBackends>());
+}
+
+StateType StateTypeOf(size_t backend) {
+  CheckBackend(backend);
+  return SelectType(backend, std::make_index_sequence<kMostBackends>());
+}
+
+}  // namespace jp::ffi
