@@ -52,20 +52,6 @@ nb::dict Targets() {
   return platforms;
 }
 
-// {platform: {type name: registration}}, to be registered before the targets.
-nb::dict Types() {
-  nb::dict platforms;
-  ForEachRunning([&](size_t i, const jp::Backend& backend) {
-    const jp::ffi::StateType type = jp::ffi::StateTypeOf(i);
-    nb::dict registration, types;
-    registration["type_id"] = nb::capsule(type.id);
-    registration["type_info"] = nb::capsule(type.info);
-    types[("jax_persistent.planned_calls." + PlatformName(backend)).c_str()] = registration;
-    platforms[PlatformName(backend).c_str()] = types;
-  });
-  return platforms;
-}
-
 // {cell name: what is known of it}
 nb::dict Cells() {
   nb::dict cells;
@@ -157,7 +143,6 @@ std::string Missing(const std::string& platform) { return BackendOf(platform).Mi
 NB_MODULE(_native, m) {
   m.doc() = "jax_persistent's native kernels.";
   m.def("targets", &Targets);
-  m.def("types", &Types);
   m.def("cells", &Cells);
   m.def("plan", &Plan, nb::arg("platform"), nb::arg("attributes"), nb::arg("facts"),
         nb::arg("options") = std::map<std::string, std::string>{});

@@ -24,6 +24,8 @@ namespace {
 
 constexpr size_t kMostBackends = 4;
 
+// What the instantiate stage hands to the execute stage. XLA sets the id; it has one registry of
+// types for each platform, so that each platform needs a type of its own.
 template <size_t kBackend>
 struct State {
   static inline xffi::TypeId id = XLA_FFI_UNKNOWN_TYPE_ID;
@@ -52,11 +54,11 @@ Attributes ReadAttributes(const xffi::Dictionary& dictionary) {
   for (auto it = dictionary.begin(); it != dictionary.end(); ++it) {
     const std::string name(*it);
     if (dictionary.isa<bool>(it)) {
-      attributes[name] = *dictionary.get<bool>(it);
+      attributes[name] = *dictionary.get<bool>(*it);
     } else if (dictionary.isa<int64_t>(it)) {
-      attributes[name] = *dictionary.get<int64_t>(it);
+      attributes[name] = *dictionary.get<int64_t>(*it);
     } else if (dictionary.isa<std::string_view>(it)) {
-      attributes[name] = std::string(*dictionary.get<std::string_view>(it));
+      attributes[name] = std::string(*dictionary.get<std::string_view>(*it));
     } else {
       throw std::invalid_argument(name + ": expected a string, a boolean or a 64-bit integer");
     }
@@ -121,8 +123,25 @@ xffi::Error ExecuteOnStream(State<kBackend>* state, xffi::RemainingArgs operands
   });
 }
 
+// Registers the type of a platform's state with XLA, which must know it before it knows a handler
+// that makes one. jax can be told of types, too, but as long as it has not started a platform, it
+// only keeps what it is told, and then hands over the handlers first.
+template <size_t kBackend>
+XLA_FFI_Error* RegisterState(const XLA_FFI_Api* api) {
+  if (State<kBackend>::id != XLA_FFI_UNKNOWN_TYPE_ID) return nullptr;
+  static const XLA_FFI_TypeInfo info = xffi::MakeTypeInfo<State<kBackend>>();
+  const std::string name =
+      "jax_persistent.planned_calls." + std::string(Backends()[kBackend]->Platform());
+  return xffi::Ffi::RegisterTypeId(api, name, &State<kBackend>::id, &info);
+}
+
 template <size_t kBackend, Pass kPass>
 XLA_FFI_Error* CallInstantiate(XLA_FFI_CallFrame* frame) {
+  const bool asks_for_metadata = frame->extension_start != nullptr &&
+                                 frame->extension_start->type == XLA_FFI_Extension_Metadata;
+  if (asks_for_metadata) {
+    if (XLA_FFI_Error* error = RegisterState<kBackend>(frame->api)) return error;
+  }
   static const auto* const handler = xffi::Ffi::BindInstantiate()
                                          .Attrs<xffi::Dictionary>()
                                          .To(Instantiate<kBackend, kPass>)
@@ -163,12 +182,6 @@ Stages StagesOfBackend() {
           pool ? CallExecuteOnPool<kBackend, kPass> : CallExecuteOnStream<kBackend, kPass>};
 }
 
-template <size_t kBackend>
-StateType StateTypeOfBackend() {
-  static const XLA_FFI_TypeInfo info = xffi::MakeTypeInfo<State<kBackend>>();
-  return {&State<kBackend>::id, &info};
-}
-
 template <size_t... kBackend>
 Stages Select(size_t backend, Pass pass, std::index_sequence<kBackend...>) {
   using Make = Stages (*)();
@@ -177,27 +190,11 @@ Stages Select(size_t backend, Pass pass, std::index_sequence<kBackend...>) {
   return (pass == Pass::kForward ? kForward : kBackward)[backend]();
 }
 
-template <size_t... kBackend>
-StateType SelectType(size_t backend, std::index_sequence<kBackend...>) {
-  using Make = StateType (*)();
-  constexpr Make kTypes[] = {StateTypeOfBackend<kBackend>...};
-  return kTypes[backend]();
-}
-
-void CheckBackend(size_t backend) {
-  if (backend >= kMostBackends) throw std::logic_error("more backends than kMostBackends");
-}
-
 }  // namespace
 
 Stages StagesOf(size_t backend, Pass pass) {
-  CheckBackend(backend);
+  if (backend >= kMostBackends) throw std::logic_error("more backends than kMostBackends");
   return Select(backend, pass, std::make_index_sequence<kMostBackends>());
-}
-
-StateType StateTypeOf(size_t backend) {
-  CheckBackend(backend);
-  return SelectType(backend, std::make_index_sequence<kMostBackends>());
 }
 
 }  // namespace jp::ffi

@@ -21,12 +21,4 @@ struct Stages {
 // `backend` counts in Backends().
 Stages StagesOf(size_t backend, Pass pass);
 
-// The type of the state that the instantiate stage hands to the execute stage. XLA sets the id; it
-// has one registry for each platform, and so each platform a type of its own.
-struct StateType {
-  XLA_FFI_TypeId* id;
-  const XLA_FFI_TypeInfo* info;
-};
-StateType StateTypeOf(size_t backend);
-
 }  // namespace jp::ffi
