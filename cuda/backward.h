@@ -11,8 +11,8 @@
 namespace jp::cuda {
 
 template <class Cell, class Number>
-constexpr GpuKernelTraits kBackwardTraits =
-    GpuBackwardTraits(Cell::kGates, Cell::kStates, Number::kNumber);
+constexpr KernelTraits kBackwardTraits =
+    BackwardTraits(Cell::kGates, Cell::kStates, Number::kNumber);
 
 template <class Cell, class Number, template <class, class> class Team>
 class Backward : Pass<Number, kBackwardTraits<Cell, Number>, cpu::Backward, Team> {
@@ -148,7 +148,7 @@ class Backward : Pass<Number, kBackwardTraits<Cell, Number>, cpu::Backward, Team
 };
 
 template <class Cell, class Number, template <class, class> class Team>
-JP_KERNEL(kGpuWarps* kLanes)
+JP_KERNEL(kMostWarps* kLanes)
 BackwardKernel(JP_CONSTANT LaunchArgs<cpu::Backward> args) {
   if constexpr (arch::kHasClusters || !Team<Number, cpu::Backward>::kNeedsClusters) {
     Backward<Cell, Number, Team>(args).Run();

@@ -10,8 +10,8 @@
 namespace jp::cuda {
 
 template <class Cell, class Number>
-constexpr GpuKernelTraits kForwardTraits =
-    GpuForwardTraits(Cell::kGates, Cell::kStates, Number::kNumber);
+constexpr KernelTraits kForwardTraits =
+    ForwardTraits(Cell::kGates, Cell::kStates, Number::kNumber);
 
 template <class Cell, class Number, template <class, class> class Team>
 class Forward : Pass<Number, kForwardTraits<Cell, Number>, cpu::Forward, Team> {
@@ -120,7 +120,7 @@ class Forward : Pass<Number, kForwardTraits<Cell, Number>, cpu::Forward, Team> {
 };
 
 template <class Cell, class Number, template <class, class> class Team>
-JP_KERNEL(kGpuWarps* kLanes)
+JP_KERNEL(kMostWarps* kLanes)
 ForwardKernel(JP_CONSTANT LaunchArgs<cpu::Forward> args) {
   if constexpr (arch::kHasClusters || !Team<Number, cpu::Forward>::kNeedsClusters) {
     Forward<Cell, Number, Team>(args).Run();

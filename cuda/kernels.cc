@@ -5,12 +5,12 @@ namespace jp::cuda {
 #define JP_CELL(Cell)                                                             \
   KernelSet Cell##Bfloat16Kernels(), Cell##Float16Kernels(), Cell##Tf32Kernels(), \
       Cell##Float32Kernels();                                                     \
-  static KernelSet Cell##Kernels(GpuNumber number) {                              \
+  static KernelSet Cell##Kernels(Precision number) {                              \
     switch (number) {                                                             \
-      case GpuNumber::kBfloat16: return Cell##Bfloat16Kernels();                  \
-      case GpuNumber::kFloat16: return Cell##Float16Kernels();                    \
-      case GpuNumber::kTf32: return Cell##Tf32Kernels();                          \
-      case GpuNumber::kFloat32: return Cell##Float32Kernels();                    \
+      case Precision::kBfloat16: return Cell##Bfloat16Kernels();                  \
+      case Precision::kFloat16: return Cell##Float16Kernels();                    \
+      case Precision::kTf32: return Cell##Tf32Kernels();                          \
+      case Precision::kFloat32: return Cell##Float32Kernels();                    \
     }                                                                             \
     return {};                                                                    \
   }
@@ -20,7 +20,7 @@ JP_CELL(ElmanTanh)
 JP_CELL(ElmanRelu)
 #undef JP_CELL
 
-KernelSet KernelsOf(CellKind cell, GpuNumber number) {
+KernelSet KernelsOf(CellKind cell, Precision number) {
   switch (cell) {
     case CellKind::kLstm: return LstmKernels(number);
     case CellKind::kGru: return GruKernels(number);

@@ -24,6 +24,6 @@ struct KernelSet {
   }
 };
 
-KernelSet KernelsOf(CellKind cell, GpuNumber number);
+KernelSet KernelsOf(CellKind cell, Precision number);
 
 }  // namespace jp::cuda

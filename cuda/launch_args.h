@@ -6,7 +6,7 @@
 
 #include "cuda/arch_types.h"
 #include "native/cpu/job.h"
-#include "native/plan/gpu_plan.h"
+#include "cuda/plan.h"
 
 namespace jp::cuda {
 
@@ -40,12 +40,12 @@ struct LaunchArgs {
 
   Shape shape;
   Arrays arrays;
-  GpuPass pass;
+  Geometry pass;
   Messages messages;
   Signal signal;
   uint32_t* counters;         // one a tile of a team, zero at first; Signal::kBarrier's
-  Quad* streamed;             // weights that neither registers nor shared memory hold
-  uint64_t wait_nanoseconds;  // before a block gives up on the others
+  Vec16B* streamed;             // weights that neither registers nor shared memory hold
+  uint64_t timeout_ns;  // before a block gives up on the others
 };
 
 }  // namespace jp::cuda

@@ -2,8 +2,8 @@
 // (unit, row) pairs that each lane looks after.
 #pragma once
 
-#include "cuda/step_product.h"
-#include "cuda/team.h"
+#include "cuda/step_gemm.h"
+#include "cuda/block_exchange.h"
 
 namespace jp::cuda {
 
@@ -13,7 +13,7 @@ struct Pair {
   bool exists;  // in the batch and in H
 };
 
-template <class Number, GpuKernelTraits kTraits, class Arrays, template <class, class> class Team>
+template <class Number, KernelTraits kTraits, class Arrays, template <class, class> class Team>
 class Pass {
  protected:
   using Bits = typename Number::Bits;
@@ -44,11 +44,11 @@ class Pass {
   }
 
   JP_DEVICE int RowOf(int tile, int in_tile) const {
-    return (at_.first_tile + tile) * kGpuTileRows + in_tile;
+    return (at_.first_tile + tile) * kTileRows + in_tile;
   }
   JP_DEVICE int RowsOf(int tile) const {
     const int left = shape_.batch - RowOf(tile, 0);
-    return left < kGpuTileRows ? left : kGpuTileRows;
+    return left < kTileRows ? left : kTileRows;
   }
   // Slot 2 half + column: unit row + 8 half of the block, batch row 2t + column of the tile.
   JP_DEVICE int FirstUnit(int slot) const {
@@ -117,10 +117,10 @@ class Pass {
 
   const LaunchArgs<Arrays>& args_;
   const Shape& shape_;
-  const Place at_;
+  const ThreadCoords at_;
   const Layout layout_;
   Team<Number, Arrays> team_;
-  StepProduct<Number, kTraits> product_;
+  StepGemm<Number, kTraits> product_;
 };
 
 }  // namespace jp::cuda

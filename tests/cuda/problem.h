@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "tests/cuda/host_device.h"
+#include "tests/cuda/emulated_device.h"
 #include "tests/native/buffers.h"
 #include "tests/native/reference.h"
 
@@ -17,13 +17,13 @@ enum class Exchange { kGridData, kGridBarrier, kCluster };
 struct GpuCase {
   cpu::Shape shape;
   CellTraits cell;
-  GpuNumber number;
+  Precision number;
   Exchange exchange;
-  GpuFacts facts;
+  DeviceFacts facts;
 
   cpu::DType dtype() const {
-    return number == GpuNumber::kBfloat16  ? cpu::DType::kBfloat16
-           : number == GpuNumber::kFloat16 ? cpu::DType::kFloat16
+    return number == Precision::kBfloat16  ? cpu::DType::kBfloat16
+           : number == Precision::kFloat16 ? cpu::DType::kFloat16
                                            : cpu::DType::kFloat32;
   }
   std::string name() const {
@@ -42,13 +42,13 @@ struct GpuCase {
 // Runs one pass; what a trap said, or why there is no plan.
 template <class CallArrays>
 std::string RunPass(const GpuCase& c, const CallArrays& arrays,
-                    const cuda::host::LaunchOptions& options = {},
-                    uint64_t wait_nanoseconds = 60'000'000'000) {
+                    const cuda::emulator::LaunchOptions& options = {},
+                    uint64_t timeout_ns = 60'000'000'000) {
   const GpuProblem problem{c.cell,        !cuda::kIsForward<CallArrays>,
                            c.number,      c.shape.groups,
                            c.shape.batch, c.shape.hidden};
-  const GpuPlan plan =
-      PlanGpu(problem, c.facts,
+  const KernelPlan plan =
+      PlanKernel(problem, c.facts,
               c.exchange == Exchange::kCluster ? GpuResidency::kCluster : GpuResidency::kGrid);
   if (!plan.runs) return plan.explanation;
   const cuda::Call<CallArrays> call{
@@ -58,21 +58,21 @@ std::string RunPass(const GpuCase& c, const CallArrays& arrays,
       arrays,
       plan,
       c.exchange == Exchange::kGridBarrier ? cuda::Signal::kBarrier : cuda::Signal::kData,
-      wait_nanoseconds};
+      timeout_ns};
   // What the memory holds beforehand must not matter.
-  std::vector<cuda::Quad> scratch(cuda::LayOutScratch(call).bytes / 16 + 1);
+  std::vector<cuda::Vec16B> scratch(cuda::LayOutScratch(call).bytes / 16 + 1);
   std::memset(scratch.data(), 0x3c, scratch.size() * 16);
   HostDevice device{options, {}};
   cuda::Run(call, reinterpret_cast<unsigned char*>(scratch.data()), device);
   return device.error;
 }
 
-inline double Tolerance(GpuNumber number) {
+inline double Tolerance(Precision number) {
   switch (number) {
-    case GpuNumber::kFloat32: return 2e-5;  // rounding of sums of this length
-    case GpuNumber::kTf32: return 4e-3;     // 11 bits of each factor
-    case GpuNumber::kFloat16: return 1.0 / 256;
-    case GpuNumber::kBfloat16: return 1.0 / 32;  // a flip of the last bit, and what grows of it
+    case Precision::kFloat32: return 2e-5;  // rounding of sums of this length
+    case Precision::kTf32: return 4e-3;     // 11 bits of each factor
+    case Precision::kFloat16: return 1.0 / 256;
+    case Precision::kBfloat16: return 1.0 / 32;  // a flip of the last bit, and what grows of it
   }
   return 0;
 }
@@ -93,11 +93,11 @@ inline void CheckClose(const GpuCase& c, const char* what, const Buffer& got,
 // Forward and backward against the reference in double. Backward from what the kernel itself
 // stored, so that the two passes are judged apart.
 inline void CheckBothPasses(const GpuCase& c, int seed,
-                            const cuda::host::LaunchOptions& options = {},
-                            uint64_t wait_nanoseconds = 60'000'000'000) {
+                            const cuda::emulator::LaunchOptions& options = {},
+                            uint64_t timeout_ns = 60'000'000'000) {
   Arrays arrays = MakeArrays(c.shape, c.cell, c.dtype(), seed);
   Buffers buffers(arrays, c.cell);
-  const std::string forward = RunPass(c, buffers.forward(arrays, true), options, wait_nanoseconds);
+  const std::string forward = RunPass(c, buffers.forward(arrays, true), options, timeout_ns);
   CHECK(forward.empty(), c.name(), forward);
   ReferenceForward(c.shape, c.cell, arrays);
   CheckClose(c, "outputs", buffers.outputs, arrays.outputs);
@@ -106,7 +106,7 @@ inline void CheckBothPasses(const GpuCase& c, int seed,
     CheckClose(c, i == 0 ? "h" : "c", *buffers.final[i], arrays.final[i]);
   }
 
-  const std::string backward = RunPass(c, buffers.backward(arrays), options, wait_nanoseconds);
+  const std::string backward = RunPass(c, buffers.backward(arrays), options, timeout_ns);
   CHECK(backward.empty(), c.name(), backward);
   arrays.outputs = buffers.outputs.values();
   arrays.saved = buffers.saved.values();

@@ -7,15 +7,15 @@
 namespace {
 
 using jp::CellTraits;
-using jp::GpuFacts;
-using jp::GpuNumber;
+using jp::DeviceFacts;
+using jp::Precision;
 using jp::test::Arrays;
 using jp::test::Buffers;
 using jp::test::CheckBothPasses;
 using jp::test::Exchange;
 using jp::test::GpuCase;
 
-constexpr GpuFacts kFacts{90, 4, 160 << 10, 4, 1 << 20};
+constexpr DeviceFacts kFacts{90, 4, 160 << 10, 4, 1 << 20};
 constexpr Exchange kExchanges[] = {Exchange::kGridData, Exchange::kGridBarrier, Exchange::kCluster};
 
 // Blocks held up at random wherever they wait, write or meet.
@@ -25,7 +25,7 @@ void CheckLateBlocks() {
     for (Exchange exchange : kExchanges) {
       const CellTraits& cell = seed % 2 ? lstm : gru;
       const int64_t H = cell.gates == 4 ? 26 : 40;
-      const GpuNumber number = seed % 3 == 0 ? GpuNumber::kFloat32 : GpuNumber::kBfloat16;
+      const Precision number = seed % 3 == 0 ? Precision::kFloat32 : Precision::kBfloat16;
       CheckBothPasses({{1, 3, 7, H, seed % 5 == 0, false}, cell, number, exchange, kFacts},
                       static_cast<int>(seed), {.jitter_seed = seed, .max_delay_us = 60});
     }
@@ -36,7 +36,7 @@ void CheckLateBlocks() {
 // with the very bits that mean "missing".
 void CheckNotANumber() {
   for (Exchange exchange : kExchanges) {
-    for (GpuNumber number : {GpuNumber::kBfloat16, GpuNumber::kFloat16, GpuNumber::kFloat32}) {
+    for (Precision number : {Precision::kBfloat16, Precision::kFloat16, Precision::kFloat32}) {
       for (const char* cell_name : {"lstm", "elman_tanh"}) {
         const CellTraits& cell = *jp::FindCell(cell_name);
         const GpuCase c{{1, 3, 4, 24, false, false}, cell, number, exchange, kFacts};
@@ -70,7 +70,7 @@ void CheckNotANumber() {
 void CheckInfinity() {
   const CellTraits& cell = *jp::FindCell("elman_relu");
   for (Exchange exchange : kExchanges) {
-    const GpuCase c{{1, 2, 3, 20, false, false}, cell, GpuNumber::kBfloat16, exchange, kFacts};
+    const GpuCase c{{1, 2, 3, 20, false, false}, cell, Precision::kBfloat16, exchange, kFacts};
     Arrays arrays = jp::test::MakeArrays(c.shape, cell, c.dtype(), 8);
     arrays.lengths.assign(2, 3);
     arrays.gates_x[0] = std::numeric_limits<double>::infinity();
@@ -85,7 +85,7 @@ void CheckInfinity() {
 void CheckStuck() {
   const CellTraits& cell = *jp::FindCell("lstm");
   for (Exchange exchange : kExchanges) {
-    const GpuCase c{{1, 2, 3, 24, false, false}, cell, GpuNumber::kBfloat16, exchange, kFacts};
+    const GpuCase c{{1, 2, 3, 24, false, false}, cell, Precision::kBfloat16, exchange, kFacts};
     const Arrays arrays = jp::test::MakeArrays(c.shape, cell, c.dtype(), 2);
     Buffers buffers(arrays, cell);
     const std::string error =

@@ -4,18 +4,18 @@
 namespace {
 
 using jp::CellTraits;
-using jp::GpuFacts;
-using jp::GpuNumber;
+using jp::DeviceFacts;
+using jp::Precision;
 using jp::cpu::Shape;
 using jp::test::CheckBothPasses;
 using jp::test::Exchange;
 using jp::test::GpuCase;
 
-constexpr GpuNumber kNumbers[] = {GpuNumber::kBfloat16, GpuNumber::kFloat16, GpuNumber::kTf32,
-                                  GpuNumber::kFloat32};
+constexpr Precision kNumbers[] = {Precision::kBfloat16, Precision::kFloat16, Precision::kTf32,
+                                  Precision::kFloat32};
 constexpr Exchange kExchanges[] = {Exchange::kGridData, Exchange::kGridBarrier, Exchange::kCluster};
 
-constexpr GpuFacts kSmall{90, 4, 160 << 10, 4, 1 << 20};
+constexpr DeviceFacts kSmall{90, 4, 160 << 10, 4, 1 << 20};
 
 // N, B, T, H: odd sizes, one of each, rows past a tile, units past a block, several blocks, chunks
 // and launches; rows that 16-byte loads can read, and rows that they can't.
@@ -26,7 +26,7 @@ void CheckAllOptions(bool few) {
   int seed = 0;
   for (const auto& [N, B, T, H] : kSizes) {
     for (const CellTraits& cell : jp::kCells) {
-      for (GpuNumber number : kNumbers) {
+      for (Precision number : kNumbers) {
         for (Exchange exchange : kExchanges) {
           for (bool reverse : {false, true}) {
             const bool time_major = ++seed % 3 == 0;
@@ -51,11 +51,11 @@ void CheckWeightsBeyondRegisters() {
                                         Size{"elman_tanh", 290, 28 << 10}}) {
     const CellTraits& cell = *jp::FindCell(name);
     for (int shared_bytes : {little, 227 << 10}) {
-      const GpuFacts facts{80, 3, shared_bytes, 1, 16 << 20};
+      const DeviceFacts facts{80, 3, shared_bytes, 1, 16 << 20};
       const GpuCase c{
-          {1, 2, 3, H, false, false}, cell, GpuNumber::kFloat32, Exchange::kGridData, facts};
-      const jp::GpuPass pass =
-          jp::PlanGpu({cell, false, c.number, 1, 2, H}, facts, jp::GpuResidency::kGrid).pass;
+          {1, 2, 3, H, false, false}, cell, Precision::kFloat32, Exchange::kGridData, facts};
+      const jp::Geometry pass =
+          jp::PlanKernel({cell, false, c.number, 1, 2, H}, facts, jp::GpuResidency::kGrid).pass;
       CHECK(pass.shared_chunks > 0, c.name(), pass.shared_chunks);
       CHECK((pass.stream_chunks > 0) == (shared_bytes == little), c.name(), pass.stream_chunks);
       CheckBothPasses(c, static_cast<int>(H));
@@ -70,7 +70,7 @@ void CheckExchangesAgree() {
     const auto run = [&](Exchange exchange, uint32_t seed) {
       auto arrays = jp::test::MakeArrays(shape, cell, jp::cpu::DType::kBfloat16, 5);
       auto buffers = std::make_unique<jp::test::Buffers>(arrays, cell);
-      const GpuCase c{shape, cell, GpuNumber::kBfloat16, exchange, kSmall};
+      const GpuCase c{shape, cell, Precision::kBfloat16, exchange, kSmall};
       const std::string error =
           RunPass(c, buffers->forward(arrays, true), {.jitter_seed = seed, .max_delay_us = 50});
       CHECK(error.empty(), c.name(), error);

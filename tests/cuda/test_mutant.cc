@@ -7,7 +7,7 @@
 namespace jp::cuda {
 
 KernelSet JP_KERNELS();
-KernelSet KernelsOf(CellKind /*cell*/, GpuNumber /*number*/) { return JP_KERNELS(); }
+KernelSet KernelsOf(CellKind /*cell*/, Precision /*number*/) { return JP_KERNELS(); }
 
 }  // namespace jp::cuda
 
@@ -24,7 +24,7 @@ int main() {
   constexpr jp::CellTraits kCell = jp::JP_CELL::kTraits;
   const GpuCase c{{1, 3, 6, 24, false, false},
                   kCell,
-                  jp::GpuNumber::JP_NUMBER,
+                  jp::Precision::JP_NUMBER,
                   Exchange::kGridData,
                   {90, 4, 160 << 10, 4, 1 << 20}};
   for (uint32_t seed = 1; seed <= 40 && jp::test::failures == 0; ++seed) {
