@@ -1,173 +1,202 @@
+// SPDX-License-Identifier: Apache-2.0
 // The recurrences once more, plainly: one unit at a time, in double, no panels, slices or vectors.
 //
 // Rounds to the element type exactly where the kernels' contract says that they do: what is stored,
-// and what one step hands to the next. Legend: native/cpu/job.h.
+// and what one step hands to the next.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
-#include <string_view>
 #include <vector>
 
-#include "native/cpu/job.h"
+#include "native/problem/problem.h"
 #include "tests/native/arrays.h"
 
 namespace jp::test {
 
-// One group's view of a sequence or state, in double.
+// One group's view of a sequence or state.
 struct View {
-  const cpu::Shape& shape;
+  const Problem& problem;
   int64_t group;
 
   int64_t row(int64_t b, int64_t t) const {
-    const int64_t inside = shape.time_major ? t * shape.batch + b : b * shape.steps + t;
-    return group * shape.batch * shape.steps + inside;
+    const Problem& p = problem;
+    return group * p.batch * p.steps + (p.time_major ? t * p.batch + b : b * p.steps + t);
   }
   int64_t state(int64_t b, int64_t unit) const {
-    return (group * shape.batch + b) * shape.hidden + unit;
+    return (group * problem.batch + b) * problem.hidden + unit;
   }
 };
 
 inline double Sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
 
 struct Unit {
-  double h, c;
-  double saved[5];
+  double state[kMostStates];
+  double residuals[5];
 };
 
-inline Unit ForwardUnit(CellKind kind, const double* x, const double* product, double h, double c) {
+// The step of one unit of a cell, whose gates are of the inputs, `x`, and of h, `r`.
+inline Unit ForwardUnit(CellKind kind, const double* x, const double* r, const double* state) {
   switch (kind) {
     case CellKind::kLstm: {
-      const double i = Sigmoid(x[0] + product[0]), f = Sigmoid(x[1] + product[1]);
-      const double g = std::tanh(x[2] + product[2]), o = Sigmoid(x[3] + product[3]);
-      const double next = f * c + i * g;
-      return {o * std::tanh(next), next, {i, f, g, o, next}};
+      const double i = Sigmoid(x[0] + r[0]), f = Sigmoid(x[1] + r[1]);
+      const double g = std::tanh(x[2] + r[2]), o = Sigmoid(x[3] + r[3]);
+      const double c = f * state[1] + i * g;
+      return {{o * std::tanh(c), c}, {i, f, g, o, c}};
     }
     case CellKind::kGru: {
-      const double r = Sigmoid(x[0] + product[0]), z = Sigmoid(x[1] + product[1]);
-      const double n = std::tanh(x[2] + r * product[2]);
-      return {(1 - z) * n + z * h, 0, {r, z, n, product[2]}};
+      const double reset = Sigmoid(x[0] + r[0]), z = Sigmoid(x[1] + r[1]);
+      const double n = std::tanh(x[2] + reset * r[2]);
+      return {{(1 - z) * n + z * state[0]}, {reset, z, n, r[2]}};
     }
-    case CellKind::kElmanTanh: return {std::tanh(x[0] + product[0]), 0, {}};
-    case CellKind::kElmanRelu: return {std::fmax(x[0] + product[0], 0), 0, {}};
+    case CellKind::kElmanTanh: return {{std::tanh(x[0] + r[0])}, {}};
+    case CellKind::kElmanRelu: return {{std::fmax(x[0] + r[0], 0)}, {}};
   }
   return {};
 }
 
-// Gradients of one unit's step, from what its forward step saved.
 struct UnitGradient {
-  double dx[4], d_product[4];
-  double dh, dc;  // of the states before, the product's share of dh left out
+  double input_gates[4], recurrent_gates[4];
+  double state[kMostStates];  // of the states before, without the product's share
 };
 
-inline UnitGradient BackwardUnit(CellKind kind, const double* saved, double h_before,
-                                 double c_before, double h, double dh, double dc) {
-  UnitGradient d{};
+// Gradients of one unit's step, from what its forward step stored; `d` is of the states after.
+inline UnitGradient BackwardUnit(CellKind kind, const double* residuals, const double* previous,
+                                 double h, const double* d) {
+  UnitGradient to{};
   switch (kind) {
     case CellKind::kLstm: {
-      const double i = saved[0], f = saved[1], g = saved[2], o = saved[3];
-      const double tanh_c = std::tanh(saved[4]);
-      dc += dh * o * (1 - tanh_c * tanh_c);
-      d.dx[0] = dc * g * i * (1 - i);
-      d.dx[1] = dc * c_before * f * (1 - f);
-      d.dx[2] = dc * i * (1 - g * g);
-      d.dx[3] = dh * tanh_c * o * (1 - o);
-      d.dc = dc * f;
+      const double i = residuals[0], f = residuals[1], g = residuals[2], o = residuals[3];
+      const double tanh_c = std::tanh(residuals[4]);
+      const double dc = d[1] + d[0] * o * (1 - tanh_c * tanh_c);
+      to.input_gates[0] = dc * g * i * (1 - i);
+      to.input_gates[1] = dc * previous[1] * f * (1 - f);
+      to.input_gates[2] = dc * i * (1 - g * g);
+      to.input_gates[3] = d[0] * tanh_c * o * (1 - o);
+      to.state[1] = dc * f;
       break;
     }
     case CellKind::kGru: {
-      const double r = saved[0], z = saved[1], n = saved[2], product_n = saved[3];
-      const double before_tanh = dh * (1 - z) * (1 - n * n);
-      d.dx[0] = before_tanh * product_n * r * (1 - r);
-      d.dx[1] = dh * (h_before - n) * z * (1 - z);
-      d.dx[2] = before_tanh;
-      d.dh = dh * z;
-      d.d_product[0] = d.dx[0], d.d_product[1] = d.dx[1], d.d_product[2] = before_tanh * r;
-      return d;
+      const double reset = residuals[0], z = residuals[1], n = residuals[2];
+      const double dn = d[0] * (1 - z) * (1 - n * n);
+      to.input_gates[0] = dn * residuals[3] * reset * (1 - reset);
+      to.input_gates[1] = d[0] * (previous[0] - n) * z * (1 - z);
+      to.input_gates[2] = dn;
+      to.state[0] = d[0] * z;
+      break;
     }
-    case CellKind::kElmanTanh: d.dx[0] = dh * (1 - h * h); break;
-    case CellKind::kElmanRelu: d.dx[0] = h > 0 ? dh : 0; break;
+    case CellKind::kElmanTanh: to.input_gates[0] = d[0] * (1 - h * h); break;
+    case CellKind::kElmanRelu: to.input_gates[0] = h > 0 ? d[0] : 0; break;
   }
-  for (int g = 0; g < 4; ++g) d.d_product[g] = d.dx[g];
-  return d;
+  for (int g = 0; g < 4; ++g) to.recurrent_gates[g] = to.input_gates[g];
+  if (kind == CellKind::kGru) to.recurrent_gates[2] *= residuals[0];
+  return to;
 }
 
-// Fills outputs, final states and saved values of `a`.
-inline void ReferenceForward(const cpu::Shape& s, const CellTraits& cell, Arrays& a) {
-  const int64_t H = s.hidden, columns = cell.gates * H;
-  for (int64_t n = 0; n < s.groups; ++n) {
-    const View at{s, n};
-    for (int64_t b = 0; b < s.batch; ++b) {
-      std::vector<double> h(H), c(H);
-      for (int64_t u = 0; u < H; ++u) {
-        h[u] = a.initial[0][at.state(b, u)];
-        if (cell.states > 1) c[u] = a.initial[1][at.state(b, u)];
-      }
-      for (int64_t step = 0; step < s.steps; ++step) {
-        const int64_t t = s.reverse ? s.steps - 1 - step : step;
-        if (t >= a.lengths[n * s.batch + b]) continue;
-        const std::vector<double> before = h;
+// Fills outputs, final states and residuals of `a`.
+inline void ReferenceForward(const Problem& p, Arrays& a) {
+  const int64_t H = p.hidden, columns = p.columns();
+  const int R = p.cell.residuals, S = p.cell.states;
+  for (int64_t n = 0; n < p.groups; ++n) {
+    const View at{p, n};
+    for (int64_t b = 0; b < p.batch; ++b) {
+      std::vector<std::vector<double>> state(kMostStates, std::vector<double>(H));
+      const auto start_from = [&](const std::vector<double>* states) {
+        for (int s = 0; s < S; ++s) {
+          for (int64_t u = 0; u < H; ++u) state[s][u] = states[s][at.state(b, u)];
+        }
+      };
+      start_from(a.initial_state);
+      for (int64_t step = 0; step < p.steps; ++step) {
+        const int64_t t = p.reverse ? p.steps - 1 - step : step;
+        if (t >= a.lengths[n * p.batch + b]) continue;
+        const int64_t row = at.row(b, t);
+        if (a.resets[row]) start_from(a.reset_state);
+        const std::vector<double> h = state[0];
         for (int64_t u = 0; u < H; ++u) {
-          double x[4], product[4];
-          for (int g = 0; g < cell.gates; ++g) {
+          double x[4], r[4], before[kMostStates];
+          for (int g = 0; g < p.cell.gates; ++g) {
             const int64_t column = g * H + u;
-            x[g] = a.gates_x[at.row(b, t) * columns + column];
-            product[g] = cell.separate_product ? a.recurrent_bias[n * columns + column] : 0;
+            x[g] = a.input_gates[row * columns + column];
+            r[g] = a.recurrent_bias.empty() ? 0 : a.recurrent_bias[n * columns + column];
             for (int64_t k = 0; k < H; ++k) {
-              product[g] += before[k] * a.kernel[(n * H + k) * columns + column];
+              r[g] += h[k] * a.recurrent_kernel[(n * H + k) * columns + column];
             }
           }
-          const Unit unit = ForwardUnit(cell.kind, x, product, before[u], c[u]);
-          h[u] = a.Rounded(unit.h);
-          c[u] = unit.c;
-          a.outputs[at.row(b, t) * H + u] = h[u];
-          for (int v = 0; v < cell.saved; ++v) {
-            a.saved[at.row(b, t) * cell.saved * H + v * H + u] = a.Rounded(unit.saved[v]);
+          for (int s = 0; s < S; ++s) before[s] = state[s][u];
+          const Unit unit = ForwardUnit(p.cell.kind, x, r, before);
+          for (int s = 0; s < S; ++s)
+            state[s][u] = s == 0 ? a.Rounded(unit.state[0]) : unit.state[s];
+          a.outputs[row * H + u] = state[0][u];
+          for (int v = 0; v < R; ++v) {
+            a.residuals[(row * R + v) * H + u] = a.Rounded(unit.residuals[v]);
           }
         }
       }
-      for (int64_t u = 0; u < H; ++u) {
-        a.final[0][at.state(b, u)] = h[u];
-        if (cell.states > 1) a.final[1][at.state(b, u)] = a.Rounded(c[u]);
+      for (int s = 0; s < S; ++s) {
+        for (int64_t u = 0; u < H; ++u) a.final_state[s][at.state(b, u)] = a.Rounded(state[s][u]);
       }
     }
   }
 }
 
-// Fills d_x from d_gates_x.
-inline void ReferenceInputGradient(const cpu::Shape& s, const CellTraits& cell, Arrays& a) {
-  const int64_t rows = s.batch * s.steps, columns = cell.gates * s.hidden;
-  for (int64_t row = 0; row < s.groups * rows; ++row) {
-    for (int64_t i = 0; i < s.inputs; ++i) {
-      const double* weights = &a.input_kernel[(row / rows * s.inputs + i) * columns];
+// The states before step t, which row b runs, as the forward pass stored them: those of unit u.
+inline void StatesBefore(const View& at, const Arrays& a, int64_t b, int64_t t, int64_t u,
+                         double* states) {
+  const Problem& p = at.problem;
+  const int R = p.cell.residuals, S = p.cell.states;
+  const int64_t length = a.lengths[at.group * p.batch + b];
+  const bool reset = a.resets[at.row(b, t)], first = t == (p.reverse ? length - 1 : 0);
+  for (int s = 0; s < S; ++s) {
+    if (reset || first) {
+      states[s] = (reset ? a.reset_state : a.initial_state)[s][at.state(b, u)];
+      continue;
+    }
+    const int64_t row = at.row(b, p.reverse ? t + 1 : t - 1);
+    states[s] =
+        s == 0 ? a.outputs[row * p.hidden + u] : a.residuals[(row * R + R - S + s) * p.hidden + u];
+  }
+}
+
+// Fills d_x from d_input_gates.
+inline void ReferenceInputGradient(const Problem& p, Arrays& a) {
+  if (a.d_x.empty()) return;
+  const int64_t rows = p.batch * p.steps, columns = p.columns();
+  for (int64_t row = 0; row < p.groups * rows; ++row) {
+    for (int64_t i = 0; i < p.inputs; ++i) {
+      const double* weights = &a.input_kernel[(row / rows * p.inputs + i) * columns];
       double sum = 0;
-      for (int64_t k = 0; k < columns; ++k) sum += a.d_gates_x[row * columns + k] * weights[k];
-      a.d_x[row * s.inputs + i] = a.Rounded(sum);
+      for (int64_t k = 0; k < columns; ++k) sum += a.d_input_gates[row * columns + k] * weights[k];
+      a.d_x[row * p.inputs + i] = a.Rounded(sum);
     }
   }
 }
 
-// Fills the gradients of the weights from d_gates_x and d_product, as far as `a` has room for them.
-inline void ReferenceWeightGradients(const cpu::Shape& s, const CellTraits& cell, Arrays& a) {
-  if (s.inputs == 0) return;
-  const int64_t H = s.hidden, columns = cell.gates * H;
-  for (int64_t n = 0; n < s.groups; ++n) {
-    const View at{s, n};
-    for (int64_t b = 0; b < s.batch; ++b) {
-      const int64_t length = a.lengths[n * s.batch + b];
-      for (int64_t t = 0; t < length; ++t) {
-        const int64_t row = at.row(b, t), before = s.reverse ? t + 1 : t - 1;
-        const bool first = s.reverse ? t == length - 1 : t == 0;
-        const double* h = first ? &a.initial[0][at.state(b, 0)] : &a.outputs[at.row(b, before) * H];
-        const double* dx = &a.d_gates_x[row * columns];
-        const double* dp = cell.separate_product ? &a.d_product[row * columns] : dx;
+// Fills the gradients of the weights from those of the gates, as far as `a` has room for them.
+inline void ReferenceWeightGradients(const Problem& p, Arrays& a) {
+  const int64_t H = p.hidden, I = a.x.empty() ? 0 : p.inputs, columns = p.columns();
+  for (int64_t n = 0; n < p.groups; ++n) {
+    const View at{p, n};
+    for (int64_t b = 0; b < p.batch; ++b) {
+      for (int64_t t = 0; t < a.lengths[n * p.batch + b]; ++t) {
+        const int64_t row = at.row(b, t);
+        std::vector<double> h(H);
+        for (int64_t u = 0; u < H; ++u) {
+          double states[kMostStates];
+          StatesBefore(at, a, b, t, u, states);
+          h[u] = states[0];
+        }
+        const double* di = &a.d_input_gates[row * columns];
+        const double* dr = p.cell.reset_after ? &a.d_recurrent_gates[row * columns] : di;
         for (int64_t k = 0; k < columns; ++k) {
-          for (int64_t i = 0; i < s.inputs; ++i) {
-            a.d_input_kernel[(n * s.inputs + i) * columns + k] += a.x[row * s.inputs + i] * dx[k];
+          for (int64_t i = 0; i < I; ++i) {
+            a.d_input_kernel[(n * I + i) * columns + k] += a.x[row * I + i] * di[k];
           }
-          for (int64_t u = 0; u < H; ++u) a.d_kernel[(n * H + u) * columns + k] += h[u] * dp[k];
-          a.d_bias[n * columns + k] += dx[k];
-          if (cell.separate_product) a.d_recurrent_bias[n * columns + k] += dp[k];
+          for (int64_t u = 0; u < H; ++u) {
+            a.d_recurrent_kernel[(n * H + u) * columns + k] += h[u] * dr[k];
+          }
+          if (!a.d_bias.empty()) a.d_bias[n * columns + k] += di[k];
+          if (!a.d_recurrent_bias.empty()) a.d_recurrent_bias[n * columns + k] += dr[k];
         }
       }
     }
@@ -175,57 +204,60 @@ inline void ReferenceWeightGradients(const cpu::Shape& s, const CellTraits& cell
 }
 
 // Fills every gradient of `a` from everything else in it.
-inline void ReferenceBackward(const cpu::Shape& s, const CellTraits& cell, Arrays& a) {
-  const int64_t H = s.hidden, columns = cell.gates * H, width = cell.saved * H;
-  for (int64_t n = 0; n < s.groups; ++n) {
-    const View at{s, n};
-    for (int64_t b = 0; b < s.batch; ++b) {
-      const int64_t length = a.lengths[n * s.batch + b];
-      std::vector<double> dh(H), dc(H), d_product(columns);
-      for (int64_t u = 0; u < H; ++u) {
-        dh[u] = a.d_final[0][at.state(b, u)];
-        if (cell.states > 1) dc[u] = a.d_final[1][at.state(b, u)];
+inline void ReferenceBackward(const Problem& p, Arrays& a) {
+  const int64_t H = p.hidden, columns = p.columns();
+  const int R = p.cell.residuals, S = p.cell.states;
+  for (int64_t n = 0; n < p.groups; ++n) {
+    const View at{p, n};
+    for (int64_t b = 0; b < p.batch; ++b) {
+      const int64_t length = a.lengths[n * p.batch + b];
+      std::vector<std::vector<double>> d(kMostStates, std::vector<double>(H));
+      for (int s = 0; s < S; ++s) {
+        for (int64_t u = 0; u < H; ++u) d[s][u] = a.d_final_state[s][at.state(b, u)];
       }
+      std::vector<double> d_recurrent(columns);
       for (int64_t i = 0; i < length; ++i) {
-        const int64_t t = s.reverse ? i : length - 1 - i;
-        const bool first = i == length - 1;
-        const int64_t before = s.reverse ? t + 1 : t - 1;
+        const int64_t t = p.reverse ? i : length - 1 - i, row = at.row(b, t);
         for (int64_t u = 0; u < H; ++u) {
-          double saved[5] = {}, h_before = a.initial[0][at.state(b, u)], c_before = 0;
-          if (cell.states > 1) c_before = a.initial[1][at.state(b, u)];
-          if (!first) {
-            h_before = a.outputs[at.row(b, before) * H + u];
-            if (cell.states > 1) c_before = a.saved[at.row(b, before) * width + 4 * H + u];
-          }
-          for (int v = 0; v < cell.saved; ++v) saved[v] = a.saved[at.row(b, t) * width + v * H + u];
-          const double h = a.outputs[at.row(b, t) * H + u];
-          const UnitGradient d = BackwardUnit(cell.kind, saved, h_before, c_before, h,
-                                              dh[u] + a.d_outputs[at.row(b, t) * H + u], dc[u]);
-          for (int g = 0; g < cell.gates; ++g) {
+          double residuals[5] = {}, previous[kMostStates], d_unit[kMostStates];
+          StatesBefore(at, a, b, t, u, previous);
+          for (int v = 0; v < R; ++v) residuals[v] = a.residuals[(row * R + v) * H + u];
+          for (int s = 0; s < S; ++s) d_unit[s] = d[s][u];
+          d_unit[0] += a.d_outputs[row * H + u];
+          const UnitGradient to =
+              BackwardUnit(p.cell.kind, residuals, previous, a.outputs[row * H + u], d_unit);
+          for (int g = 0; g < p.cell.gates; ++g) {
             const int64_t column = g * H + u;
-            a.d_gates_x[at.row(b, t) * columns + column] = a.Rounded(d.dx[g]);
-            d_product[column] = a.Rounded(d.d_product[g]);
-            if (cell.separate_product) {
-              a.d_product[at.row(b, t) * columns + column] = d_product[column];
+            a.d_input_gates[row * columns + column] = a.Rounded(to.input_gates[g]);
+            d_recurrent[column] = a.Rounded(to.recurrent_gates[g]);
+            if (p.cell.reset_after) {
+              a.d_recurrent_gates[row * columns + column] = d_recurrent[column];
             }
           }
-          dh[u] = d.dh;
-          dc[u] = d.dc;
+          for (int s = 0; s < S; ++s) d[s][u] = to.state[s];
         }
         for (int64_t u = 0; u < H; ++u) {
           for (int64_t column = 0; column < columns; ++column) {
-            dh[u] += d_product[column] * a.kernel[(n * H + u) * columns + column];
+            d[0][u] += d_recurrent[column] * a.recurrent_kernel[(n * H + u) * columns + column];
+          }
+        }
+        for (int s = 0; s < S && a.resets[row]; ++s) {
+          for (int64_t u = 0; u < H; ++u) {
+            a.d_reset_state[s][at.state(b, u)] += d[s][u];
+            d[s][u] = 0;
           }
         }
       }
-      for (int64_t u = 0; u < H; ++u) {
-        a.d_initial[0][at.state(b, u)] = a.Rounded(dh[u]);
-        if (cell.states > 1) a.d_initial[1][at.state(b, u)] = a.Rounded(dc[u]);
+      for (int s = 0; s < S; ++s) {
+        for (int64_t u = 0; u < H; ++u) {
+          a.d_initial_state[s][at.state(b, u)] = a.Rounded(d[s][u]);
+          a.d_reset_state[s][at.state(b, u)] = a.Rounded(a.d_reset_state[s][at.state(b, u)]);
+        }
       }
     }
   }
-  ReferenceInputGradient(s, cell, a);
-  ReferenceWeightGradients(s, cell, a);
+  ReferenceInputGradient(p, a);
+  ReferenceWeightGradients(p, a);
 }
 
 }  // namespace jp::test

@@ -1,0 +1,89 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a backend offers: it says whether and how it computes a problem on a machine, and does so.
+//
+// Its callers are XLA's FFI (native/xla) and the Python module; they know backends through this
+// file and backends.h alone.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "native/problem/arrays.h"
+#include "native/problem/problem.h"
+
+namespace jp {
+
+// What a planner knows of a machine, by name: "threads", "l2_bytes", ...
+using Facts = std::map<std::string, int64_t, std::less<>>;
+
+// What a caller asks of a backend besides the problem, by name. A backend refuses those that it
+// does not know.
+using Options = std::map<std::string, std::string, std::less<>>;
+
+// A plan in words and numbers.
+struct Description {
+  std::string residency;    // where the weights stay
+  std::string explanation;  // why the plan is as it is, or why the problem is refused
+  std::vector<std::pair<std::string, int64_t>> numbers;
+};
+
+// Where a call runs. Of its fields a backend reads those of its kind of executor.
+struct Resources {
+  // A pool of threads: their number, and a function that runs a task on one of them at some time.
+  int threads = 0;
+  std::function<void(std::function<void()>)> schedule;
+  // A stream of a device.
+  int device = 0;  // its ordinal
+  void* stream = nullptr;
+};
+
+enum class Executor { kThreadPool, kStream };
+
+// How a backend computes one problem on one machine. Immutable, and used by any number of calls at
+// once.
+class Plan {
+ public:
+  virtual ~Plan() = default;
+  // Why the backend does not compute the problem. Empty: it does.
+  virtual std::string Refusal() const = 0;
+  // Memory that a call needs besides its arrays, aligned to kWorkspaceAlignment.
+  virtual int64_t WorkspaceBytes() const { return 0; }
+  virtual Description Describe() const = 0;
+};
+
+inline constexpr size_t kWorkspaceAlignment = 16;  // the most that XLA gives
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual std::string_view Platform() const = 0;  // as jax calls it
+  virtual Executor KindOfExecutor() const = 0;
+
+  // The facts of this machine. Of `where`, only `threads` and `device` count. Throws
+  // std::runtime_error if it cannot tell, or an environment variable is wrong.
+  virtual Facts FactsOf(const Resources& where) const = 0;
+  // Those of a typical machine of an architecture, for plans without one; empty if it is unknown.
+  virtual Facts FactsOfArchitecture(std::string_view /*name*/) const { return {}; }
+
+  // A pure function of its arguments. Precondition: Invalid(problem) is empty. Throws
+  // std::invalid_argument where facts or options are missing, unknown or wrong.
+  virtual std::unique_ptr<Plan> MakePlan(const Problem& problem, const Facts& facts,
+                                         const Options& options) const = 0;
+
+  // Computes, or with a stream enqueues, a problem that is not refused, by a plan that this
+  // backend has made for it with FactsOf the same resources. Returns what went wrong, or an empty
+  // text. `workspace` has the plan's WorkspaceBytes, which nothing else uses until the call is
+  // done. May throw std::bad_alloc.
+  virtual std::string Run(const Plan& plan, const Forward& arrays, void* workspace,
+                          const Resources& resources) const = 0;
+  virtual std::string Run(const Plan& plan, const Backward& arrays, void* workspace,
+                          const Resources& resources) const = 0;
+};
+
+}  // namespace jp

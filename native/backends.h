@@ -1,0 +1,17 @@
+// SPDX-License-Identifier: Apache-2.0
+// The backends of this build.
+#pragma once
+
+#include <span>
+#include <string_view>
+
+#include "native/backend.h"
+
+namespace jp {
+
+std::span<const Backend* const> Backends();
+
+// The one for a platform, by jax's name of it, or null.
+const Backend* FindBackend(std::string_view platform);
+
+}  // namespace jp
