@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The kernels' intrinsics on a GPU. Each function is one instruction or one that the compiler
 // knows.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The kernels on the GPUs of this machine. No CUDA header: callers know a stream as a pointer.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The element types: what their bits mean, how a warp multiplies them, and how precisely a cell's
 // functions are worked out for them.
 #pragma once
@@ -5,7 +6,6 @@
 #include <cstdint>
 
 #include "cuda/arch.h"
-#include "cuda/plan.h"
 
 namespace jp::cuda {
 
@@ -21,7 +21,7 @@ struct QuickMath {
     return square < 1e-3f ? x - x * square * (1.0f / 3) : 2.0f * Sigmoid(2.0f * x) - 1.0f;
   }
   JP_DEVICE static float Relu(float x) { return x < 0.0f ? 0.0f : x; }  // a NaN stays
-  JP_DEVICE static float Step(float x) { return x > 0.0f ? 1.0f : 0.0f; }
+  JP_DEVICE static float Heaviside(float x) { return x > 0.0f ? 1.0f : 0.0f; }
 };
 
 struct PreciseMath : QuickMath {
@@ -32,43 +32,40 @@ struct PreciseMath : QuickMath {
 struct Bfloat16 {
   using Bits = uint16_t;
   using Math = QuickMath;
-  static constexpr Precision kNumber = Precision::kBfloat16;
   static constexpr Precision kPrecision = Precision::kBfloat16;
   JP_DEVICE static float ToFloat(Bits bits) { return arch::FromBfloat16(bits); }
   JP_DEVICE static Bits FromFloat(float value) { return arch::RoundToBfloat16(value); }
-  JP_DEVICE static uint32_t AsMmaOperand(uint32_t word) { return word; }
+  JP_DEVICE static uint32_t AsFactor(uint32_t word) { return word; }
 };
 
 struct Float16 {
   using Bits = uint16_t;
   using Math = QuickMath;
-  static constexpr Precision kNumber = Precision::kFloat16;
   static constexpr Precision kPrecision = Precision::kFloat16;
   JP_DEVICE static float ToFloat(Bits bits) { return arch::FromFloat16(bits); }
   JP_DEVICE static Bits FromFloat(float value) { return arch::RoundToFloat16(value); }
-  JP_DEVICE static uint32_t AsMmaOperand(uint32_t word) { return word; }
+  JP_DEVICE static uint32_t AsFactor(uint32_t word) { return word; }
 };
 
 struct Float32 {
   using Bits = uint32_t;
   using Math = PreciseMath;
-  static constexpr Precision kNumber = Precision::kFloat32;
+  static constexpr Precision kPrecision = Precision::kFloat32;
   JP_DEVICE static float ToFloat(Bits bits) { return arch::FloatOf(bits); }
   JP_DEVICE static Bits FromFloat(float value) { return arch::BitsOf(value); }
-  JP_DEVICE static uint32_t AsMmaOperand(uint32_t word) { return word; }
+  JP_DEVICE static uint32_t AsFactor(uint32_t word) { return word; }
 };
 
 // Float32 arrays whose products are rounded to tf32.
 struct Tf32 : Float32 {
-  static constexpr Precision kNumber = Precision::kTf32;
   static constexpr Precision kPrecision = Precision::kTf32;
-  JP_DEVICE static uint32_t AsMmaOperand(uint32_t word) { return arch::RoundToTf32(word); }
+  JP_DEVICE static uint32_t AsFactor(uint32_t word) { return arch::RoundToTf32(word); }
 };
 
-template <class Number>
-constexpr int kPerWord = 4 / sizeof(typename Number::Bits);
-template <class Number>
-constexpr int kPerVector = 16 / sizeof(typename Number::Bits);
+template <class Dtype>
+constexpr int kPerWord = 4 / sizeof(typename Dtype::Bits);
+template <class Dtype>
+constexpr int kPerVector = 16 / sizeof(typename Dtype::Bits);
 
 // The bits that stand for "not written yet": a NaN. A result that is this very NaN is published as
 // another one.

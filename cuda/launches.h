@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One call of the GPU kernels, whatever runs them: its scratch memory, what must be in it before,
 // and the launches that make it up.
 //

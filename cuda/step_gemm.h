@@ -1,4 +1,5 @@
-// One step's product of the recurrent weights, held on the chip, with a tile of a message.
+// SPDX-License-Identifier: Apache-2.0
+// One step's product of the recurrent weights, which stay on the chip, with a tile of a message.
 #pragma once
 
 #include "cuda/transports.h"
@@ -7,31 +8,29 @@
 namespace jp::cuda {
 
 // A warp's share: its unit block's rows, its part of K. The warps of a unit block add theirs up in
-// shared memory, where each then finds the products of the (unit, row) pairs that it looks after.
-template <class Number, KernelTraits kTraits>
+// shared memory, where each then finds the sums of the (unit, row) pairs that it looks after.
+template <class Dtype, KernelTraits kTraits>
 class StepGemm {
-  using Bits = typename Number::Bits;
+  using Bits = typename Dtype::Bits;
   static constexpr int kTiles = kTraits.tiles();
   static constexpr int kVectors = kTraits.chunk_vectors();
   static constexpr int kResident = kTraits.register_chunks;
-  // Loads in flight: four for each of eight warps fill the way from L2. In float32 the sums need
-  // the registers, and the multiplying takes longer than the way.
-  static constexpr int kAhead = Number::kNumber == Precision::kFloat32 ? 2 : 4;
-  static_assert(kResident % kAhead == 0);
+  static constexpr int kAhead = LoadsInFlight(Dtype::kPrecision);
+  static_assert(kResident > 0 && kResident % kAhead == 0);
 
  public:
   // `streamed`: this launch's scratch for weights in L2, of all blocks.
-  JP_DEVICE StepGemm(const Geometry& pass, const ThreadCoords& at, Vec16B* streamed)
-      : pass_(pass), at_(at) {
+  JP_DEVICE StepGemm(const Geometry& geometry, const ThreadCoords& at, Vec16B* streamed)
+      : geometry_(geometry), at_(at) {
     unsigned char* shared = arch::SharedMemory();
-    const int warps = pass.warps_m * pass.warps_k;
-    const int in_shared = pass.shared_chunks > 0 ? pass.shared_chunks : 1;
+    const int warps = geometry.warps_m * geometry.warps_k;
+    const int in_shared = geometry.shared_chunks > 0 ? geometry.shared_chunks : 1;
     partials_ = reinterpret_cast<float*>(shared) + at.lane;
-    shared_ = reinterpret_cast<Vec16B*>(shared + pass.weights) +
+    shared_ = reinterpret_cast<Vec16B*>(shared + geometry.weights) +
               at.warp * in_shared * kVectors * kLanes + at.lane;
-    stage_ = reinterpret_cast<Vec16B*>(shared + pass.stage) + at.warp * 2 * kLanes;
+    stage_ = reinterpret_cast<Vec16B*>(shared + geometry.stage) + at.warp * 2 * kLanes;
     const int64_t share = int64_t{arch::BlockIndex()} * warps + at.warp;
-    streamed_ = streamed + share * pass.stream_chunks * kVectors * kLanes + at.lane;
+    streamed_ = streamed + share * geometry.stream_chunks * kVectors * kLanes + at.lane;
   }
 
   // `weight(gate, unit, k)`: the bits of one weight, unit counted in the unit block; zero past the
@@ -47,11 +46,11 @@ class StepGemm {
     }
   }
 
-  // Multiplies a tile that has `rows` rows and leaves the products to Product(), until the call
-  // after the next.
+  // Multiplies a tile that has `rows` rows and leaves the sums to Result(), until the call after the
+  // next.
   template <class Reader>
   JP_DEVICE void Multiply(Reader& reader, int rows) {
-    Accumulator<Number, kTiles> sums(stage_);
+    Accumulator<Dtype, kTiles> sums(stage_);
     Vec16B ahead[kAhead];
     JP_UNROLL
     for (int c = 0; c < kAhead; ++c) {
@@ -72,13 +71,13 @@ class StepGemm {
     Share(sums);
   }
 
-  // The product of the lane's (unit, row) pair `slot`, for one gate: slot = 2 half + column.
-  JP_DEVICE float Product(int slot, int gate) const {
+  // Of the lane's (unit, row) pair `slot`, for one gate: slot = 2 half + column.
+  JP_DEVICE float Result(int slot, int gate) const {
     const float* from = Partials(0) + (slot * kTraits.gates + gate) * kLanes;
     float sum = 0.0f;
     JP_UNROLL
     for (int k = 0; k < kMostWarps; ++k) {
-      if (k < pass_.warps_k) sum += from[k * kPartial];
+      if (k < geometry_.warps_k) sum += from[k * kPartial];
     }
     return sum;
   }
@@ -87,15 +86,15 @@ class StepGemm {
   static constexpr int kPartial = kTraits.slots() * kTraits.gates * kLanes;  // floats of a warp
 
   template <class Reader>
-  JP_DEVICE void Advance(Reader& reader, int rows, int c, const Weights<kTiles>& weights,
-                         Vec16B& ahead, Accumulator<Number, kTiles>& sums) {
+  JP_DEVICE void Advance(Reader& reader, int rows, int c, const WeightFragments<kTiles>& weights,
+                         Vec16B& ahead, Accumulator<Dtype, kTiles>& sums) {
     const Vec16B vector = reader.Await(c, ahead);
     if (c + kAhead < at_.chunks) ahead = reader.Load(c + kAhead);
     arch::SyncWarp();  // lanes may have waited for different words
     sums.Add(weights, vector, rows);
   }
 
-  JP_DEVICE void Share(Accumulator<Number, kTiles>& sums) {
+  JP_DEVICE void Share(Accumulator<Dtype, kTiles>& sums) {
     parity_ ^= 1;
     float value[kTiles][4];
     sums.Finish(value);
@@ -111,43 +110,43 @@ class StepGemm {
     }
     // One barrier a product: whoever is past the next one has read this one's sums, and the sums
     // after that go where these are.
-    if (pass_.warps_k == 1) {
+    if (geometry_.warps_k == 1) {
       arch::SyncWarp();
     } else {
-      arch::SyncNamed(1 + at_.warp_m, pass_.warps_k * kLanes);
+      arch::SyncNamed(1 + at_.warp_m, geometry_.warps_k * kLanes);
     }
   }
 
   JP_DEVICE float* Partials(int warp_k) const {
-    const int block = (parity_ * pass_.warps_m + at_.warp_m) * pass_.warps_k + warp_k;
+    const int block = (parity_ * geometry_.warps_m + at_.warp_m) * geometry_.warps_k + warp_k;
     return partials_ + block * kPartial;
   }
 
   // Where chunk c's weights are, past the registers.
   JP_DEVICE Vec16B* Beyond(int c) const {
-    const int shared = c - kResident, streamed = shared - pass_.shared_chunks;
+    const int shared = c - kResident, streamed = shared - geometry_.shared_chunks;
     return streamed < 0 ? shared_ + shared * kVectors * kLanes
                         : streamed_ + streamed * kVectors * kLanes;
   }
 
   template <class WeightAt>
   JP_DEVICE void Pack(const WeightAt& weight, int c, Vec16B* to) const {
-    const int first = ((at_.first_chunk + c) * 4 + at_.t) * kPerVector<Number>;
+    const int first = ((at_.first_chunk + c) * 4 + at_.t) * kPerVector<Dtype>;
     JP_UNROLL_4  // for loads in flight
         for (int i = 0; i < 8 * kTiles; ++i) {
       const int w = i / (4 * kTiles) * 2 + i / 2 % 2, tile = i / 4 % kTiles, half = i % 2;
       const int gate = kTraits.halves == 1 ? 2 * tile + half : tile;
       const int unit = at_.row + (kTraits.halves == 1 ? 0 : 8 * half);
       uint32_t word = 0;
-      for (int e = 0; e < kPerWord<Number>; ++e) {
-        word |= uint32_t{weight(gate, unit, first + w * kPerWord<Number> + e)} << (16 * e);
+      for (int e = 0; e < kPerWord<Dtype>; ++e) {
+        word |= uint32_t{weight(gate, unit, first + w * kPerWord<Dtype> + e)} << (16 * e);
       }
-      to[i / 4 * kLanes].word[i % 4] = Number::AsMmaOperand(word);
+      to[i / 4 * kLanes].word[i % 4] = Dtype::AsFactor(word);
     }
   }
 
-  JP_DEVICE Weights<kTiles> Unpack(const Vec16B* from) const {
-    Weights<kTiles> weights;
+  JP_DEVICE WeightFragments<kTiles> Unpack(const Vec16B* from) const {
+    WeightFragments<kTiles> weights;
     JP_UNROLL
     for (int i = 0; i < kVectors; ++i) {
       const Vec16B vector = from[i * kLanes];
@@ -157,12 +156,12 @@ class StepGemm {
     return weights;
   }
 
-  const Geometry& pass_;
+  const Geometry& geometry_;
   const ThreadCoords at_;  // a copy: an object that points into itself would stay in memory
   float* partials_;
   Vec16B *shared_, *stage_, *streamed_;
   int parity_ = 0;
-  Weights<kTiles> resident_[kResident] = {};
+  WeightFragments<kTiles> resident_[kResident] = {};
 };
 
 }  // namespace jp::cuda

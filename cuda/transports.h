@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // How a block hands its part of a message to the blocks of its team, and gets theirs.
 //
 // Grid: through L2, in `messages`. Every step has a place of its own and nothing is overwritten, so
@@ -15,14 +16,14 @@
 
 namespace jp::cuda {
 
-// What a wait that is too long has to say of itself.
-struct Waiter {
+// Context for the timeout message.
+struct TimeoutContext {
   const char* kernel;
-  uint64_t nanoseconds;
+  uint64_t timeout_ns;
   int step;
 };
 
-// Counts the looks of a wait.
+// Counts the looks of one wait.
 class Timeout {
  public:
   JP_DEVICE explicit Timeout(uint64_t nanoseconds) : nanoseconds_(nanoseconds) {}
@@ -53,8 +54,8 @@ struct GridReader {
   const unsigned char* first;  // this lane's part of the warp's first chunk
   int chunks;                  // that the row has for this lane; what is past them is zero
   bool is_signal;              // wait for the data; else it is there
-  Waiter waiter;
-  bool gave_up = false;  // and reads on, to end in one place
+  TimeoutContext context;
+  bool timed_out = false;  // and reads on, to end in one place
 
   JP_DEVICE Vec16B Load(int chunk) const {
     if (chunk >= chunks) return Vec16B{};
@@ -63,15 +64,15 @@ struct GridReader {
 
   JP_DEVICE Vec16B Await(int chunk, Vec16B vector) {
     if (!is_signal || !Unwritten(vector)) return vector;
-    Timeout timeout(waiter.nanoseconds);
-    while (Unwritten(vector) && !gave_up) {
-      gave_up = timeout.Expired();
+    Timeout timeout(context.timeout_ns);
+    while (Unwritten(vector) && !timed_out) {
+      timed_out = timeout.Expired();
       vector = Load(chunk);
     }
     return vector;
   }
   JP_DEVICE void Finish() const {
-    if (gave_up) arch::Trap(waiter.kernel, waiter.step, 0, kUnwritten);
+    if (timed_out) arch::Trap(context.kernel, context.step, 0, kUnwritten);
   }
 };
 
@@ -85,9 +86,9 @@ struct ClusterReader {
 
 // Where one (step, tile)'s message goes: `Send` is called by whole warps, with each lane's value of
 // one row and unit; `unit` is the first of the eight units of the warp's lanes.
-template <class Number>
+template <class Dtype>
 struct GridWriter {
-  using Bits = typename Number::Bits;
+  using Bits = typename Dtype::Bits;
   Bits* message;  // row 0 of the batch at this time
   int64_t row_stride;
   int segment;
@@ -108,16 +109,16 @@ struct GridWriter {
   }
 };
 
-template <class Number>
+template <class Dtype>
 struct ClusterWriter {
-  using Bits = typename Number::Bits;
+  using Bits = typename Dtype::Bits;
   unsigned char* message;  // row 0 of the tile
   uint64_t* barrier;
   int row_pitch, segment, blocks;
 
   // Eight lanes, those of one t, gather their units' values and share out the blocks of the team.
   JP_DEVICE void Send(const ThreadCoords& at, int row, bool has_row, int gate, int unit, Bits bits) const {
-    constexpr int kVectors = 8 / kPerVector<Number>;
+    constexpr int kVectors = 8 / kPerVector<Dtype>;
     uint32_t word = bits;
     if constexpr (sizeof(Bits) == 2) {
       const uint32_t other = arch::ShuffleXor(word, 4);

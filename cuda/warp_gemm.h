@@ -1,9 +1,10 @@
+// SPDX-License-Identifier: Apache-2.0
 // A warp's product of its weights with a tile of the exchanged vector, chunk by chunk.
 //
 // A chunk is 64 bytes of each of the tile's 8 rows. Lane 4 row + t loads 16 of them, from row `row`
 // of the tile, and has the weights of the same elements for the rows `row` and `row` + 8 of each
-// of the warp's kTiles tiles of weights: what mma calls column 2s and 2s+1 of its operands is the
-// vector's word s, an order of K that both operands share. When the sums are finished the lane has
+// of the warp's kTiles tiles of weights: what mma calls column 2s and 2s+1 of its operands is word
+// s of the 16 bytes, an order of K that both operands share. When the sums are finished the lane has
 //   value[tile][2 half + column] = sum of row `row` + 8 half of the tile, column 2t + column.
 #pragma once
 
@@ -12,9 +13,9 @@
 namespace jp::cuda {
 
 // One chunk's weights of one lane, in mma's order of registers: for the words 2s and 2s + 1 of the
-// vector and one tile, word 2s of rows `row` and `row` + 8, then word 2s + 1 of both.
+// lane's 16 bytes and one tile, word 2s of rows `row` and `row` + 8, then word 2s + 1 of both.
 template <int kTiles>
-struct Weights {
+struct WeightFragments {
   uint32_t fragment[2][kTiles][4];
 
   JP_DEVICE uint32_t Of(int word, int tile, int half) const {
@@ -23,7 +24,7 @@ struct Weights {
 };
 
 // On the matrix units.
-template <class Number, int kTiles>
+template <class Dtype, int kTiles>
 class Accumulator {
   // Two sums where one would leave the matrix unit waiting for its own result.
   static constexpr int kChains = kTiles <= 2 ? 2 : 1;
@@ -31,13 +32,13 @@ class Accumulator {
  public:
   JP_DEVICE explicit Accumulator(Vec16B* /*stage*/) {}
 
-  JP_DEVICE void Add(const Weights<kTiles>& w, Vec16B vector, int /*rows*/) {
-    for (uint32_t& word : vector.word) word = Number::AsMmaOperand(word);
+  JP_DEVICE void Add(const WeightFragments<kTiles>& w, Vec16B vector, int /*rows*/) {
+    for (uint32_t& word : vector.word) word = Dtype::AsFactor(word);
     JP_UNROLL
     for (int s = 0; s < 2; ++s) {
       JP_UNROLL
       for (int tile = 0; tile < kTiles; ++tile) {
-        arch::Multiply<Number::kPrecision>(sum_[s % kChains][tile], w.fragment[s][tile],
+        arch::Multiply<Dtype::kPrecision>(sum_[s % kChains][tile], w.fragment[s][tile],
                                          vector.word[2 * s], vector.word[2 * s + 1]);
       }
     }
@@ -63,10 +64,10 @@ class Accumulator {
 template <int kTiles>
 class Accumulator<Float32, kTiles> {
  public:
-  // `stage`: 2 x 32 vectors of shared memory of this warp's own.
+  // `stage`: 2 x 32 x 16 bytes of shared memory of this warp's own.
   JP_DEVICE explicit Accumulator(Vec16B* stage) : stage_(stage) {}
 
-  JP_DEVICE void Add(const Weights<kTiles>& w, const Vec16B& vector, int rows) {
+  JP_DEVICE void Add(const WeightFragments<kTiles>& w, const Vec16B& vector, int rows) {
     const int lane = arch::Lane(), t = lane % 4;
     stage_[lane] = vector;
     arch::SyncWarp();
