@@ -64,6 +64,10 @@ class Backend {
   virtual ~Backend() = default;
   virtual std::string_view Platform() const = 0;  // as jax calls it
   virtual Executor KindOfExecutor() const = 0;
+  // Why this build can plan for the platform but not run there. Empty: it can.
+  virtual std::string Missing() const { return {}; }
+  // What a call will most likely run on, as long as that is not known: when a program is compiled.
+  virtual Resources Here() const { return {}; }
 
   // The facts of this machine. Of `where`, only `threads` and `device` count. Throws
   // std::runtime_error if it cannot tell, or an environment variable is wrong.
