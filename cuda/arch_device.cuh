@@ -67,6 +67,7 @@ JP_DEVICE void Multiply(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, ui
   asm volatile("mma.sync.aligned." shape " {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};" \
                : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])                           \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
+  static_assert(kPrecision != Precision::kFloat32, "the matrix unit has none");
   if constexpr (kPrecision == Precision::kBfloat16) {
     JP_MMA("m16n8k16.row.col.f32.bf16.bf16.f32");
   } else if constexpr (kPrecision == Precision::kFloat16) {

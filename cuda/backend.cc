@@ -1,110 +1,172 @@
-// The FFI handlers of the GPU kernels: decode, plan, enqueue on XLA's stream, and report.
-//
-// Not marked as compatible with command buffers: scratch memory comes from XLA at every call, and
-// whether a cooperative launch can be captured has not been tried on a GPU.
-//
-// Attributes besides those of every platform: tf32, whether float32 products may be rounded to it;
-// exchange, how blocks are to exchange messages: "grid", "grid-barrier", "cluster", or "" for the
-// planner's choice.
-#include "native/ffi/gpu_handlers.h"
+// SPDX-License-Identifier: Apache-2.0
+// What native/backend.h asks of a backend, of the CUDA kernels: facts, plans and calls.
+#include "cuda/backend.h"
 
-#include <exception>
+#include <charconv>
 #include <limits>
-#include <string>
+#include <stdexcept>
 
 #include "cuda/device.h"
-#include "native/ffi/recurrence_call.h"
+#include "cuda/launches.h"
 
-namespace jp::ffi {
+namespace jp::cuda {
 namespace {
 
-constexpr ElementType kTypes[] = {{xffi::F32, cpu::DType::kFloat32},
-                                  {xffi::BF16, cpu::DType::kBfloat16},
-                                  {xffi::F16, cpu::DType::kFloat16}};
+constexpr uint64_t kTimeoutNs = 20'000'000'000;  // under a debugger steps take seconds
 
-constexpr uint64_t kPatience = 20'000'000'000;  // nanoseconds; under a debugger steps take seconds
+Facts AsFacts(const DeviceFacts& facts) {
+  return {{"architecture", facts.architecture},
+          {"processors", facts.processors},
+          {"shared_bytes", facts.shared_bytes},
+          {"cluster_blocks", facts.cluster_blocks},
+          {"l2_bytes", facts.l2_bytes}};
+}
 
-Precision NumberOf(cpu::DType dtype, bool tf32) {
-  switch (dtype) {
-    case cpu::DType::kBfloat16: return Precision::kBfloat16;
-    case cpu::DType::kFloat16: return Precision::kFloat16;
-    case cpu::DType::kFloat32: break;
+int64_t Fact(const Facts& facts, std::string_view name, int64_t least, int64_t most) {
+  const auto found = facts.find(name);
+  if (found == facts.end())
+    throw std::invalid_argument(std::string(name) + ": this fact is missing");
+  if (found->second < least || found->second > most) {
+    throw std::invalid_argument(std::string(name) + ": expected " + std::to_string(least) + " to " +
+                                std::to_string(most) + ", got " + std::to_string(found->second));
   }
-  return tf32 ? Precision::kTf32 : Precision::kFloat32;
+  return found->second;
 }
 
-xffi::Error Invalid(const char* target, const std::string& what) {
-  return {xffi::ErrorCode::kInvalidArgument, std::string(target) + ": " + what};
+DeviceFacts FromFacts(const Facts& facts) {
+  constexpr int64_t kInt = std::numeric_limits<int>::max();
+  const auto number = [&](std::string_view name, int64_t least, int64_t most) {
+    return static_cast<int>(Fact(facts, name, least, most));
+  };
+  const DeviceFacts known{
+      .architecture = number("architecture", 0, kInt),
+      .processors = number("processors", 0, 1 << 16),
+      .shared_bytes = number("shared_bytes", 0, 1 << 24),
+      .cluster_blocks = number("cluster_blocks", 1, 1 << 10),
+      .l2_bytes = Fact(facts, "l2_bytes", 0, std::numeric_limits<int64_t>::max())};
+  const Facts all = AsFacts(known);
+  for (const auto& [name, value] : facts) {
+    if (!all.contains(name)) throw std::invalid_argument(name + ": unknown fact of a GPU");
+  }
+  return known;
 }
 
-template <class Arrays>
-xffi::Error Enqueue(const char* target, const Decoder& decoder, const RecurrenceCall<Arrays>& call,
-                    bool tf32, std::string_view exchange, xffi::ScratchAllocator& scratch,
-                    void* stream) {
-  if (!decoder.ok()) return decoder.error();
-  const auto residency = ResidencyOf(exchange);
-  if (!residency) return Invalid(target, "exchange: got unknown '" + std::string(exchange) + "'");
-  const cpu::Shape& s = call.shape;
-  for (int64_t size : {s.groups * s.batch, s.steps, s.hidden * call.cell.gates * s.groups}) {
-    if (size > std::numeric_limits<int>::max() / 8) {
-      return Invalid(target,
-                     "sizes: expected N*B, T and N*G*H below 2^28; got " + std::to_string(size));
+Exchange ExchangeIn(const Options& options) {
+  Exchange exchange = Exchange::kAny;
+  for (const auto& [name, value] : options) {
+    if (name != "exchange")
+      throw std::invalid_argument(name + ": unknown option of the GPU kernels");
+    const std::optional<Exchange> named = ExchangeOf(value);
+    if (!named) {
+      throw std::invalid_argument(
+          "exchange: expected \"grid\", \"grid-barrier\", \"cluster\" or nothing, got \"" + value +
+          "\"");
+    }
+    exchange = *named;
+  }
+  return exchange;
+}
+
+class CudaPlan : public Plan {
+ public:
+  CudaPlan(const Problem& problem, const DeviceFacts& facts, Exchange exchange)
+      : problem_(problem), facts_(facts), plan_(PlanKernel(problem, facts, exchange)) {
+    if (plan_.runs()) workspace_bytes_ = LayOutWorkspace(problem, plan_).bytes;
+  }
+
+  std::string Refusal() const override { return plan_.refusal; }
+
+  // With room to begin on a line of L2, which XLA does not promise.
+  int64_t WorkspaceBytes() const override {
+    return workspace_bytes_ == 0 ? 0 : workspace_bytes_ + kWorkspaceLine - kWorkspaceAlignment;
+  }
+
+  Description Describe() const override {
+    if (!plan_.runs()) return {.residency = {}, .explanation = plan_.refusal, .numbers = {}};
+    const Geometry& g = plan_.geometry;
+    return {.residency = Residency(plan_),
+            .explanation = Explain(plan_, facts_),
+            .numbers = {{"workers", g.blocks_per_team},
+                        {"packed_bytes", plan_.weight_bytes},
+                        {"teams", plan_.teams},
+                        {"tiles_per_team", g.tiles_per_team},
+                        {"warps_for_units", g.warps_m},
+                        {"warps_for_depth", g.warps_k},
+                        {"chunks", g.warp_chunks},
+                        {"shared_chunks", g.shared_chunks},
+                        {"streamed_chunks", g.stream_chunks},
+                        {"shared_bytes", g.shared_bytes}}};
+  }
+
+  template <class Arrays>
+  std::string Run(const Arrays& arrays, void* workspace, const Resources& resources) const {
+    const auto address = reinterpret_cast<uintptr_t>(workspace);
+    const uintptr_t line = uintptr_t{kWorkspaceLine};
+    const DeviceCall call{
+        .problem = problem_,
+        .plan = plan_,
+        .workspace = static_cast<unsigned char*>(workspace) + (line - address % line) % line,
+        .timeout_ns = kTimeoutNs,
+        .shared_bytes = facts_.shared_bytes,
+        .ordinal = resources.device,
+        .stream = resources.stream};
+    try {
+      return EnqueueOnDevice(call, arrays);
+    } catch (const std::runtime_error& error) {
+      return error.what();
     }
   }
-  try {
-    const GpuProblem problem{
-        call.cell, !cuda::kIsForward<Arrays>, NumberOf(call.dtype, tf32), s.groups, s.batch,
-        s.hidden};
-    const KernelPlan plan = PlanKernel(problem, cuda::ThisGpu(), *residency);
-    if (!plan.runs) return Invalid(target, plan.explanation);
-    const auto signal = exchange == "grid-barrier" ? cuda::Signal::kBarrier : cuda::Signal::kData;
-    const cuda::Call<Arrays> made{s,    call.cell, problem.number, call.arrays,
-                                  plan, signal,    kPatience};
-    const std::string error = cuda::Enqueue(made, stream, [&](int64_t bytes) {
-      return scratch.Allocate(static_cast<size_t>(bytes), 256).value_or(nullptr);
-    });
-    if (error.empty()) return xffi::Error::Success();
-    return {xffi::ErrorCode::kInternal, std::string(target) + ": " + error};
-  } catch (const std::exception& error) {
-    return {xffi::ErrorCode::kInternal, std::string(target) + ": " + error.what()};
+
+ private:
+  const Problem problem_;
+  const DeviceFacts facts_;
+  const KernelPlan plan_;
+  int64_t workspace_bytes_ = 0;
+};
+
+class CudaBackend : public Backend {
+ public:
+  std::string_view Platform() const override { return "CUDA"; }
+  Executor KindOfExecutor() const override { return Executor::kStream; }
+  std::string Missing() const override { return std::string(cuda::Missing()); }
+
+  Facts FactsOf(const Resources& where) const override {
+    return AsFacts(FactsOfDevice(where.device));
   }
-}
 
-xffi::Error RunForward(std::string_view cell, bool reverse, bool time_major, bool tf32,
-                       std::string_view exchange, xffi::RemainingArgs operands,
-                       xffi::RemainingRets results, xffi::ScratchAllocator scratch, void* stream) {
-  Decoder decoder(kForwardTarget, operands, results);
-  const auto call = DecodeForward(decoder, {cell, reverse, time_major}, Given::kProjectedInputs,
-                                  kTypes, results.size());
-  return Enqueue(kForwardTarget, decoder, call, tf32, exchange, scratch, stream);
-}
+  // "sm_90", or "sm_90a" for the same GPU.
+  Facts FactsOfArchitecture(std::string_view name) const override {
+    if (!name.starts_with("sm_")) return {};
+    name.remove_prefix(3);
+    if (name.ends_with('a') || name.ends_with('f')) name.remove_suffix(1);
+    int number = 0;
+    const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), number);
+    if (error != std::errc() || end != name.data() + name.size() || number < 10) return {};
+    return AsFacts(cuda::FactsOfArchitecture(number));
+  }
 
-xffi::Error RunBackward(std::string_view cell, bool reverse, bool time_major, bool tf32,
-                        std::string_view exchange, xffi::RemainingArgs operands,
-                        xffi::RemainingRets results, xffi::ScratchAllocator scratch, void* stream) {
-  Decoder decoder(kBackwardTarget, operands, results);
-  const auto call = DecodeBackward(decoder, {cell, reverse, time_major}, {}, kTypes);
-  return Enqueue(kBackwardTarget, decoder, call, tf32, exchange, scratch, stream);
-}
+  std::unique_ptr<Plan> MakePlan(const Problem& problem, const Facts& facts,
+                                 const Options& options) const override {
+    return std::make_unique<CudaPlan>(problem, FromFacts(facts), ExchangeIn(options));
+  }
 
-auto Binding() {
-  return xffi::Ffi::Bind()
-      .Attr<std::string_view>("cell")
-      .Attr<bool>("reverse")
-      .Attr<bool>("time_major")
-      .Attr<bool>("tf32")
-      .Attr<std::string_view>("exchange")
-      .RemainingArgs()
-      .RemainingRets()
-      .Ctx<xffi::ScratchAllocator>()
-      .Ctx<xffi::PlatformStream<void*>>();
-}
+  std::string Run(const Plan& plan, const Forward& arrays, void* workspace,
+                  const Resources& resources) const override {
+    return static_cast<const CudaPlan&>(plan).Run(arrays, workspace, resources);
+  }
+  std::string Run(const Plan& plan, const Backward& arrays, void* workspace,
+                  const Resources& resources) const override {
+    return static_cast<const CudaPlan&>(plan).Run(arrays, workspace, resources);
+  }
+};
 
 }  // namespace
 
-DeviceFacts FactsOfGpu(int ordinal) { return cuda::GpuOfOrdinal(ordinal); }
+const Backend& TheBackend() {
+  static const CudaBackend backend;
+  return backend;
+}
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(GpuForward, RunForward, Binding());
-XLA_FFI_DEFINE_HANDLER_SYMBOL(GpuBackward, RunBackward, Binding());
+std::string_view Architectures() { return JP_CUDA_ARCHITECTURES; }
 
-}  // namespace jp::ffi
+}  // namespace jp::cuda

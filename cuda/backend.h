@@ -1,16 +1,18 @@
-// The XLA FFI handlers of the GPU kernels.
+// SPDX-License-Identifier: Apache-2.0
+// The CUDA backend. It plans in every build, and runs in those that have kernels.
+//
+// Options: exchange, how blocks are to exchange a step's values: "grid", "grid-barrier", "cluster",
+// or "" for the planner's choice.
 #pragma once
 
-#include "xla/ffi/api/ffi.h"
+#include "native/backend.h"
 
-#include "cuda/plan.h"
+namespace jp::cuda {
 
-namespace jp::ffi {
+const Backend& TheBackend();
 
-// The facts of one of CUDA's devices here. Throws std::runtime_error with CUDA's own words.
-DeviceFacts FactsOfGpu(int ordinal);
+// The architectures that this build has kernels for, as CMake names them ("80-real 90a-real"), or
+// an empty text.
+std::string_view Architectures();
 
-XLA_FFI_DECLARE_HANDLER_SYMBOL(GpuForward);
-XLA_FFI_DECLARE_HANDLER_SYMBOL(GpuBackward);
-
-}  // namespace jp::ffi
+}  // namespace jp::cuda

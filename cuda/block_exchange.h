@@ -52,8 +52,7 @@ class GridExchange {
     const Bits* row =
         is_state ? static_cast<const Bits*>(states) + (at_.group * rows.batch + b) * m.state_stride
                  : base_ + from * m.step_stride + b * m.row_stride;
-    const bool exists =
-        has_row && (is_state ? states != nullptr : from >= 0 && from < rows.steps);
+    const bool exists = has_row && (is_state ? states != nullptr : from >= 0 && from < rows.steps);
     const int offset = at_.first_chunk * kChunkBytes + at_.t * int{sizeof(Vec16B)};
     const int left = row_bytes_ - offset + kChunkBytes - 1;
     return {.first = reinterpret_cast<const unsigned char*>(row) + offset,
@@ -160,7 +159,9 @@ class ClusterExchange {
 
  private:
   // Backward has one more, for the initial state.
-  JP_DEVICE int Steps() const { return args_.rows.steps + (LaunchArgs<Arrays>::kIsForward ? 0 : 1); }
+  JP_DEVICE int Steps() const {
+    return args_.rows.steps + (LaunchArgs<Arrays>::kIsForward ? 0 : 1);
+  }
   JP_DEVICE unsigned char* Message(int step, int tile) const {
     const int which = 2 * tile + (step & 1);
     return messages_ + which * kTileRows * args_.geometry.message_pitch;

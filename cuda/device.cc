@@ -1,15 +1,21 @@
+// SPDX-License-Identifier: Apache-2.0
+// The GPUs of this machine, through CUDA's runtime.
 #include "cuda/device.h"
 
 #include <cuda_runtime_api.h>
 
 #include <array>
+#include <atomic>
 #include <mutex>
 #include <stdexcept>
+
+#include "cuda/launches.h"
 
 namespace jp::cuda {
 namespace {
 
 constexpr int kPortableCluster = 8;
+constexpr int kMostDevices = 64;  // whose facts are kept
 
 std::string Describe(const char* what, cudaError_t error) {
   std::string text =
@@ -18,32 +24,59 @@ std::string Describe(const char* what, cudaError_t error) {
   return text;
 }
 
+void Check(const char* what, cudaError_t error) {
+  if (error != cudaSuccess) throw std::runtime_error(Describe(what, error));
+}
+
+// Makes a device the thread's current one, and then again the one that was. Throws.
+class DeviceScope {
+ public:
+  explicit DeviceScope(int ordinal) {
+    Check("cudaGetDevice", cudaGetDevice(&previous_));
+    if (previous_ == ordinal) return;
+    Check("cudaSetDevice", cudaSetDevice(ordinal));
+    changed_ = true;
+  }
+  ~DeviceScope() {
+    if (changed_) cudaSetDevice(previous_);
+  }
+  DeviceScope(const DeviceScope&) = delete;
+
+ private:
+  int previous_ = 0;
+  bool changed_ = false;
+};
+
 int Query(cudaDeviceAttr attribute, int device) {
   int value = 0;
-  const cudaError_t error = cudaDeviceGetAttribute(&value, attribute, device);
-  if (error != cudaSuccess) throw std::runtime_error(Describe("cudaDeviceGetAttribute", error));
+  Check("cudaDeviceGetAttribute", cudaDeviceGetAttribute(&value, attribute, device));
   return value;
 }
 
-void Allow(const void* kernel, const DeviceFacts& facts) {
-  cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, facts.shared_bytes);
-  cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+// Lets a kernel have all of a block's shared memory, and clusters of any size.
+cudaError_t Allow(const void* kernel, int shared_bytes, bool cluster) {
+  cudaError_t error =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+  if (error == cudaSuccess && cluster) {
+    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  }
+  return error;
 }
 
 // Blocks of the largest cluster that the current device can place: more than the portable 8 on some
-// GPUs, fewer where a part of one is lent.
-int LargestCluster(const DeviceFacts& facts) {
+// GPUs, fewer where a part of one is lent. Any kernel of clusters will do to ask.
+int LargestCluster(int shared_bytes) {
   const auto kernel = reinterpret_cast<const void*>(
-      KernelsOf(CellKind::kLstm, Precision::kBfloat16).forward_cluster);
-  Allow(kernel, facts);
-  for (unsigned blocks = 16; blocks > 1; blocks /= 2) {
+      KernelsOf(kCells[0].kind, Precision::kBfloat16).forward_cluster);
+  if (Allow(kernel, shared_bytes, true) != cudaSuccess) cudaGetLastError();
+  for (unsigned blocks = 2 * kPortableCluster; blocks > 1; blocks /= 2) {
     cudaLaunchAttribute attribute{};
     attribute.id = cudaLaunchAttributeClusterDimension;
     attribute.val.clusterDim = {blocks, 1, 1};
     cudaLaunchConfig_t config{};
     config.gridDim = dim3(blocks);
     config.blockDim = dim3(kMostWarps * kLanes);
-    config.dynamicSmemBytes = facts.shared_bytes;
+    config.dynamicSmemBytes = shared_bytes;
     config.attrs = &attribute;
     config.numAttrs = 1;
     int clusters = 0;
@@ -55,9 +88,9 @@ int LargestCluster(const DeviceFacts& facts) {
   return 1;
 }
 
-DeviceFacts FactsOf(int device) {
+// Of the current device.
+DeviceFacts AskDevice(int device) {
   DeviceFacts facts{};
-  facts.cluster_blocks = 1;
   facts.architecture = 10 * Query(cudaDevAttrComputeCapabilityMajor, device) +
                        Query(cudaDevAttrComputeCapabilityMinor, device);
   // Without cooperative launches blocks that wait for each other might never meet.
@@ -66,14 +99,43 @@ DeviceFacts FactsOf(int device) {
   }
   facts.shared_bytes = Query(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
   facts.l2_bytes = Query(cudaDevAttrL2CacheSize, device);
-  if (Query(cudaDevAttrClusterLaunch, device) != 0) facts.cluster_blocks = LargestCluster(facts);
+  if (Query(cudaDevAttrClusterLaunch, device) != 0) {
+    facts.cluster_blocks = LargestCluster(facts.shared_bytes);
+  }
   return facts;
 }
 
-// A stream of the GPU as cuda/launches.h's device; remembers the first thing that fails.
+// Whether a kernel may already have what Allow gives, on each device: so that only a kernel's first
+// call asks the driver.
+class AllowedDevices {
+ public:
+  bool Has(int ordinal) const {
+    return ordinal < kMostDevices && (devices_.load(std::memory_order_relaxed) >> ordinal & 1) != 0;
+  }
+  void Add(int ordinal) {
+    if (ordinal < kMostDevices) {
+      devices_.fetch_or(uint64_t{1} << ordinal, std::memory_order_relaxed);
+    }
+  }
+
+ private:
+  std::atomic<uint64_t> devices_ = 0;
+};
+
+AllowedDevices& AllowedOf(const Problem& problem, const KernelPlan& plan) {
+  constexpr size_t kPrecisions = 4, kPasses = 2, kExchanges = 2;
+  static std::array<AllowedDevices, std::size(kCells) * kPrecisions * kPasses * kExchanges> all;
+  size_t index = static_cast<size_t>(problem.cell.kind);
+  index = index * kPrecisions + static_cast<size_t>(plan.precision);
+  index = index * kPasses + static_cast<size_t>(problem.pass);
+  return all[index * kExchanges + (plan.geometry.cluster() ? 1 : 0)];
+}
+
+// A stream as launches.h's device; remembers the first thing that fails.
 class StreamDevice {
  public:
-  explicit StreamDevice(cudaStream_t stream) : stream_(stream) {}
+  explicit StreamDevice(const DeviceCall& call)
+      : call_(call), stream_(static_cast<cudaStream_t>(call.stream)) {}
 
   bool Fill(void* to, int byte, int64_t bytes) {
     return Note("cudaMemsetAsync", cudaMemsetAsync(to, byte, bytes, stream_));
@@ -86,16 +148,16 @@ class StreamDevice {
   template <class Arrays>
   bool Launch(Kernel<Arrays> kernel, LaunchArgs<Arrays> args, int blocks, int cluster) {
     const auto function = reinterpret_cast<const void*>(kernel);
-    const auto set = [&](cudaFuncAttribute attribute, int value) {
-      return Note("cudaFuncSetAttribute", cudaFuncSetAttribute(function, attribute, value));
-    };
-    // Always the device's most: another thread may set it between this and the launch.
-    if (!set(cudaFuncAttributeMaxDynamicSharedMemorySize, ThisGpu().shared_bytes)) return false;
-    if (cluster > kPortableCluster && !set(cudaFuncAttributeNonPortableClusterSizeAllowed, 1)) {
-      return false;
+    const bool is_cluster = args.geometry.cluster();
+    AllowedDevices& allowed = AllowedOf(call_.problem, call_.plan);
+    if (!allowed.Has(call_.ordinal)) {
+      if (!Note("cudaFuncSetAttribute", Allow(function, call_.shared_bytes, is_cluster))) {
+        return false;
+      }
+      allowed.Add(call_.ordinal);
     }
     cudaLaunchAttribute attribute{};
-    if (args.pass.cluster) {
+    if (is_cluster) {
       attribute.id = cudaLaunchAttributeClusterDimension;
       attribute.val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
     } else {  // or an error: never a launch whose blocks cannot all be there
@@ -104,8 +166,8 @@ class StreamDevice {
     }
     cudaLaunchConfig_t config{};
     config.gridDim = dim3(blocks);
-    config.blockDim = dim3(args.pass.threads());
-    config.dynamicSmemBytes = args.pass.shared_bytes;
+    config.blockDim = dim3(args.geometry.threads());
+    config.dynamicSmemBytes = args.geometry.shared_bytes;
     config.stream = stream_;
     config.attrs = &attribute;
     config.numAttrs = 1;
@@ -121,52 +183,40 @@ class StreamDevice {
     return error == cudaSuccess;
   }
 
+  const DeviceCall& call_;
   cudaStream_t stream_;
   std::string error_;
 };
 
 template <class Arrays>
-std::string EnqueueCall(const Call<Arrays>& call, void* stream, const Allocate& allocate) {
-  const int64_t bytes = LayOutScratch(call).bytes;
-  auto* const scratch = static_cast<unsigned char*>(bytes > 0 ? allocate(bytes) : nullptr);
-  if (bytes > 0 && scratch == nullptr) {
-    return "no memory for " + std::to_string(bytes) + " bytes of scratch";
-  }
-  StreamDevice device(static_cast<cudaStream_t>(stream));
-  Run(call, scratch, device);
+std::string EnqueueArrays(const DeviceCall& call, const Arrays& arrays) {
+  const DeviceScope scope(call.ordinal);
+  StreamDevice device(call);
+  Enqueue(call.problem, call.plan, arrays, call.workspace, call.timeout_ns, device);
   return device.error();
 }
 
 }  // namespace
 
-DeviceFacts ThisGpu() {
-  constexpr int kMostDevices = 64;
+std::string_view Missing() { return {}; }
+
+DeviceFacts FactsOfDevice(int ordinal) {
   static std::mutex mutex;
   static std::array<DeviceFacts, kMostDevices> known{};
-  int device = 0;
-  const cudaError_t error = cudaGetDevice(&device);
-  if (error != cudaSuccess) throw std::runtime_error(Describe("cudaGetDevice", error));
-  if (device >= kMostDevices) return FactsOf(device);
   const std::lock_guard lock(mutex);
-  if (known[device].architecture == 0) known[device] = FactsOf(device);
-  return known[device];
-}
-
-DeviceFacts GpuOfOrdinal(int device) {
-  int current = 0;
-  cudaGetDevice(&current);
-  const cudaError_t error = cudaSetDevice(device);
-  if (error != cudaSuccess) throw std::runtime_error(Describe("cudaSetDevice", error));
-  const DeviceFacts facts = ThisGpu();
-  cudaSetDevice(current);
+  const bool kept = ordinal >= 0 && ordinal < kMostDevices;
+  if (kept && known[ordinal].architecture != 0) return known[ordinal];
+  const DeviceScope scope(ordinal);
+  const DeviceFacts facts = AskDevice(ordinal);
+  if (kept) known[ordinal] = facts;
   return facts;
 }
 
-std::string Enqueue(const Call<cpu::Forward>& call, void* stream, const Allocate& allocate) {
-  return EnqueueCall(call, stream, allocate);
+std::string EnqueueOnDevice(const DeviceCall& call, const Forward& arrays) {
+  return EnqueueArrays(call, arrays);
 }
-std::string Enqueue(const Call<cpu::Backward>& call, void* stream, const Allocate& allocate) {
-  return EnqueueCall(call, stream, allocate);
+std::string EnqueueOnDevice(const DeviceCall& call, const Backward& arrays) {
+  return EnqueueArrays(call, arrays);
 }
 
 }  // namespace jp::cuda

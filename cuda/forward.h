@@ -60,7 +60,9 @@ class ForwardPass : PassBase<Dtype, kForwardTraits<Cell, Dtype>, Forward, BlockE
     Bits gates[kGates];
   };
 
-  JP_DEVICE bool ResetsAtStart(int b) const { return this->rows().IsReset(b, this->rows().Time(0)); }
+  JP_DEVICE bool ResetsAtStart(int b) const {
+    return this->rows().IsReset(b, this->rows().Time(0));
+  }
 
   // The row of h that the first step reads in a cluster; null: zeros.
   JP_DEVICE const Bits* FirstRow(int b) const {

@@ -48,7 +48,8 @@ constexpr KernelTraits TraitsOf(Pass pass, int gates, int states, Precision prec
   KernelTraits traits{forward ? gates : 1, 1, forward ? 1 : gates, states, 0};
   if (traits.gates * traits.units() % kMmaRows != 0) traits.halves = 2;  // units fill whole tiles
   const int chunks = WeightRegisters(pass, precision) / traits.chunk_registers();
-  traits.register_chunks = chunks / LoadsInFlight(precision) * LoadsInFlight(precision);
+  const int loads = LoadsInFlight(precision);
+  traits.register_chunks = chunks < loads ? chunks : chunks - chunks % loads;
   return traits;
 }
 

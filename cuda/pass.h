@@ -20,7 +20,8 @@ constexpr int kResidualOfState(int s) {
   return Cell::kResiduals - Cell::kStates + s;
 }
 
-template <class Dtype, KernelTraits kTraits, class Arrays, template <class, class> class BlockExchange>
+template <class Dtype, KernelTraits kTraits, class Arrays,
+          template <class, class> class BlockExchange>
 class PassBase {
  protected:
   using Bits = typename Dtype::Bits;

@@ -16,7 +16,7 @@ class StepGemm {
   static constexpr int kVectors = kTraits.chunk_vectors();
   static constexpr int kResident = kTraits.register_chunks;
   static constexpr int kAhead = LoadsInFlight(Dtype::kPrecision);
-  static_assert(kResident > 0 && kResident % kAhead == 0);
+  static_assert(kResident > 0);
 
  public:
   // `streamed`: this launch's scratch for weights in L2, of all blocks.
@@ -46,8 +46,8 @@ class StepGemm {
     }
   }
 
-  // Multiplies a tile that has `rows` rows and leaves the sums to Result(), until the call after the
-  // next.
+  // Multiplies a tile that has `rows` rows and leaves the sums to Result(), until the call after
+  // the next.
   template <class Reader>
   JP_DEVICE void Multiply(Reader& reader, int rows) {
     Accumulator<Dtype, kTiles> sums(stage_);
@@ -64,7 +64,8 @@ class StepGemm {
       JP_UNROLL
       for (int i = 0; i < kAhead; ++i) {
         const int c = first + i;
-        if (c < at_.chunks) Advance(reader, rows, c, Unpack(Beyond(c)), ahead[i], sums);
+        Vec16B& loaded = ahead[(kResident + i) % kAhead];
+        if (c < at_.chunks) Advance(reader, rows, c, Unpack(Beyond(c)), loaded, sums);
       }
     }
     reader.Finish();

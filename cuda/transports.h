@@ -93,7 +93,8 @@ struct GridWriter {
   int64_t row_stride;
   int segment;
 
-  JP_DEVICE void Send(const ThreadCoords& at, int b, bool has_row, int gate, int unit, Bits bits) const {
+  JP_DEVICE void Send(const ThreadCoords& at, int b, bool has_row, int gate, int unit,
+                      Bits bits) const {
     bits = Publishable(bits);
     const int mine = unit + at.row;
     Bits* to = message + b * row_stride + gate * segment + mine;
@@ -117,7 +118,8 @@ struct ClusterWriter {
   int row_pitch, segment, blocks;
 
   // Eight lanes, those of one t, gather their units' values and share out the blocks of the team.
-  JP_DEVICE void Send(const ThreadCoords& at, int row, bool has_row, int gate, int unit, Bits bits) const {
+  JP_DEVICE void Send(const ThreadCoords& at, int row, bool has_row, int gate, int unit,
+                      Bits bits) const {
     constexpr int kVectors = 8 / kPerVector<Dtype>;
     uint32_t word = bits;
     if constexpr (sizeof(Bits) == 2) {

@@ -4,7 +4,8 @@
 // A chunk is 64 bytes of each of the tile's 8 rows. Lane 4 row + t loads 16 of them, from row `row`
 // of the tile, and has the weights of the same elements for the rows `row` and `row` + 8 of each
 // of the warp's kTiles tiles of weights: what mma calls column 2s and 2s+1 of its operands is word
-// s of the 16 bytes, an order of K that both operands share. When the sums are finished the lane has
+// s of the 16 bytes, an order of K that both operands share. When the sums are finished the lane
+// has
 //   value[tile][2 half + column] = sum of row `row` + 8 half of the tile, column 2t + column.
 #pragma once
 
@@ -39,7 +40,7 @@ class Accumulator {
       JP_UNROLL
       for (int tile = 0; tile < kTiles; ++tile) {
         arch::Multiply<Dtype::kPrecision>(sum_[s % kChains][tile], w.fragment[s][tile],
-                                         vector.word[2 * s], vector.word[2 * s + 1]);
+                                          vector.word[2 * s], vector.word[2 * s + 1]);
       }
     }
   }

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+// The intrinsics that check their arguments, or act on other lanes and blocks.
 #include "cuda/emulator/arch_emulator.h"
 
 #include <algorithm>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The kernels' intrinsics on a CPU: every function of arch_device.cuh, with the same meaning. A
 // lane is a fiber, a warp a thread of the operating system; cuda/emulator/launch.h runs a kernel.
 #pragma once
@@ -7,8 +8,8 @@
 #include <string>
 
 #include "cuda/arch_types.h"
-#include "cuda/emulator/launch.h"
 #include "cuda/emulator/conversions.h"
+#include "cuda/emulator/launch.h"
 #include "cuda/emulator/warp.h"
 
 #define JP_DEVICE inline

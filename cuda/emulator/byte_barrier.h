@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // An mbarrier of one arrival a phase: a word of shared memory that counts arrivals and bytes.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The narrow number formats, converted as the GPU does.
 #pragma once
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+// Switching stacks, and telling the sanitizers of it.
 #include "cuda/emulator/fiber.h"
 
 #include <sys/mman.h>

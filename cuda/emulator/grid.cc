@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+// Barriers, guarded shared memory, and the end of a launch that has failed.
 #include "cuda/emulator/grid.h"
 
 #include <algorithm>
@@ -46,7 +48,7 @@ void Barrier::Wait(uint32_t generation) {
     if (Clock::now() - start > timeout &&
         generation_.load(std::memory_order_relaxed) == generation) {
       Fail(std::to_string(arrived_) + " of " + std::to_string(expected_) +
-           " warps had come when timeout ended");
+           " warps had come at the timeout");
     }
   }
 }

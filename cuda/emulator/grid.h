@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A launch's blocks, what they share, and how they meet.
 #pragma once
 

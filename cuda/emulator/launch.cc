@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+// A launch: a thread of the system for each warp, and what they complained of.
 #include "cuda/emulator/launch.h"
 
 #include <exception>

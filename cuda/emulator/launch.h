@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Running a kernel on this machine's CPU.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the sanitizers have to be told: nothing, in a build without them.
 #pragma once
 

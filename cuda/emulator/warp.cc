@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+// A warp's lanes in turns: what each stops for, and the collectives that all must come to.
 #include "cuda/emulator/warp.h"
 
 #include <algorithm>
@@ -88,7 +90,7 @@ void Lane::Deliver(size_t i) {
     Fail("stored to the shared memory of block " + std::to_string(store.block->index) +
          ", which had ended");
   }
-  for (int i = 0; i < 4; ++i) store.to[i] = store.vector.word[i];
+  for (int i = 0; i < 4; ++i) store.to[i] = store.value.word[i];
   const char* const wrong = ByteBarrier(store.barrier).Complete(sizeof(Vec16B));
   if (wrong != nullptr) Fail(std::string("stored to ") + wrong);
 }
@@ -265,7 +267,7 @@ void Warp::Shuffle() {
   for (Lane& lane : lanes_) lane.Put(0, given[lane.Got(1) % kLanes]);
 }
 
-void Warp::Multiply(Precision operand) {
+void Warp::Multiply(Precision precision) {
   Fragments fragments[kLanes];
   for (int i = 0; i < kLanes; ++i) {
     const Lane& lane = lanes_[i];
@@ -273,7 +275,7 @@ void Warp::Multiply(Precision operand) {
     for (int j = 0; j < 2; ++j) fragments[i].b[j] = lane.Got(4 + j);
     for (int j = 0; j < 4; ++j) fragments[i].sum[j] = std::bit_cast<float>(lane.Got(6 + j));
   }
-  MultiplyFragments(operand, fragments);
+  MultiplyFragments(precision, fragments);
   for (int i = 0; i < kLanes; ++i) {
     for (int j = 0; j < 4; ++j) {
       lanes_[i].Put(6 + j, std::bit_cast<uint32_t>(fragments[i].sum[j]));

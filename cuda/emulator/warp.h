@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A warp: one thread of the operating system, whose 32 lanes run in turns.
 #pragma once
 
@@ -34,7 +35,7 @@ enum class Stop : uint32_t {
 struct PendingStore {
   Block* block;
   uint32_t* to;
-  Vec16B vector;
+  Vec16B value;
   uint64_t* barrier;
 };
 
@@ -108,7 +109,7 @@ class Warp {
   void Complete(uint32_t meeting);
   void Meet(Barrier& barrier, int warps);
   void Shuffle();
-  void Multiply(Precision operand);
+  void Multiply(Precision precision);
   std::string Name() const;
 
   const int index_;

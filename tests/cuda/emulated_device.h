@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A device for cuda/launches.h that runs the kernels on this machine's CPU.
 #pragma once
 
@@ -9,7 +10,7 @@
 
 namespace jp::test {
 
-struct HostDevice {
+struct EmulatedDevice {
   cuda::emulator::LaunchOptions options;
   std::string error;  // of the first launch that failed
 
@@ -28,8 +29,8 @@ struct HostDevice {
   template <class Arrays>
   bool Launch(cuda::Kernel<Arrays> kernel, const cuda::LaunchArgs<Arrays>& args, int blocks,
               int cluster) {
-    const cuda::emulator::LaunchShape shape{blocks, cluster, args.pass.threads(),
-                                        static_cast<size_t>(args.pass.shared_bytes)};
+    const cuda::emulator::LaunchShape shape{blocks, cluster, args.geometry.threads(),
+                                            static_cast<size_t>(args.geometry.shared_bytes)};
     error = cuda::emulator::Launch(kernel, args, shape, options);
     return error.empty();
   }

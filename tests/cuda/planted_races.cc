@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Kernels that forget a barrier where they are told to: planted_races KERNEL [planted]. In a build
 // with ThreadSanitizer each must be reported with "planted", and pass without.
 #include <cstdint>

@@ -1,4 +1,5 @@
-// What the host twin's intrinsics do inside a block.
+// SPDX-License-Identifier: Apache-2.0
+// What the emulator's intrinsics do inside a block.
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -31,7 +32,7 @@ MultiplyTile(JP_CONSTANT TileArgs args) {
   const int group = arch::Lane() >> 2, member = arch::Lane() % 4;
   const auto narrow = [](float value) -> uint32_t {
     return kPrecision == Precision::kBfloat16 ? arch::RoundToBfloat16(value)
-                                          : arch::RoundToFloat16(value);
+                                              : arch::RoundToFloat16(value);
   };
   uint32_t a[4] = {}, b[2] = {};
   if constexpr (kPrecision == Precision::kTf32) {
@@ -111,7 +112,8 @@ JP_KERNEL(96) Places(JP_CONSTANT Words args) {
 
 void Shuffles() {
   std::vector<uint32_t> words(2 * 96 * 6);
-  const std::string said = emulator::Launch(Places, {words.data()}, {2, 1, 96, 0}, {.jitter_seed = 9});
+  const std::string said =
+      emulator::Launch(Places, {words.data()}, {2, 1, 96, 0}, {.jitter_seed = 9});
   CHECK(said.empty(), said);
   for (uint32_t block = 0; block < 2; ++block) {
     for (uint32_t thread = 0; thread < 96; ++thread) {
@@ -167,5 +169,5 @@ int main() {
   Multiply<Precision::kTf32>();
   Shuffles();
   NamedBarriers();
-  return jp::test::Finish("test_arch_host");
+  return jp::test::Finish("emulator: inside a block");
 }

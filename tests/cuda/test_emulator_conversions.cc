@@ -1,4 +1,5 @@
-// Conversions of the host twin, against definitions and known bits.
+// SPDX-License-Identifier: Apache-2.0
+// The emulator's conversions, against definitions and known bits.
 #include <bit>
 #include <cmath>
 #include <cstdint>
@@ -106,5 +107,5 @@ int main() {
   Bfloat16();
   Tf32();
   Elementary();
-  return jp::test::Finish("test_arch_numbers");
+  return jp::test::Finish("emulator: conversions");
 }

@@ -1,4 +1,5 @@
-// What the host twin carries from block to block, under random delays.
+// SPDX-License-Identifier: Apache-2.0
+// What the emulator carries from block to block, under random delays.
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -19,7 +20,8 @@ struct Words {
 constexpr int kSteps = 12;
 constexpr uint32_t kNothing = ~0u;
 
-// words: [step, block, thread]. A careless reader takes a vector for whole when its first word is.
+// words: [step, block, thread]. A careless reader takes 16 bytes for
+// whole when their first word is there.
 template <bool kCareless>
 JP_KERNEL(64)
 Ring(JP_CONSTANT Words args) {
@@ -116,7 +118,7 @@ void GridBarrier() {
 constexpr int kRanks = 3;
 
 JP_KERNEL(64) Gather(JP_CONSTANT Words args) {
-  // shared: two byte barriers, then two buffers of [rank, thread of warp 0] vectors.
+  // shared: two byte barriers, then two buffers of [rank, thread of warp 0] Vec16B.
   auto* const barriers = reinterpret_cast<uint64_t*>(arch::SharedMemory());
   auto* const buffers = reinterpret_cast<Vec16B*>(arch::SharedMemory() + 128);
   constexpr int kBuffer = kRanks * kLanes;
@@ -158,8 +160,8 @@ JP_KERNEL(64) Gather(JP_CONSTANT Words args) {
 void Cluster(uint32_t seed) {
   std::vector<uint32_t> words(2 * kRanks * 64);
   const size_t shared = 128 + 2 * kRanks * kLanes * sizeof(Vec16B);
-  const std::string said =
-      emulator::Launch(Gather, {words.data()}, {2 * kRanks, kRanks, 64, shared}, {.jitter_seed = seed});
+  const std::string said = emulator::Launch(
+      Gather, {words.data()}, {2 * kRanks, kRanks, 64, shared}, {.jitter_seed = seed});
   CHECK(said.empty(), said);
   for (uint32_t cluster = 0; cluster < 2; ++cluster) {
     uint32_t values[kRanks];
@@ -182,5 +184,5 @@ int main() {
   Messages();
   GridBarrier();
   for (uint32_t seed = 0; seed < 4; ++seed) Cluster(seed);
-  return jp::test::Finish("test_arch_exchange");
+  return jp::test::Finish("emulator: between blocks");
 }

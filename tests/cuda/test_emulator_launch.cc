@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A launch that goes wrong ends, every thread of it, and says why.
 #include <chrono>
 #include <cstdint>
@@ -124,7 +125,7 @@ void Expect(Wrong wrong, const std::string& words, uint32_t seed = 0) {
   std::vector<Vec16B> memory(2);
   const auto start = std::chrono::steady_clock::now();
   const std::string said = emulator::Launch(Kernel, {wrong, memory[0].word}, {4, 2, 64, 100},
-                                        {.jitter_seed = seed, .timeout_seconds = 0.5});
+                                            {.jitter_seed = seed, .timeout_seconds = 0.5});
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
   const bool right = words.empty() ? said.empty() : said.find(words) != std::string::npos;
   CHECK(right, said, "expected", words);
@@ -133,7 +134,7 @@ void Expect(Wrong wrong, const std::string& words, uint32_t seed = 0) {
 
 void Shapes() {
   const std::vector<emulator::LaunchShape> shapes = {{4, 1, 33, 0}, {4, 1, 0, 0},  {4, 1, 1056, 0},
-                                                 {4, 3, 32, 0}, {0, 1, 32, 0}, {2, 0, 32, 0}};
+                                                     {4, 3, 32, 0}, {0, 1, 32, 0}, {2, 0, 32, 0}};
   for (const emulator::LaunchShape& shape : shapes) {
     const std::string said = emulator::Launch(Kernel, {Wrong::kNothing, nullptr}, shape);
     CHECK(said.find("whole warps") != std::string::npos, said);
@@ -183,7 +184,7 @@ int main() {
   Expect(Wrong::kBarrierSizes, "'s barrier 1: one warp expects 64 threads, another 32");
   Expect(Wrong::kBarrierId, "SyncNamed(16, 64): expected an id from 1 to 15");
   Expect(Wrong::kMissingWarp, "'s barrier 0: a warp ended before it came");
-  Expect(Wrong::kStuckBarrier, "1 of 2 warps had come when timeout ended");
+  Expect(Wrong::kStuckBarrier, "1 of 2 warps had come at the timeout");
   Expect(Wrong::kStuckPause, "waited too long in Pause");
   Expect(Wrong::kStuckBytes, "waited too long in Pause");
   Expect(Wrong::kGuard, "block 2 wrote beside its shared memory");
@@ -193,5 +194,5 @@ int main() {
   Expect(Wrong::kRank, "a rank below 2, got rank 2");
   Shapes();
   Many();
-  return jp::test::Finish("test_arch_launch");
+  return jp::test::Finish("emulator: launches that go wrong");
 }
