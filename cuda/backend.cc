@@ -67,9 +67,9 @@ Exchange ExchangeIn(const Options& options) {
   return exchange;
 }
 
-class CudaPlan : public Plan {
+class GpuPlan : public Plan {
  public:
-  CudaPlan(const Problem& problem, const DeviceFacts& facts, Exchange exchange)
+  GpuPlan(const Problem& problem, const DeviceFacts& facts, Exchange exchange)
       : problem_(problem), facts_(facts), plan_(PlanKernel(problem, facts, exchange)) {
     if (plan_.runs()) workspace_bytes_ = LayOutWorkspace(problem, plan_).bytes;
   }
@@ -124,7 +124,7 @@ class CudaPlan : public Plan {
   int64_t workspace_bytes_ = 0;
 };
 
-class CudaBackend : public Backend {
+class GpuBackend : public Backend {
  public:
   std::string_view Platform() const override { return "CUDA"; }
   Executor KindOfExecutor() const override { return Executor::kStream; }
@@ -147,26 +147,24 @@ class CudaBackend : public Backend {
 
   std::unique_ptr<Plan> MakePlan(const Problem& problem, const Facts& facts,
                                  const Options& options) const override {
-    return std::make_unique<CudaPlan>(problem, FromFacts(facts), ExchangeIn(options));
+    return std::make_unique<GpuPlan>(problem, FromFacts(facts), ExchangeIn(options));
   }
 
   std::string Run(const Plan& plan, const Forward& arrays, void* workspace,
                   const Resources& resources) const override {
-    return static_cast<const CudaPlan&>(plan).Run(arrays, workspace, resources);
+    return static_cast<const GpuPlan&>(plan).Run(arrays, workspace, resources);
   }
   std::string Run(const Plan& plan, const Backward& arrays, void* workspace,
                   const Resources& resources) const override {
-    return static_cast<const CudaPlan&>(plan).Run(arrays, workspace, resources);
+    return static_cast<const GpuPlan&>(plan).Run(arrays, workspace, resources);
   }
 };
 
 }  // namespace
 
-const Backend& TheBackend() {
-  static const CudaBackend backend;
+const Backend& CudaBackend() {
+  static const GpuBackend backend;
   return backend;
 }
-
-std::string_view Architectures() { return JP_CUDA_ARCHITECTURES; }
 
 }  // namespace jp::cuda

@@ -9,10 +9,6 @@
 
 namespace jp::cuda {
 
-const Backend& TheBackend();
-
-// The architectures that this build has kernels for, as CMake names them ("80-real 90a-real"), or
-// an empty text.
-std::string_view Architectures();
+const Backend& CudaBackend();
 
 }  // namespace jp::cuda
