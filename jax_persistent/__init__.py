@@ -1,10 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
 """Persistent recurrent networks for JAX: the recurrent weights stay on the chip."""
 
 import contextlib
 
+from jax_persistent.backends.base import Plan
 from jax_persistent.ffi.registration import native_module
-from jax_persistent.ops.api import elman, gru, lstm
-from jax_persistent.ops.plan import Plan, plan
+from jax_persistent.ops.functions import elman, gru, lstm
+from jax_persistent.ops.plan import plan
 
 __all__ = ["Plan", "elman", "gru", "lstm", "plan"]
 __version__ = "0.1.0"

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The one file that knows versions: what differs between jax releases, or is not public in them."""
 
 from __future__ import annotations
@@ -12,9 +13,18 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax import Array
-from jax._src import config, core, custom_partitioning_sharding_rule, sharding_impls, xla_bridge
+from jax._src import (
+    config,
+    core,
+    custom_partitioning_sharding_rule,
+    dispatch,
+    sharding_impls,
+    xla_bridge,
+)
 from jax._src.interpreters import mlir
 from jax._src.lib import xla_client
+from jax.extend.core import Primitive
+from jax.sharding import PartitionSpec
 
 
 def match_varying_axes(*arrays: Array) -> tuple[Array, ...]:
@@ -26,13 +36,14 @@ def match_varying_axes(*arrays: Array) -> tuple[Array, ...]:
 
 
 def result_aval(like: Any, shape: tuple[int, ...], dtype: Any) -> Any:
-    """The type of a primitive's result: `like` (of the same rank) with another shape and dtype."""
-    return like.update(shape=shape, dtype=dtype, weak_type=False)
+    """The type of a primitive's result: it varies over the manual mesh axes that `like` does."""
+    sharding = like.sharding.update(spec=PartitionSpec(*[None] * len(shape)))
+    return like.update(shape=shape, dtype=dtype, weak_type=False, sharding=sharding)
 
 
-def shaped(like: Any) -> Any:
-    """The type of an array with the shape and dtype of `like`."""
-    return core.ShapedArray(like.shape, like.dtype)
+def apply_primitive(primitive: Primitive, *operands: Any, **params: Any) -> Any:
+    """Runs a primitive by itself, compiled, as jax runs its own: under `jax.disable_jit` too."""
+    return dispatch.apply_primitive(primitive, *operands, **params)
 
 
 def runtime_ffi_version() -> tuple[int, int] | None:

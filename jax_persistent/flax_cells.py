@@ -1,8 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
 """What both flax layers share: which cells have a kernel, and a call of it in flax's conventions.
 
-A layer describes its cell as `CellWeights`, or as None where only flax's own code knows what to do;
-`plan_call` says whether this call fits the op, and `run_cell` makes it. Whatever is unusual answers
-None, and the layer takes flax's own path, which is right for everything.
+A layer describes its cell as `CellWeights`, or as None where only flax's own code knows what to
+do; `kernel_dtypes` says whether this call fits the kernels, and `run_cell` makes it. Whatever is
+unusual answers None, and the layer takes flax's own path, which is right for everything.
 
 Legend: T time steps, I input features, H hidden units, G gates; rows are all batch axes folded.
 """
@@ -10,7 +11,6 @@ Legend: T time steps, I input features, H hidden units, G gates; rows are all ba
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,39 +20,41 @@ import numpy as np
 from flax.linen.recurrent import flip_sequences
 from jax import Array
 
-from jax_persistent.ops import api
-from jax_persistent.ops.spec import DTYPES, check_lengths
+from jax_persistent.cells import Cell
+from jax_persistent.ops import functions
+from jax_persistent.ops.validation import check_lengths
+from jax_persistent.problem import DTYPES, Arrays
 
-_OPS: dict[str, tuple[Callable[..., Any], int]] = {
-    "lstm": (api.lstm, 4),
-    "gru": (api.gru, 3),
-    "elman": (api.elman, 1),
-}
 _SIGMOIDS = (jax.nn.sigmoid, jax.lax.logistic)
 _TANHS = (jnp.tanh, jax.nn.tanh, jax.lax.tanh)
 
 
 @dataclass(frozen=True)
 class CellWeights:
-    """One cell's parameters in an op's layout, not yet cast to the dtype of the computation."""
+    """One cell's parameters in the functions' layout, not yet cast to the computation's dtype."""
 
-    op: str  # a key of _OPS
+    cell: Cell
     input_kernel: Array  # [I, G*H]
     recurrent_kernel: Array  # [H, G*H]
     bias: Array | None  # [G*H]
     input_dtype: Any  # of the input product; None: inferred from its operands, as flax does
     recurrent_dtype: Any  # of the recurrent product; likewise
-    recurrent_bias: Array | None = None  # [G*H], GRU only
-    activation: str | None = None  # Elman only
+    recurrent_bias: Array | None = None  # [G*H], cells that reset after the product
+    mixes_states: bool = True  # whether a step promotes its result with the state before it
 
     @property
-    def arrays(self) -> list[Array]:
-        every = (self.input_kernel, self.recurrent_kernel, self.bias, self.recurrent_bias)
-        return [array for array in every if array is not None]
+    def arrays(self) -> dict[str, Array]:
+        every = {
+            "input_kernel": self.input_kernel,
+            "recurrent_kernel": self.recurrent_kernel,
+            "bias": self.bias,
+            "recurrent_bias": self.recurrent_bias,
+        }
+        return {name: array for name, array in every.items() if array is not None}
 
 
 @dataclass(frozen=True)
-class Layout:
+class CallOptions:
     """How one call reads and returns its sequences, in the words of flax's RNN."""
 
     time_major: bool
@@ -69,9 +71,12 @@ class Layout:
         """The shape of one step of `inputs`."""
         return (*self.batch_shape(inputs), inputs.shape[-1])
 
+    def steps(self, inputs: Array) -> int:
+        return inputs.shape[0 if self.time_major else -2]
+
 
 @dataclass(frozen=True)
-class Dtypes:
+class KernelDtypes:
     """Of one call: the products, and the state with the outputs.
 
     flax keeps the state in the dtype of the initial carry, usually that of the parameters, and
@@ -84,21 +89,21 @@ class Dtypes:
 
 
 def gated_by_sigmoid_and_tanh(cell: Any) -> bool:
-    """Whether an LSTM or a GRU cell has the functions that its op has."""
+    """Whether an LSTM or a GRU cell of flax's has the functions that the kernels have."""
     return (
         any(cell.gate_fn is f for f in _SIGMOIDS) and activation_name(cell.activation_fn) == "tanh"
     )
 
 
 def activation_name(function: Any) -> str | None:
-    """The Elman op's name for a function, None for one it doesn't have."""
+    """The name of a function that an Elman cell can have, None for others."""
     if any(function is f for f in _TANHS):
         return "tanh"
     return "relu" if function is jax.nn.relu else None
 
 
 def is_sequence(inputs: Any) -> bool:
-    """Whether `inputs` is one real array [*batch, T, I] with no empty axis: what an op takes."""
+    """Whether `inputs` is one real array [*batch, T, I] with no empty axis: what a kernel takes."""
     return (
         isinstance(inputs, (jax.Array, np.ndarray))
         and inputs.ndim >= 2
@@ -107,22 +112,55 @@ def is_sequence(inputs: Any) -> bool:
     )
 
 
-def plan_call(
-    weights: CellWeights, inputs: Array, carry: Any, seq_lengths: Any, layout: Layout
-) -> Dtypes | None:
-    """The dtypes of this call of an op, or None if it isn't one that the op can answer for flax."""
-    batch = layout.batch_shape(inputs)
+def check_resets(resets: Any, inputs: Array, options: CallOptions) -> Array | None:
+    """`resets` of a layer's call, checked: [*batch, T], or [T, *batch] time-major, bool."""
+    if resets is None:
+        return None
+    batch, steps = options.batch_shape(inputs), options.steps(inputs)
+    shape = (steps, *batch) if options.time_major else (*batch, steps)
+    resets = jnp.asarray(resets)
+    if resets.shape != shape or resets.dtype != jnp.bool_:
+        letters = "[T, *batch]" if options.time_major else "[*batch, T]"
+        raise ValueError(
+            f"resets: expected bool {letters} = {shape}; got {resets.dtype.name} of shape "
+            f"{resets.shape}. Compare other dtypes first: resets != 0"
+        )
+    return resets
+
+
+def zeros_like_carry(carry: Any) -> Any:
+    """What a reset row starts from where no reset carry is given."""
+    return jax.tree.map(jnp.zeros_like, carry)
+
+
+def replace_carry(reset: Array, carry: Any, reset_carry: Any) -> Any:
+    """A cell's carry, each leaf [*batch, ..], with the rows of `reset` [*batch] replaced."""
+
+    def replace(kept: Array, other: Array) -> Array:
+        further = tuple(range(reset.ndim, jnp.ndim(kept)))
+        return jnp.where(jnp.expand_dims(reset, further), other.astype(kept.dtype), kept)
+
+    return jax.tree.map(replace, carry, reset_carry)
+
+
+def kernel_dtypes(
+    weights: CellWeights, inputs: Array, carry: Any, seq_lengths: Any, options: CallOptions
+) -> KernelDtypes | None:
+    """The dtypes of this call on a kernel, or None if no kernel can answer it for flax."""
+    batch = options.batch_shape(inputs)
     if seq_lengths is not None and not (
         jnp.shape(seq_lengths) == batch
-        and jnp.issubdtype(jnp.result_type(seq_lengths), jnp.integer)
+        and jnp.issubdtype(jnp.asarray(seq_lengths).dtype, jnp.integer)
     ):
         return None
     features, hidden = inputs.shape[-1], weights.recurrent_kernel.shape[0]
-    columns = _OPS[weights.op][1] * hidden
-    shapes = [(features, columns), (hidden, columns), (columns,), (columns,)]
-    if any(a.shape != s for a, s in zip(weights.arrays, shapes, strict=False)):
+    columns = weights.cell.gates * hidden
+    shapes = {"input_kernel": (features, columns), "recurrent_kernel": (hidden, columns)}
+    if any(a.shape != shapes.get(name, (columns,)) for name, a in weights.arrays.items()):
         return None
-    structure: Any = jax.tree.structure((0, 0) if weights.op == "lstm" else 0)
+    structure: Any = jax.tree.structure((0,) * len(weights.cell.states))
+    if len(weights.cell.states) == 1:
+        structure = jax.tree.structure(0)
     if jax.tree.structure(carry) != structure:
         return None
     states = jax.tree.leaves(carry)
@@ -131,88 +169,107 @@ def plan_call(
     return _dtypes(weights, inputs, states)
 
 
-def _dtypes(weights: CellWeights, inputs: Array, states: list[Any]) -> Dtypes | None:
-    """The dtypes that flax would arrive at, or None if it wouldn't or no op has them."""
+def _dtypes(weights: CellWeights, inputs: Array, states: list[Any]) -> KernelDtypes | None:
+    """The dtypes that flax would arrive at, or None if it wouldn't or no kernel has them."""
     with jax.numpy_dtype_promotion("standard"):
-        biases = weights.arrays[2:]
+        biases = [a for name, a in weights.arrays.items() if name.endswith("bias")]
         of_inputs, of_state = weights.input_dtype, weights.recurrent_dtype
         if of_inputs is None:
             of_inputs = jnp.result_type(inputs, weights.input_kernel, *biases)
         if of_state is None:
             of_state = jnp.result_type(states[-1], weights.recurrent_kernel, *biases)
         compute = jnp.result_type(of_inputs, of_state)
-        after_a_step = {jnp.result_type(compute, state) for state in states}
+        mixed = {jnp.result_type(compute, state) for state in states}
+        after_a_step = mixed if weights.mixes_states else {jnp.dtype(compute)}
     state = max(after_a_step, key=lambda dtype: jnp.dtype(dtype).itemsize)
     # lax.scan takes a carry whose dtype a step would change only if it is weakly typed.
     kept = all(jax.typeof(s).weak_type or jnp.result_type(s) == state for s in states)
-    if weights.op == "elman":
-        kept = kept and state == compute
     known = {jnp.dtype(compute).name, jnp.dtype(state).name} <= set(DTYPES)
-    return Dtypes(compute, state) if kept and known and len(after_a_step) == 1 else None
+    return KernelDtypes(compute, state) if kept and known and len(after_a_step) == 1 else None
 
 
 def run_cell(
     weights: CellWeights,
-    dtypes: Dtypes,
+    dtypes: KernelDtypes,
     inputs: Array,
     carry: Any,
     seq_lengths: Any,
-    layout: Layout,
+    options: CallOptions,
+    resets: Array | None = None,
+    reset_carry: Any = None,
 ) -> Any:
-    """What flax's RNN returns for this cell, `outputs` or `(carry, outputs)`, from one op.
+    """What flax's RNN returns for this cell, `outputs` or `(carry, outputs)`, from one call.
 
-    flax goes on past a row's length, feeding the padding to the cell, so the op runs without
-    lengths unless the outputs are masked; the LSTM's c at a row's length takes a second run then
-    (which XLA removes when nothing reads it). The other cells' state is one of their outputs.
+    flax goes on past a row's length, feeding the padding to the cell, so the recurrence runs
+    without lengths unless the outputs are masked; the LSTM's c at a row's length takes a second run
+    then (which XLA removes when nothing reads it). The other cells' state is one of their outputs.
     """
-    batch = layout.batch_shape(inputs)
-    rows, time_axis = math.prod(batch), 0 if layout.time_major else 1
-    steps = inputs.shape[0 if layout.time_major else -2]
-    folded = (steps, rows) if layout.time_major else (rows, steps)
+    batch = options.batch_shape(inputs)
+    rows, steps, time_axis = math.prod(batch), options.steps(inputs), 0 if options.time_major else 1
+    folded = (steps, rows) if options.time_major else (rows, steps)
+
+    def states_of(carry: Any) -> tuple[Array, ...]:
+        # flax's LSTM carry is (c, h), the functions' state is (h, c).
+        leaves = [jnp.asarray(s, dtypes.compute).reshape(rows, -1) for s in jax.tree.leaves(carry)]
+        return tuple(leaves[::-1])
+
     x = jnp.asarray(inputs, dtypes.compute).reshape(*folded, inputs.shape[-1])
-    # flax's LSTM carry is (c, h), the op's state is (h, c).
-    states = [jnp.asarray(s, dtypes.compute).reshape(rows, -1) for s in jax.tree.leaves(carry)][
-        ::-1
-    ]
-    op = _bound_op(weights, dtypes.compute, states, layout.time_major)
+    arrays = Arrays({n: a.astype(dtypes.compute) for n, a in weights.arrays.items()})
+    arrays["initial_state"] = states_of(carry)
+    if resets is not None:
+        resets = resets.reshape(folded)
+        if reset_carry is not None:
+            arrays["reset_state"] = states_of(reset_carry)
     lengths = None
     if seq_lengths is not None:
-        lengths = check_lengths(jnp.reshape(seq_lengths, (rows,)), rows, steps)
+        lengths = check_lengths(jnp.asarray(seq_lengths).reshape(rows), rows, steps)
 
     def flip(sequences: Array) -> Array:
-        return flip_sequences(sequences, lengths, num_batch_dims=1, time_major=layout.time_major)
+        return flip_sequences(sequences, lengths, num_batch_dims=1, time_major=options.time_major)
 
-    if lengths is None or layout.mask_outputs:
-        outputs, final = op(x, lengths=lengths, reverse=layout.reverse)
-        if layout.reverse and not layout.keep_order:
+    def run(x: Array, resets: Array | None, lengths: Array | None, reverse: bool) -> Any:
+        optional = {"resets": resets, "lengths": lengths}
+        given = {name: array for name, array in optional.items() if array is not None}
+        return functions.run(
+            weights.cell,
+            Arrays(arrays | given | {"x": x}),
+            reverse=reverse,
+            time_major=options.time_major,
+            backend=None,
+        )
+
+    if lengths is None or options.mask_outputs:
+        outputs, final = run(x, resets, lengths, options.reverse)
+        if options.reverse and not options.keep_order:
             outputs = flip(outputs)
     else:
-        x = flip(x) if layout.reverse else x
-        outputs, _ = op(x)
-        if not layout.return_carry:
-            final = None
-        elif weights.op == "lstm":
-            _, final = op(x, lengths=lengths)
+        if options.reverse:
+            x, resets = flip(x), None if resets is None else flip(resets)
+        outputs, final = run(x, resets, None, False)
+        if not options.return_carry:
+            pass
+        elif len(weights.cell.states) > 1:
+            _, final = run(x, resets, lengths, False)
         else:
-            final = _at_lengths(outputs, states[0], lengths, time_axis)
-        if layout.reverse and layout.keep_order:
+            final = (_at_lengths(outputs, arrays.initial_state[0], lengths, time_axis),)
+        if options.reverse and options.keep_order:
             outputs = flip(outputs)
 
     hidden = outputs.shape[-1]
     outputs = outputs.astype(dtypes.state).reshape(*inputs.shape[:-1], hidden)
-    if not layout.return_carry:
+    if not options.return_carry:
         return outputs
-    finals = [s.astype(dtypes.state).reshape(*batch, hidden) for s in jax.tree.leaves(final)][::-1]
+    finals = [s.astype(dtypes.state).reshape(*batch, hidden) for s in final[::-1]]
     return jax.tree.unflatten(jax.tree.structure(carry), finals), outputs
 
 
-def mask_padding(result: Any, seq_lengths: Any, layout: Layout) -> Any:
+def mask_padding(result: Any, seq_lengths: Any, options: CallOptions) -> Any:
     """What flax's own path returned, with zero outputs past each row's length if asked for."""
-    if not layout.mask_outputs:
+    if not options.mask_outputs:
         return result
-    carry, outputs = result if layout.return_carry else (None, result)
+    carry, outputs = result if options.return_carry else (None, result)
     lengths = jnp.asarray(seq_lengths)
-    time_axis = 0 if layout.time_major else lengths.ndim
+    time_axis = 0 if options.time_major else lengths.ndim
     ends = jnp.expand_dims(lengths, time_axis)
 
     def mask(sequence: Array) -> Array:
@@ -221,29 +278,7 @@ def mask_padding(result: Any, seq_lengths: Any, layout: Layout) -> Any:
         return jnp.where(jnp.expand_dims(times < ends, further), sequence, 0)
 
     outputs = jax.tree.map(mask, outputs)
-    return (carry, outputs) if layout.return_carry else outputs
-
-
-def _bound_op(
-    weights: CellWeights, dtype: Any, states: list[Array], time_major: bool
-) -> Callable[..., Any]:
-    """The op as a function of (x, lengths, reverse), everything else filled in and cast."""
-    function, _ = _OPS[weights.op]
-    arguments: dict[str, Any] = {
-        "input_kernel": weights.input_kernel.astype(dtype),
-        "recurrent_kernel": weights.recurrent_kernel.astype(dtype),
-        "bias": None if weights.bias is None else weights.bias.astype(dtype),
-        "initial_state": tuple(states) if weights.op == "lstm" else states[0],
-    }
-    if weights.recurrent_bias is not None:
-        arguments["recurrent_bias"] = weights.recurrent_bias.astype(dtype)
-    if weights.activation is not None:
-        arguments["activation"] = weights.activation
-
-    def op(x: Array, lengths: Array | None = None, reverse: bool = False) -> Any:
-        return function(x, **arguments, lengths=lengths, reverse=reverse, time_major=time_major)
-
-    return op
+    return (carry, outputs) if options.return_carry else outputs
 
 
 def _at_lengths(outputs: Array, initial: Array, lengths: Array, time_axis: int) -> Array:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """flax.linen's recurrent layers over persistent kernels: change the import, keep the rest."""
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ from flax.linen import module as linen_module
 from jax import Array, random
 
 from jax_persistent import flax_cells
-from jax_persistent.flax_cells import CellWeights, Layout
+from jax_persistent.cells import Cell
+from jax_persistent.cells.elman import ELMAN
+from jax_persistent.cells.gru import GRU
+from jax_persistent.cells.lstm import LSTM
+from jax_persistent.flax_cells import CallOptions, CellWeights
 
 # flax's method without the wrapper that flax puts around a Module's methods: ours has that wrapper
 # already, and a call within a call would be captured, intercepted and tabulated twice.
@@ -63,6 +68,8 @@ class RNN(nn.RNN):
         initial_carry: Any = None,
         init_key: Array | None = None,
         seq_lengths: Array | None = None,
+        resets: Array | None = None,
+        reset_carry: Any = None,
         return_carry: bool | None = None,
         time_major: bool | None = None,
         reverse: bool | None = None,
@@ -70,17 +77,23 @@ class RNN(nn.RNN):
     ) -> Any:
         """Applies the layer; arguments and results are those of `flax.linen.RNN.__call__`.
 
+        `resets` and `reset_carry` are further than flax's, and work with every cell.
+
         Args:
           inputs: [*batch, T, I], or [T, *batch, I] time-major.
           initial_carry: the cell's own, for example (c, h), each [*batch, H], for an LSTM.
           init_key: for a `carry_init` that draws; `jax.random.key(0)` if not given.
           seq_lengths: [*batch] integers in 0..T.
+          resets: [*batch, T], or [T, *batch] time-major; bool. Where true, the carry before that
+            step is `reset_carry`: the `done` flags of episodes, or the first steps of sequences
+            that are packed end to end. A reversed layer meets them in the order in which it runs.
+          reset_carry: shaped as the carry; zeros if not given.
           return_carry, time_major, reverse, keep_order: override the attributes.
 
         Returns:
           outputs [*batch, T, H] (time-major as the inputs are), or (carry, outputs).
         """
-        layout = Layout(
+        options = CallOptions(
             time_major=self.time_major if time_major is None else time_major,
             reverse=self.reverse if reverse is None else reverse,
             keep_order=self.keep_order if keep_order is None else keep_order,
@@ -92,25 +105,55 @@ class RNN(nn.RNN):
             self,
             initial_carry=initial_carry,
             init_key=init_key,
-            time_major=layout.time_major,
+            time_major=options.time_major,
         )
-        weights = _weights(self, inputs, layout, through_flax)
+        if resets is not None:
+            resets = flax_cells.check_resets(resets, inputs, options)
+        weights = _weights(self, inputs, options, through_flax)
         if weights is not None:
             carry = initial_carry
             if carry is None:
                 key = random.key(0) if init_key is None else init_key
-                carry = self.cell.initialize_carry(key, layout.step_shape(inputs))
-            dtypes = flax_cells.plan_call(weights, inputs, carry, seq_lengths, layout)
+                carry = self.cell.initialize_carry(key, options.step_shape(inputs))
+            dtypes = flax_cells.kernel_dtypes(weights, inputs, carry, seq_lengths, options)
             if dtypes is not None:
-                return flax_cells.run_cell(weights, dtypes, inputs, carry, seq_lengths, layout)
-        result = through_flax(
-            inputs,
+                return flax_cells.run_cell(
+                    weights, dtypes, inputs, carry, seq_lengths, options, resets, reset_carry
+                )
+        through_flax = partial(
+            through_flax,
             seq_lengths=seq_lengths,
-            return_carry=layout.return_carry,
-            reverse=layout.reverse,
-            keep_order=layout.keep_order,
+            return_carry=options.return_carry,
+            reverse=options.reverse,
+            keep_order=options.keep_order,
         )
-        return flax_cells.mask_padding(result, seq_lengths, layout)
+        if resets is None:
+            result = through_flax(inputs)
+        else:
+            result = _with_resets(self.cell, through_flax, inputs, resets, reset_carry)
+        return flax_cells.mask_padding(result, seq_lengths, options)
+
+
+def _with_resets(
+    cell: Any, through_flax: Callable[..., Any], inputs: Array, resets: Array, reset_carry: Any
+) -> Any:
+    """flax's own path with resets, which reach the cell as one feature more of its inputs."""
+    further = tuple(range(resets.ndim, inputs.ndim))
+    flags = jnp.expand_dims(resets.astype(inputs.dtype), further)
+    flags = jnp.broadcast_to(flags, (*inputs.shape[:-1], 1))
+
+    def take_flags(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+        if context.module.path != cell.path or context.method_name != "__call__":
+            return call(*args, **kwargs)
+        carry, step = args
+        reset = step[..., -1] != 0
+        reset = reset.reshape(*reset.shape[: resets.ndim - 1], -1)[..., 0]
+        other = flax_cells.zeros_like_carry(carry) if reset_carry is None else reset_carry
+        carry = flax_cells.replace_carry(reset, carry, other)
+        return call(carry, step[..., :-1], **kwargs)
+
+    with nn.intercept_methods(take_flags):
+        return through_flax(jnp.concatenate([inputs, flags], axis=-1))
 
 
 class Bidirectional(nn.Bidirectional):
@@ -122,7 +165,7 @@ class Bidirectional(nn.Bidirectional):
 
 
 def _weights(
-    rnn: RNN, inputs: Any, layout: Layout, through_flax: Callable[..., Any]
+    rnn: RNN, inputs: Any, options: CallOptions, through_flax: Callable[..., Any]
 ) -> CellWeights | None:
     """The weights of the layer's cell, or None if flax has to run it.
 
@@ -140,7 +183,7 @@ def _weights(
         return None
     weights = gather(rnn.cell)
     if weights is None and rnn.cell.is_mutable_collection("params"):
-        step = inputs[:1] if layout.time_major else inputs[..., :1, :]
+        step = inputs[:1] if options.time_major else inputs[..., :1, :]
         # Only its shape matters, and flax's scan takes no arrays whose types name mesh axes.
         through_flax(jnp.zeros(step.shape, step.dtype), initial_carry=None)
         weights = gather(rnn.cell)
@@ -152,7 +195,7 @@ def _lstm(cell: Any) -> CellWeights | None:
         return None
     return _stacked(
         cell,
-        "lstm",
+        LSTM,
         input_kernel=["ii", "if", "ig", "io"],
         recurrent_kernel=["hi", "hf", "hg", "ho"],
         bias=["hi", "hf", "hg", "ho"],
@@ -164,7 +207,7 @@ def _gru(cell: Any) -> CellWeights | None:
         return None
     weights = _stacked(
         cell,
-        "gru",
+        GRU,
         input_kernel=["ir", "iz", "in"],
         recurrent_kernel=["hr", "hz", "hn"],
         bias=["ir", "iz", "in"],
@@ -182,9 +225,10 @@ def _simple(cell: Any) -> CellWeights | None:
     activation = flax_cells.activation_name(cell.activation_fn)
     if activation is None or cell.residual:
         return None
-    return _stacked(
-        cell, "elman", activation, input_kernel=["i"], recurrent_kernel=["h"], bias=["i"]
+    weights = _stacked(
+        cell, ELMAN[activation], input_kernel=["i"], recurrent_kernel=["h"], bias=["i"]
     )
+    return None if weights is None else replace(weights, mixes_states=False)
 
 
 _GATHERERS: dict[type, Callable[[Any], CellWeights | None]] = {
@@ -195,15 +239,13 @@ _GATHERERS: dict[type, Callable[[Any], CellWeights | None]] = {
 }
 
 
-def _stacked(
-    cell: Any, op: str, activation: str | None = None, **layers: list[str]
-) -> CellWeights | None:
+def _stacked(cell: Any, kernels_of: Cell, **layers: list[str]) -> CellWeights | None:
     """Weights from the cell's own parameters, each gate's layer by its name in flax's tree.
 
     None if one is missing, or isn't an array of the expected rank: flax says then what is wrong.
     """
     tree = meta.unbox(cell.variables.get("params", {}))
-    stacked = {}
+    stacked: dict[str, Any] = {}
     for array, names in layers.items():
         leaf, rank = ("bias", 1) if array.endswith("bias") else ("kernel", 2)
         parts: list[Any] = [
@@ -214,6 +256,4 @@ def _stacked(
         if len({(p.shape, p.dtype) for p in parts}) > 1:
             return None
         stacked[array] = jnp.concatenate(parts, axis=-1)
-    return CellWeights(
-        op, input_dtype=cell.dtype, recurrent_dtype=cell.dtype, activation=activation, **stacked
-    )
+    return CellWeights(kernels_of, input_dtype=cell.dtype, recurrent_dtype=cell.dtype, **stacked)

@@ -1,8 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
 """flax.nnx's recurrent layers over persistent kernels: change the import, keep the rest."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -14,7 +17,11 @@ from flax.nnx.transforms import iteration
 from jax import Array, lax
 
 from jax_persistent import flax_cells
-from jax_persistent.flax_cells import CellWeights, Layout
+from jax_persistent.cells import Cell
+from jax_persistent.cells.elman import ELMAN
+from jax_persistent.cells.gru import GRU
+from jax_persistent.cells.lstm import LSTM
+from jax_persistent.flax_cells import CallOptions, CellWeights
 
 
 class RNN(nnx.RNN):
@@ -80,6 +87,8 @@ class RNN(nnx.RNN):
         *,
         initial_carry: Any = None,
         seq_lengths: Array | None = None,
+        resets: Array | None = None,
+        reset_carry: Any = None,
         return_carry: bool | None = None,
         time_major: bool | None = None,
         reverse: bool | None = None,
@@ -88,44 +97,106 @@ class RNN(nnx.RNN):
     ) -> Any:
         """Applies the layer; arguments and results are those of `flax.nnx.RNN.__call__`.
 
+        `resets` and `reset_carry` are further than flax's, and work with every cell.
+
         Args:
           inputs: [*batch, T, I], or [T, *batch, I] time-major.
           initial_carry: the cell's own, for example (c, h), each [*batch, H], for an LSTM.
           seq_lengths: [*batch] integers in 0..T.
+          resets: [*batch, T], or [T, *batch] time-major; bool. Where true, the carry before that
+            step is `reset_carry`: the `done` flags of episodes, or the first steps of sequences
+            that are packed end to end. A reversed layer meets them in the order in which it runs.
+          reset_carry: shaped as the carry; zeros if not given.
           return_carry, time_major, reverse, keep_order: override the attributes.
           rngs: for a `carry_init` that draws.
 
         Returns:
           outputs [*batch, T, H] (time-major as the inputs are), or (carry, outputs).
         """
-        layout = Layout(
+        options = CallOptions(
             time_major=self.time_major if time_major is None else time_major,
             reverse=self.reverse if reverse is None else reverse,
             keep_order=self.keep_order if keep_order is None else keep_order,
             return_carry=self.return_carry if return_carry is None else return_carry,
             mask_outputs=self.mask_outputs and seq_lengths is not None,
         )
+        if resets is not None:
+            resets = flax_cells.check_resets(resets, inputs, options)
         carry = initial_carry
         weights = _weights(self, inputs)
+        if carry is None and (weights is not None or resets is not None):
+            stream = self.rngs if rngs is None else rngs
+            stream = stream.carry.fork() if isinstance(stream, rnglib.Rngs) else stream
+            carry = self.cell.initialize_carry(options.step_shape(inputs), stream)
         if weights is not None:
-            if carry is None:
-                stream = self.rngs if rngs is None else rngs
-                stream = stream.carry.fork() if isinstance(stream, rnglib.Rngs) else stream
-                carry = self.cell.initialize_carry(layout.step_shape(inputs), stream)
-            dtypes = flax_cells.plan_call(weights, inputs, carry, seq_lengths, layout)
+            dtypes = flax_cells.kernel_dtypes(weights, inputs, carry, seq_lengths, options)
             if dtypes is not None:
-                return flax_cells.run_cell(weights, dtypes, inputs, carry, seq_lengths, layout)
-        result = super().__call__(
-            inputs,
-            initial_carry=carry,
+                return flax_cells.run_cell(
+                    weights, dtypes, inputs, carry, seq_lengths, options, resets, reset_carry
+                )
+        through_flax = partial(
+            super().__call__,
             seq_lengths=seq_lengths,
-            return_carry=layout.return_carry,
-            time_major=layout.time_major,
-            reverse=layout.reverse,
-            keep_order=layout.keep_order,
+            return_carry=options.return_carry,
+            time_major=options.time_major,
+            reverse=options.reverse,
+            keep_order=options.keep_order,
             rngs=rngs,
         )
-        return flax_cells.mask_padding(result, seq_lengths, layout)
+        if resets is None:
+            result = through_flax(inputs, initial_carry=carry)
+        else:
+            result = self._with_resets(through_flax, inputs, carry, resets, reset_carry)
+        return flax_cells.mask_padding(result, seq_lengths, options)
+
+    def _with_resets(
+        self,
+        through_flax: Callable[..., Any],
+        inputs: Array,
+        carry: Any,
+        resets: Array,
+        reset_carry: Any,
+    ) -> Any:
+        """flax's own path with resets, which reach the cell as one feature more of its inputs."""
+        further = tuple(range(resets.ndim, inputs.ndim))
+        flags = jnp.expand_dims(resets.astype(inputs.dtype), further)
+        flags = jnp.broadcast_to(flags, (*inputs.shape[:-1], 1))
+        if reset_carry is None:
+            reset_carry = flax_cells.zeros_like_carry(carry)
+        cell, self.cell = self.cell, _ResettingCell(self.cell, resets.ndim - 1)
+        try:
+            result = through_flax(
+                jnp.concatenate([inputs, flags], axis=-1), initial_carry=(carry, reset_carry)
+            )
+        finally:
+            self.cell = cell
+        if isinstance(result, tuple):
+            (carry, _), outputs = result
+            return carry, outputs
+        return result
+
+
+class _ResettingCell(nnx.RNNCellBase):
+    """A cell whose inputs have the reset flag as their last feature.
+
+    Its carry is (the cell's carry, what a reset row starts from).
+    """
+
+    def __init__(self, cell: nnx.RNNCellBase, batch_axes: int):
+        self.cell = cell
+        self.batch_axes = batch_axes
+
+    def __call__(self, carry: Any, inputs: Array) -> tuple[Any, Array]:
+        kept, reset_carry = carry
+        reset = inputs[..., -1] != 0
+        reset = reset.reshape(*reset.shape[: self.batch_axes], -1)[..., 0]
+        kept = flax_cells.replace_carry(reset, kept, reset_carry)
+        kept, outputs = self.cell(kept, inputs[..., :-1])
+        return (kept, reset_carry), outputs
+
+    @property
+    def num_feature_axes(self) -> int:
+        return self.cell.num_feature_axes
 
 
 class Bidirectional(nnx.Bidirectional):
@@ -155,26 +226,27 @@ def _lstm(cell: nnx.LSTMCell) -> CellWeights | None:
     recurrent = [cell.hi, cell.hf, cell.hg, cell.ho]
     if not flax_cells.gated_by_sigmoid_and_tanh(cell):
         return None
-    return _stacked("lstm", inputs, recurrent)
+    return _stacked(LSTM, inputs, recurrent)
 
 
 def _optimized_lstm(cell: nnx.OptimizedLSTMCell) -> CellWeights | None:
     if not flax_cells.gated_by_sigmoid_and_tanh(cell):
         return None
-    return _stacked("lstm", [cell.dense_i], [cell.dense_h])
+    return _stacked(LSTM, [cell.dense_i], [cell.dense_h])
 
 
 def _gru(cell: nnx.GRUCell) -> CellWeights | None:
     if not flax_cells.gated_by_sigmoid_and_tanh(cell):
         return None
-    return _stacked("gru", [cell.dense_i], [cell.dense_h])
+    return _stacked(GRU, [cell.dense_i], [cell.dense_h])
 
 
 def _simple(cell: nnx.SimpleCell) -> CellWeights | None:
     activation = flax_cells.activation_name(cell.activation_fn)
     if activation is None or cell.residual:
         return None
-    return _stacked("elman", [cell.dense_i], [cell.dense_h], activation)
+    weights = _stacked(ELMAN[activation], [cell.dense_i], [cell.dense_h])
+    return None if weights is None else replace(weights, mixes_states=False)
 
 
 _GATHERERS: dict[type, Callable[[Any], CellWeights | None]] = {
@@ -185,10 +257,8 @@ _GATHERERS: dict[type, Callable[[Any], CellWeights | None]] = {
 }
 
 
-def _stacked(
-    op: str, inputs: list[Any], recurrent: list[Any], activation: str | None = None
-) -> CellWeights | None:
-    """Weights from the layers of the input and of the recurrent product, gates in the op's order.
+def _stacked(cell: Cell, inputs: list[Any], recurrent: list[Any]) -> CellWeights | None:
+    """Weights from the layers of both products, gates in the kernels' order.
 
     None if a layer isn't a plain `nnx.Linear`: only its own code knows its product then.
     """
@@ -203,7 +273,7 @@ def _stacked(
         return None
     if input_kernel.ndim != 2 or recurrent_kernel.ndim != 2:
         return None
-    if op == "gru":
+    if cell.reset_after:
         bias, recurrent_bias = biases
     elif biases[0] is None or biases[1] is None:
         bias, recurrent_bias = biases[0] if biases[1] is None else biases[1], None
@@ -211,14 +281,13 @@ def _stacked(
         return None
     dtype = layers[0].dtype
     return CellWeights(
-        op,
+        cell,
         input_kernel,
         recurrent_kernel,
         bias,
         input_dtype=dtype,
         recurrent_dtype=dtype,
         recurrent_bias=recurrent_bias,
-        activation=activation,
     )
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stacked layers across devices: layer l on device l, as a wavefront over chunks of time.
 
 While layer l works on chunk c, layer l - 1 works on chunk c + 1, and what a layer has computed goes
@@ -20,8 +21,8 @@ from jax.sharding import Mesh, PartitionSpec
 from jax.typing import ArrayLike
 
 from jax_persistent import compat
-from jax_persistent.ops.explicit import in_auto_axes
-from jax_persistent.ops.spec import check_lengths
+from jax_persistent.ops.explicit_sharding import in_auto_axes
+from jax_persistent.ops.validation import check_lengths
 
 
 def wavefront(
@@ -98,7 +99,7 @@ def wavefront(
 
     states, structure = jax.tree.flatten(state)
     of_x, of_states = ("T B H" if time_major else "B T H"), ["L B H"] * len(states)
-    operands = {"x": (of_x, x), "lengths": ("B", check_lengths(lengths, batch, steps))}
+    operands = {"x": (of_x, x), "lengths": ("B", _lengths(lengths, batch, steps))}
     for n, each in enumerate(states):
         operands[f"initial_state[{n}]"] = ("L B H", each)
     for name, array in arrays.items():
@@ -113,6 +114,14 @@ def wavefront(
         return schedule.join(parts, steps), final
 
     return in_auto_axes(run, operands, (of_x, jax.tree.unflatten(structure, of_states)), axis)
+
+
+def _lengths(given: ArrayLike | None, batch: int, steps: int) -> Array:
+    return (
+        jnp.full((batch,), steps, jnp.int32)
+        if given is None
+        else check_lengths(given, batch, steps)
+    )
 
 
 @dataclass(frozen=True)

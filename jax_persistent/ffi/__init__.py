@@ -1,1 +1,2 @@
-"""The seam to XLA: registration of the native targets, and the calls to them."""
+# SPDX-License-Identifier: Apache-2.0
+"""The seam to XLA: registration of the native targets, calls to them, their split over devices."""

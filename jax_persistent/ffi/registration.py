@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Loads the native module and registers its targets with XLA, once."""
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import jax
 
 from jax_persistent import compat
 
-MEND = (
+HOW_TO_FIX = (
     "Reinstall it beside the jaxlib you run: pip install --force-reinstall --no-deps "
     "jax-persistent (from a checkout: pip install -e .). backend='reference' runs without it"
 )
@@ -27,16 +28,19 @@ def native_module() -> ModuleType:
     try:
         _native = importlib.import_module("jax_persistent._native")
     except ImportError as error:
-        message = f"jax_persistent's native module can't be loaded: {error}. {MEND}"
+        message = f"jax_persistent's native module can't be loaded: {error}. {HOW_TO_FIX}"
         raise ImportError(message) from error
     built, runs = tuple(_native.ffi_version()), compat.runtime_ffi_version()
     if runs is not None and (built[0] != runs[0] or built[1] > runs[1]):
         raise ImportError(
             "jax_persistent's native module was built against XLA FFI "
             f"{built[0]}.{built[1]}, but jaxlib {jax.lib.__version__} "
-            f"has {runs[0]}.{runs[1]}. {MEND}"
+            f"has {runs[0]}.{runs[1]}. {HOW_TO_FIX}"
         )
+    for platform, types in _native.types().items():
+        for name, registration in types.items():
+            jax.ffi.register_ffi_type(name, registration, platform=platform)
     for platform, targets in _native.targets().items():
-        for name, handler in targets.items():
-            jax.ffi.register_ffi_target(name, handler, platform=platform)
+        for name, stages in targets.items():
+            jax.ffi.register_ffi_target(name, stages, platform=platform)
     return _native

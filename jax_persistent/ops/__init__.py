@@ -1,1 +1,2 @@
-"""Pure functions on arrays: the public operations, their reference, their derivatives."""
+# SPDX-License-Identifier: Apache-2.0
+"""Pure functions on arrays: the public operations, their checks, derivatives and batching."""

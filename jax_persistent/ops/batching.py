@@ -1,53 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
 """`jax.vmap`: a mapped axis folded into an axis that the kernels already have, and unfolded again.
 
 A mapped axis over sequences with shared weights is more batch; over weights it is more groups.
-Dimensions are words of letters, as in "n b t g": n groups, b batch. Every operand has n first;
-those without b are weights.
+Every operand has the dimension n, groups, first; those without b, batch, are weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import jax.numpy as jnp
 from jax import Array
 
+from jax_persistent.problem import Problem
+
 BATCH, GROUP = "b", "n"
+Dims = tuple[str, ...]
+Axes = Sequence[int | None]
+
+
+def maps_weights(problem: Problem, axes: Axes) -> bool:
+    return any(
+        BATCH not in leaf.batch_major and axis is not None
+        for leaf, axis in zip(problem.operands(), axes, strict=True)
+    )
 
 
 def fold(
-    dims: Sequence[str], size: int, operands: Sequence[Array], axes: Sequence[int | None]
-) -> tuple[list[Array], str]:
-    """Folds the mapped axis of `size` into each operand; says which dimension took it."""
-    weights_mapped = any(
-        BATCH not in each and axis is not None for each, axis in zip(dims, axes, strict=True)
-    )
-    into = GROUP if weights_mapped else BATCH
+    problem: Problem, size: int, operands: Sequence[Array], axes: Axes
+) -> tuple[Problem, list[Array], str]:
+    """Folds a mapped axis of `size` into each operand; says which dimension took it."""
+    into = GROUP if maps_weights(problem, axes) else BATCH
     folded = []
-    for each, operand, axis in zip(dims, operands, axes, strict=True):
-        if into not in each:
-            folded.append(operand)
-            continue
-        place = each.split().index(into)
-        if axis is None:
-            operand = jnp.broadcast_to(
-                jnp.expand_dims(operand, place),
-                (*operand.shape[:place], size, *operand.shape[place:]),
-            )
-        else:
-            operand = jnp.moveaxis(operand, axis, place)
-        shape = operand.shape
-        folded.append(operand.reshape(*shape[:place], size * shape[place + 1], *shape[place + 2 :]))
-    return folded, into
+    for leaf, operand, axis in zip(problem.operands(), operands, axes, strict=True):
+        dims = problem.dims_of(leaf)
+        folded.append(_folded(dims, size, operand, axis, into) if into in dims else operand)
+    if into == GROUP:
+        return replace(problem, groups=size * problem.groups), folded, into
+    return replace(problem, batch=size * problem.batch), folded, into
+
+
+def _folded(dims: Dims, size: int, operand: Array, axis: int | None, into: str) -> Array:
+    place = dims.index(into)
+    if axis is None:
+        shape = (*operand.shape[:place], size, *operand.shape[place:])
+        operand = jnp.broadcast_to(jnp.expand_dims(operand, place), shape)
+    else:
+        operand = jnp.moveaxis(operand, axis, place)
+    shape = operand.shape
+    return operand.reshape(*shape[:place], size * shape[place + 1], *shape[place + 2 :])
 
 
 def unfold(
-    dims: Sequence[str], size: int, results: Sequence[Array], into: str
+    problem: Problem, size: int, results: Sequence[Array], into: str
 ) -> tuple[list[Array], list[int]]:
-    """Gives every result its mapped axis back; returns the results and where that axis is."""
-    places = [each.split().index(into) for each in dims]
+    """Gives every result of the folded problem its mapped axis back; says where that axis is."""
+    places = [problem.dims_of(leaf).index(into) for leaf in problem.results()]
     unfolded = [
         r.reshape(*r.shape[:p], size, r.shape[p] // size, *r.shape[p + 1 :])
         for r, p in zip(results, places, strict=True)
     ]
     return unfolded, places
+
+
+def empty(problem: Problem) -> tuple[list[Array], list[int]]:
+    """The results over a mapped axis of size 0."""
+    results = [
+        jnp.zeros((0, *problem.shape_of(leaf)), problem.dtype_of(leaf))
+        for leaf in problem.results()
+    ]
+    return results, [0] * len(results)

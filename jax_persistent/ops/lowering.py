@@ -1,168 +1,103 @@
-"""How a primitive becomes a program: a native call where there is a kernel, else the reference."""
+# SPDX-License-Identifier: Apache-2.0
+"""How a primitive becomes a program: a kernel where a backend has one, else the reference."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
-import jax
 from jax import Array
+from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
 from jax_persistent import compat
-from jax_persistent.ffi import call
-from jax_persistent.ffi.sharding import partitioned, register
-from jax_persistent.ops import reference
-from jax_persistent.ops.cells import CELLS
-from jax_persistent.ops.operands import (
-    NO_INPUTS,
-    RESULTS,
-    dims,
-    per_group,
-    result_avals,
-    run_reference,
-    unflatten,
-)
-from jax_persistent.ops.spec import (
-    Backward,
-    BackwardSteps,
-    Problem,
-    Projected,
-    Result,
-    Spec,
-    StepGradients,
-)
+from jax_persistent.backends import reference, registry
+from jax_persistent.backends.base import Backend
+from jax_persistent.ffi import sharding
+from jax_persistent.problem import Problem
 
-Function = Callable[[Spec, Any], Any]
-Without = Sequence[str]
-
-_TARGETS = {Problem: call.FORWARD, Backward: call.BACKWARD, BackwardSteps: call.BACKWARD}
-_KINDS = {kind.__name__: kind for kind in (Problem, Projected, Backward, BackwardSteps)}
+HOW_TO_FIX = "Use backend=None or 'reference'"
 
 
-def register_lowerings(primitive: Any, kind: type, function: Function) -> None:
-    """Lowers a primitive whose operands are a `kind`; `function` is what it computes."""
-    elsewhere = partial(_elsewhere, kind, function)
-    mlir.register_lowering(primitive, mlir.lower_fun(elsewhere, multiple_results=True))
-    for platform in call.PLATFORMS:
-        native = partial(_native, platform, kind, function)
-        rule = mlir.lower_fun(native, multiple_results=True)
-        mlir.register_lowering(primitive, rule, platform=platform)
-
-
-def register_backward(primitive: Any, in_parts: Callable[..., list[Array]]) -> None:
-    """Lowers the whole backward pass, which only a CPU does in one call.
-
-    Sums of the weights' gradients go over the batch: they are XLA's where it may split that.
+def register(primitive: Primitive, in_parts: Callable[..., list[Array]] | None = None) -> None:
+    """Gives a primitive its lowering for every platform.
 
     Args:
-      in_parts: the same from a primitive for the steps; takes (spec, without, *operands).
+      primitive: its parameter is a problem, its operands and results are the problem's.
+      in_parts: for a backward pass: the same with the sums of the weights' gradients apart, which
+        go over the batch; they are XLA's where it may split that, and where a backend has none.
     """
 
-    def parts(*flat: Array, spec: Spec, without: Without) -> list[Array]:
-        return in_parts(spec, without, *flat)
+    def elsewhere(*flat: Array, problem: Problem) -> list[Array]:
+        if problem.backend == "native":
+            known = ", ".join(registry.platforms())
+            raise NotImplementedError(
+                "backend='native': no kernel for this platform; kernels exist for "
+                f"{known}. {HOW_TO_FIX}"
+            )
+        return reference.run(problem, flat)
 
-    def on_cpu(ctx: Any, *flat: Any, **params: Any) -> Any:
-        whole = partial(_native, "cpu", Backward, reference.backward)
-        run = parts if compat.is_split_by_xla(ctx) else whole
-        return mlir.lower_fun(run, multiple_results=True)(ctx, *flat, **params)
+    mlir.register_lowering(primitive, mlir.lower_fun(elsewhere, multiple_results=True))
 
-    mlir.register_lowering(primitive, mlir.lower_fun(parts, multiple_results=True))
-    mlir.register_lowering(primitive, on_cpu, platform="cpu")
+    def register_platform(backend: Backend) -> None:
+        def rule(ctx: Any, *operands: Any, problem: Problem) -> Any:
+            is_split = compat.is_split_by_xla(ctx)
+            apart = is_split or not backend.sums_weight_gradients
+            if problem.has("d_weights") and in_parts is not None and apart:
+                return _lowered(ctx, operands, lambda *flat: in_parts(problem, *flat))
+            if is_split:
+                _check_smallest_part(backend, problem)
+                return sharding.split_call(ctx, backend.platform, problem, operands)
+            return _lowered(ctx, operands, lambda *flat: _on_device(backend, problem, flat))
+
+        mlir.register_lowering(primitive, rule, platform=backend.platform)
+
+    registry.for_each(register_platform)
 
 
-def _native(
-    platform: str, kind: type, function: Function, *flat: Array, spec: Spec, without: Without
-) -> list[Array]:
-    """The kernel, or the reference where there is none or none that is faster.
+def register_reference(primitive: Primitive) -> None:
+    """Gives a primitive the reference as its lowering on every platform."""
 
-    Raises NotImplementedError where there is none and the caller asks for one.
+    def run(*flat: Array, problem: Problem) -> list[Array]:
+        return reference.run(problem, flat)
+
+    mlir.register_lowering(primitive, mlir.lower_fun(run, multiple_results=True))
+
+
+def why_reference(backend: Backend, problem: Problem) -> str | None:
+    """Why a problem of one device runs as the reference; None if it runs on a kernel.
+
+    Raises NotImplementedError where there is no kernel and the caller asks for one.
     """
-    operands = unflatten(kind, spec, flat, without)
-    (groups, hidden, _), dtype = operands.recurrent_kernel.shape, operands.recurrent_kernel.dtype
-    batch, target = operands.lengths.shape[1], _TARGETS[kind]
-    steps = next(a for a in flat if a.ndim == 4).shape[1 + spec.time_axis]
-    sizes = call.Sizes(spec.cell.name, target, dtype, groups, batch, hidden, steps, spec.tf32)
-    reason = call.refusal(platform, sizes)
-    chosen = spec.backend is not None or call.slower_than_reference(platform, sizes) is None
-    if reason is None and chosen:
-        run = _ON_CUDA[kind] if platform == "cuda" else _call
-        return jax.tree.leaves(run(platform, target, operands, spec, without))
-    if spec.backend == "native":
-        message = f"backend='native': {reason}. Use backend=None or 'reference'"
-        raise NotImplementedError(message)
-    return run_reference(kind, function, *flat, spec=spec, without=without)
+    reason = backend.refusal(problem)
+    if reason is not None and problem.backend == "native":
+        raise NotImplementedError(f"backend='native': {reason}. {HOW_TO_FIX}")
+    if reason is None and problem.backend is None:
+        reason = backend.slower_than_reference(problem)
+    return reason
 
 
-def _elsewhere(
-    kind: type, function: Function, *flat: Array, spec: Spec, without: Without
-) -> list[Array]:
-    """The same on platforms that have no kernels."""
-    if spec.backend == "native":
-        raise NotImplementedError(
-            "backend='native': no kernel for this platform; kernels exist for "
-            f"{', '.join(call.PLATFORMS)}. Use backend=None or 'reference'"
-        )
-    return run_reference(kind, function, *flat, spec=spec, without=without)
+def _on_device(backend: Backend, problem: Problem, flat: Sequence[Array]) -> list[Array]:
+    if why_reference(backend, problem) is not None:
+        return reference.run(problem, flat)
+    return problem.flat_results(backend.call(problem, problem.arrays(flat)))
 
 
-# XLA's own products are fast on a GPU, and free to become part of others there.
+def _check_smallest_part(backend: Backend, problem: Problem) -> None:
+    """Raises where no split gives a device a problem that there is a kernel for.
+
+    What each device has is known only once XLA splits the program.
+    """
+    why_reference(backend, replace(problem, groups=1, batch=1))
 
 
-def _forward_on_cuda(
-    platform: str, target: str, problem: Problem, spec: Spec, without: Without
-) -> Result:
-    projected = per_group(reference.projected, spec, problem)
-    return _call(platform, target, projected, spec, without)
+def _lowered(ctx: Any, operands: Sequence[Any], function: Callable[..., Any]) -> Any:
+    return mlir.lower_fun(function, multiple_results=True)(ctx, *operands)
 
 
-def _steps_on_cuda(
-    platform: str, target: str, operands: BackwardSteps, spec: Spec, without: Without
-) -> StepGradients:
-    kernel, rest = operands.input_kernel, operands._replace(input_kernel=None)
-    gradients = _call(platform, target, rest, spec, NO_INPUTS)
-    if kernel is None:
-        return gradients
-    d_x = per_group(
-        lambda _, both: reference.input_gradient(*both), spec, (gradients.d_gates_x, kernel)
-    )
-    return gradients._replace(d_x=d_x)
+def _program(platform: str, problem: Problem, *flat: Array) -> list[Array]:
+    return _on_device(registry.backend_of(platform), problem, flat)
 
 
-_ON_CUDA: dict[type, Callable[..., Any]] = {
-    Problem: _forward_on_cuda,
-    BackwardSteps: _steps_on_cuda,
-}
-
-
-def _call(platform: str, target: str, operands: Any, spec: Spec, without: Without) -> Any:
-    kind = type(operands)
-    static = {
-        "platform": platform,
-        "target": target,
-        "operands": kind.__name__,
-        "without": list(without),
-        "cell": spec.cell.name,
-        "reverse": spec.reverse,
-        "time_major": spec.time_major,
-        "tf32": spec.tf32,
-        "exchange": call.cuda_exchange(),
-        "d_x": "d_x" not in without,
-        "d_weights": kind is Backward and "x" not in without,
-    }
-    both = dims(kind, spec, without), dims(RESULTS[kind], spec, without)
-    results = partitioned("recurrence", static, *both)(*jax.tree.leaves(operands))
-    return unflatten(RESULTS[kind], spec, results, without)
-
-
-def _kernel(static: Mapping[str, Any], *local: Array) -> list[Array]:
-    """The custom call, on the whole problem or on one device's part of it."""
-    spec = Spec(CELLS[static["cell"]], static["reverse"], static["time_major"])
-    kind = _KINDS[static["operands"]]
-    shapes = result_avals(kind, [jax.typeof(a) for a in local], spec, static["without"])
-    attributes = call.attributes(static["platform"], static["target"], static)
-    return call.kernel_call(static["target"], local, shapes, attributes)
-
-
-register("recurrence", _kernel)
+sharding.split_by(_program)

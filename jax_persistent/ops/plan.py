@@ -1,45 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
 """`plan`: where a recurrence's weights would live, asked before anything runs."""
 
 from __future__ import annotations
 
-import os
-import re
-from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from jax_persistent.ffi import call
-from jax_persistent.ops.cells import CELLS, GRU, LSTM, Cell
-from jax_persistent.ops.spec import DTYPES, tf32_is_asked_for
+from jax_persistent.backends import registry
+from jax_persistent.backends.base import Plan
+from jax_persistent.cells import CELLS, Cell
+from jax_persistent.problem import DTYPES, Problem
 
-_NAMES = {"lstm": LSTM, "gru": GRU, "elman": CELLS["elman_tanh"]}
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How a call would run; `print` it.
-
-    Attributes:
-      backend: "native" or "reference".
-      reason: why it runs so; for "reference", why there is no kernel, or none that is faster.
-      residency: the level of memory that holds the weights during the sequence, such as "L2".
-      workers: cores (or thread blocks) that share a step.
-      packed_bytes: recurrent weights on the chip at a time, all workers together.
-      details: the planner's own numbers, by direction.
-    """
-
-    backend: str
-    reason: str
-    residency: str | None = None
-    workers: int | None = None
-    packed_bytes: int | None = None
-    details: dict[str, Any] | None = None
-
-    def __str__(self) -> str:
-        return f"{self.backend}: {self.reason}"
+_DEFAULT_ACTIVATION = {"elman": "elman_tanh"}  # cells that are known by less than their name
 
 
 def plan(
@@ -64,79 +39,56 @@ def plan(
         need not keep the weights.
 
     Raises:
-      ValueError: an unknown cell, a size below 1, or a dtype that no recurrence has.
+      ValueError: an unknown cell, a size below 1, a dtype that no recurrence has, or a device that
+        is none.
     """
     known = _cell(cell)
     for name, size in (("hidden", hidden), ("batch", batch), ("steps", steps)):
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise ValueError(f"{name}: expected an int of at least 1; got {size!r}")
     element = _element(dtype)
-    platform = _platform(device)
-    if platform not in call.PLATFORMS:
-        kernels = ", ".join(call.PLATFORMS)
-        return Plan("reference", f"no kernel for platform {platform!r}; there are for {kernels}")
-    forward_sizes, backward_sizes = (
-        call.Sizes(known.name, target, element, 1, batch, hidden, steps, tf32_is_asked_for())
-        for target in (call.FORWARD, call.BACKWARD)
+    device = jax.default_backend() if device is None else device
+    if not isinstance(device, str) and not hasattr(device, "platform"):
+        raise ValueError(
+            "device: expected a jax.Device, a platform such as 'cpu', or an architecture such as "
+            f"'sm_90'; got {device!r}"
+        )
+    backend = next((b for b in registry.backends() if b.names(device)), None)
+    if backend is None:
+        name = device if isinstance(device, str) else device.platform
+        kernels = ", ".join(registry.platforms())
+        return Plan("reference", f"no kernel for platform {name!r}; there are for {kernels}")
+    kept = {"residuals"} if known.residuals else set()
+    forward = Problem("forward", known, 1, batch, steps, 1, hidden, element.name).having(
+        "forward", {"inputs", *kept}
     )
-    reason = call.refusal_of_dtype(platform, element)
-    if reason is None:
-        reason = call.slower_than_reference(platform, forward_sizes)
-    if reason is not None:
-        return Plan("reference", reason)
-    if platform == "cuda":
-        return _gpu_plan(forward_sizes, backward_sizes, device)
-    found = call.cpu_plan(known.name, hidden, batch, steps, element.itemsize, os.cpu_count() or 1)
-    forward = found["forward"]
-    return Plan(
-        backend="native",
-        reason=found["explanation"],
-        residency=found["residency"],
-        workers=forward["workers"],
-        packed_bytes=forward["packed_bytes"],
-        details={"forward": forward, "backward": found["backward"]},
+    backward = forward.having("backward", {"d_x", "d_weights", *kept})
+    chosen = backend.plan(forward, device)
+    slower = backend.slower_than_reference(forward)
+    if not chosen["runs"] or slower is not None:
+        return Plan("reference", chosen["explanation"] if slower is None else slower)
+    details, reason = (
+        {"forward": chosen, "backward": backend.plan(backward, device)},
+        chosen["explanation"],
     )
-
-
-def _gpu_plan(
-    forward_sizes: call.Sizes, backward_sizes: call.Sizes, device: jax.Device | str | None
-) -> Plan:
-    architecture = _architecture(device)
-    if architecture is None and not call.has_cuda_kernels():
-        return Plan("reference", call.NO_CUDA_KERNELS)
-    try:
-        here = None if isinstance(device, str) else device
-        facts = call.gpu_facts(here if architecture is None else architecture)
-    except RuntimeError as error:  # of CUDA
-        return Plan("reference", str(error))
-    forward, backward = call.gpu_plan(forward_sizes, facts), call.gpu_plan(backward_sizes, facts)
-    reason = forward["explanation"]
-    if not forward["runs"]:
-        return Plan("reference", reason)
-    if not backward["runs"]:
-        reason += f". Backward runs as the reference: {backward['explanation']}"
+    if not details["backward"]["runs"]:
+        reason += f". Backward runs as the reference: {details['backward']['explanation']}"
     return Plan(
         backend="native",
         reason=reason,
-        residency=forward["residency"],
-        workers=forward["workers"],
-        packed_bytes=forward["packed_bytes"],
-        details={"forward": forward, "backward": backward},
+        residency=chosen["residency"],
+        workers=chosen["workers"],
+        packed_bytes=chosen["packed_bytes"],
+        details=details,
     )
 
 
-def _architecture(device: jax.Device | str | None) -> int | None:
-    """90 for "sm_90"; None for what is no architecture's name."""
-    if not isinstance(device, str) or not device.startswith("sm_"):
-        return None
-    return int(device.removeprefix("sm_"))
-
-
 def _cell(name: Any) -> Cell:
-    if not isinstance(name, str) or name not in _NAMES:
-        known = ", ".join(repr(n) for n in _NAMES)
+    found = CELLS.get(_DEFAULT_ACTIVATION.get(name, name)) if isinstance(name, str) else None
+    if found is None:
+        known = ", ".join(map(repr, ("elman", *CELLS)))
         raise ValueError(f"cell: expected one of {known}; got {name!r}")
-    return _NAMES[name]
+    return found
 
 
 def _element(dtype: Any) -> Any:
@@ -147,13 +99,3 @@ def _element(dtype: Any) -> Any:
     if element is None or element.name not in DTYPES:
         raise ValueError(f"dtype: expected {', '.join(DTYPES)}; got {dtype!r}")
     return element
-
-
-def _platform(device: jax.Device | str | None) -> str:
-    if device is None:
-        name = jax.default_backend()
-    else:
-        name = device if isinstance(device, str) else device.platform
-    if re.fullmatch(r"gpu|sm_\d+", name):
-        return "cuda"
-    return name

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The storage type of bfloat16: the upper half of a float32. Arithmetic is done in float32.
 #pragma once
 

@@ -1,4 +1,9 @@
+// SPDX-License-Identifier: Apache-2.0
+// Which core a thread runs on, as Linux says.
 #include "native/cpu/cores.h"
+
+#include <algorithm>
+#include <thread>
 
 #if defined(__linux__)
 #include <sched.h>
@@ -7,6 +12,12 @@
 namespace jp::cpu {
 
 #if defined(__linux__)
+
+int CoreCount() {
+  cpu_set_t allowed;
+  if (sched_getaffinity(0, sizeof allowed, &allowed) == 0) return CPU_COUNT(&allowed);
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
 
 int CurrentCore() { return sched_getcpu(); }
 
@@ -23,6 +34,8 @@ void LeaveCores(std::span<const int> taken, int workers) {
 }
 
 #else
+
+int CoreCount() { return std::max(1, static_cast<int>(std::thread::hardware_concurrency())); }
 
 int CurrentCore() { return -1; }
 

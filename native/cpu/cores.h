@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Which core a thread runs on.
 #pragma once
 
@@ -5,12 +6,15 @@
 
 namespace jp::cpu {
 
+// Cores that this process may run on, at least 1.
+int CoreCount();
+
 // The calling thread's core, or -1 where the system doesn't say.
 int CurrentCore();
 
-// Has the calling thread go on on a core that is none of `taken`, wherever it may run; from there
-// the system may move it as ever. Does nothing if there is no such core, or if `workers` threads,
-// those of all jobs that run, are more than there are cores: some must share one.
+// Migrates the calling thread to a core not in `taken`; its affinity mask is restored afterwards.
+// Does nothing if there is no such core, or if there are fewer cores than `workers`, the threads of
+// all running jobs: some must share one.
 void LeaveCores(std::span<const int> taken, int workers);
 
 }  // namespace jp::cpu

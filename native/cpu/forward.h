@@ -1,143 +1,171 @@
+// SPDX-License-Identifier: Apache-2.0
 // The forward kernel of one instruction set. Included by one translation unit for each, after it
 // has defined JP_ISA and JP_VECTOR_BYTES; nothing here may use the standard library's templates,
 // whose instantiations all units would share.
 #pragma once
 
-#include "native/cells/cell.h"
-#include "native/cpu/inputs.h"
+#include "native/cpu/input_rows.h"
 #include "native/cpu/slice.h"
+#include "native/problem/array_views.h"
+#include "native/problem/rows.h"
 
 namespace jp::cpu::JP_ISA {
 
 template <class Cell, class T>
 struct ForwardKernel {
-  const Job<Forward>& job;
+  static constexpr int kPrivateStates = Cell::kStates - 1;  // all but h
+
+  const Workspace<Forward>& space;
   const int worker;
-  const Shape& shape = job.shape;
-  const Layout<T> at;
-  const int64_t hidden = shape.hidden, columns = Cell::kGates * hidden;
+  const Problem& problem = space.problem;
+  const ArrayViews at;
+  const int64_t batch = problem.batch, hidden = problem.hidden, columns = Cell::kGates * hidden;
+  const Rows<int64_t> times;
   const Slice<T> slice, inputs;
   const BatchRows rows;
   float* const passing;
   float* const bias;
-  float* const gates_x;  // [steps of a chunk][the worker's rows][columns]
-  const int32_t* lengths = job.arrays.lengths + at.group * shape.batch;
-  const int64_t padded = job.pass.padded_units();
+  float* const input_gates;  // [steps of a chunk][the worker's rows][columns]
+  const int64_t padded = space.plan.recurrence.PaddedUnits();
 
-  ForwardKernel(const Job<Forward>& j, int64_t group, int i)
-      : job(j),
+  ForwardKernel(const Workspace<Forward>& s, int64_t group, int i)
+      : space(s),
         worker(i),
-        at{j.shape, group},
-        slice(j.pass, j.packed, i,
-              at.weights(j.arrays.recurrent_kernel, hidden, hidden, Cell::kGates, false)),
-        inputs(j.inputs, j.packed_inputs, i,
-               at.weights(j.arrays.input_kernel, shape.inputs, hidden, Cell::kGates, false)),
-        rows(j.pass, j.shape.batch, i),
-        passing(j.passing + i * j.passing_size()),
-        bias(j.bias + (j.pass.by_rows() ? 0 : i) * j.columns()),
-        gates_x(j.products + (j.pass.by_rows() ? rows.first * j.chunk_steps : i * j.chunk_rows()) *
-                                 j.columns()) {}
+        at{s.problem, group},
+        times{s.problem.batch, s.problem.steps, s.problem.reverse, s.problem.time_major,
+              at.Group(s.arrays.lengths, batch), at.Group(s.arrays.resets, batch * s.problem.steps)},
+        slice(s.plan.recurrence, s.packed, i, Kernel(s.arrays.recurrent_kernel, hidden)),
+        inputs(s.plan.inputs, s.packed_inputs, i,
+               Kernel(s.arrays.input_kernel, s.problem.inputs)),
+        rows(s.plan.recurrence, batch, i),
+        passing(s.passing + i * s.PassingSize()),
+        bias(s.bias + (s.plan.recurrence.SplitsBatch() ? 0 : i) * s.InputColumns()),
+        input_gates(s.products + (s.plan.recurrence.SplitsBatch() ? rows.first * s.plan.chunk_steps
+                                                                  : i * s.ChunkRows()) *
+                                     s.InputColumns()) {}
 
-  float* h(int64_t step, int64_t b) const {  // the state before `step`
-    return job.exchange + ((step & 1) * shape.batch + b) * job.row;
+  KernelView<T> Kernel(const void* base, int64_t features) const {
+    return {at.Group(static_cast<const T*>(base), features * columns), features, hidden, false};
   }
-  float* private_state(int64_t b) const { return job.carry + b * padded; }
-  int64_t time(int64_t step) const { return shape.reverse ? shape.steps - 1 - step : step; }
-  const T* x(int64_t b, int64_t t) const {
-    return at.sequence(static_cast<const T*>(job.arrays.x), b, t, shape.inputs);
+  float* H(int64_t step, int64_t b) const {  // the state before `step`
+    return space.exchange + ((step & 1) * batch + b) * space.row;
+  }
+  float* PrivateState(int s, int64_t b) const {
+    return space.carry + ((s - 1) * batch + b) * padded;
+  }
+  // State s of row b before a step that is reset.
+  const T* ResetState(int s, int64_t b) const {
+    if (!problem.has(Part::reset_state)) return static_cast<const T*>(space.zeros);
+    return at.State(static_cast<const T*>(space.arrays.reset_state[s]), b);
   }
 
   void Pack() const {
     slice.Pack();
     inputs.Pack();
-    if (!job.pass.by_rows() || worker == 0) PackBias();
+    if (!slice.plan.SplitsBatch() || worker == 0) PackBias();
+    if (worker == 0 && space.ReadsZeros()) {
+      std::memset(space.zeros, 0, columns * sizeof(T));
+    }
     for (int64_t b = rows.first; b < rows.last; ++b) {
-      for (int64_t unit = slice.first * kLanes; unit < slice.last * kLanes; unit += kLanes) {
-        const int n = Lanes(hidden, unit);
-        for (int s = 0; s < Cell::kStates; ++s) {
-          const T* from = at.state(static_cast<const T*>(job.arrays.initial[s]), b) + unit;
-          Store((s == 0 ? h(0, b) : private_state(b)) + unit, LoadPart(from, n));
+      const bool reset = times.IsReset(b, times.Time(0));
+      for (int s = 0; s < Cell::kStates; ++s) {
+        const T* from = at.State(static_cast<const T*>(space.arrays.initial_state[s]), b);
+        if (reset && problem.has(Part::reset_state)) from = ResetState(s, b);
+        float* const to = s == 0 ? H(0, b) : PrivateState(s, b);
+        for (int64_t unit = slice.first * kLanes; unit < slice.last * kLanes; unit += kLanes) {
+          const bool zero = reset && !problem.has(Part::reset_state);
+          Store(to + unit, zero ? Vec{} : LoadPart(from + unit, Lanes(hidden, unit)));
         }
       }
     }
   }
 
-  // The bias in the order of the columns, with zeros where the last panel is filled up.
+  // The bias in the order of the packed columns, with zeros where the last panel is padded.
   void PackBias() const {
-    const T* from = static_cast<const T*>(job.arrays.bias) + at.group * columns;
+    const T* from = at.Group(static_cast<const T*>(space.arrays.bias), columns);
     float* to = bias;
     for (int64_t unit = slice.first * kLanes; unit < slice.last * kLanes; unit += kLanes) {
       for (int g = 0; g < Cell::kGates; ++g, to += kLanes) {
-        Store(to, LoadPart(from + g * hidden + unit, Lanes(hidden, unit)));
+        const bool zero = from == nullptr;
+        Store(to, zero ? Vec{} : LoadPart(from + g * hidden + unit, Lanes(hidden, unit)));
       }
     }
-    for (; to < bias + inputs.width(); to += kLanes) Store(to, Vec{});
+    for (; to < bias + inputs.Width(); to += kLanes) Store(to, Vec{});
   }
 
-  // Projects the inputs of a chunk's steps, of which `begin` is the first.
-  void Project(int64_t begin) const {
-    const int64_t left = shape.steps - begin;
-    const int64_t steps = left < job.chunk_steps ? left : job.chunk_steps;
-    const int64_t count = rows.count();
-    const auto row = [&](int64_t r) { return x(rows.first + r % count, time(begin + r / count)); };
-    const bool alone = steps * shape.batch == 1;
-    ForRows<T>(job, worker, steps * count, shape.inputs, row,
-               [&](int64_t first, int64_t here, Rows in) {
-                 inputs.MultiplyAll(in, here, alone, {bias, 0}, gates_x + first * inputs.width());
+  // Computes the input gates of a chunk's steps, of which `begin` is the first.
+  void ProjectInputs(int64_t begin) const {
+    const int64_t left = problem.steps - begin;
+    const int64_t steps = left < space.plan.chunk_steps ? left : space.plan.chunk_steps;
+    const int64_t count = rows.Count();
+    const auto row = [&](int64_t r) {
+      return at.Sequence(static_cast<const T*>(space.arrays.x), rows.first + r % count,
+                         times.Time(begin + r / count), problem.inputs);
+    };
+    const bool single_row = steps * batch == 1;
+    ForRows<T>(space, worker, steps * count, problem.inputs, row,
+               [&](int64_t first, int64_t here, RowPointers in) {
+                 inputs.MultiplyAll(in, here, single_row, {bias, 0},
+                                    input_gates + first * inputs.Width());
                });
   }
 
-  // Where a row's values are at a step. Looked up once for many units, as the compiler must take
-  // every store for a change of the job, and would do it again.
+  // Where a row's values are at a step. Hoisted by hand: stores may alias the workspace, so that the
+  // compiler would reload every pointer.
   struct Row {
-    const float* x;  // x W + b from the slice's first unit on: gate after gate, unit after unit
+    const float* input_gates;  // from the slice's first unit on: gate after gate, unit after unit
     const float* h;
     float* next_h;
-    float* private_state;
+    float* private_state[Cell::kStates];  // from 1 on
     T* output;
-    T* saved;       // null if not wanted
-    T* final[2];    // null before the last step
-    const T* bias;  // the recurrent one, or null
+    T* residuals;                    // null if not wanted
+    T* final_state[Cell::kStates];   // null before the last step
+    const T* recurrent_bias;         // zeros if there is none; null in cells that do not read it
     int64_t first_unit, hidden;
-    bool within;  // the row's length
+    bool runs;
 
-    const float* projected(int64_t unit) const { return x + (unit - first_unit) * Cell::kGates; }
+    const float* InputGates(int64_t unit) const {
+      return input_gates + (unit - first_unit) * Cell::kGates;
+    }
   };
 
   Row RowAt(int64_t step, int64_t chunk_step, int64_t b) const {
-    const int64_t t = time(step);
+    const Forward& arrays = space.arrays;
+    const int64_t t = times.Time(step);
     Row row{};
-    row.x = gates_x + (chunk_step * rows.count() + b - rows.first) * inputs.width();
-    row.h = h(step, b);
-    row.next_h = h(step + 1, b);
-    if constexpr (Cell::kStates > 1) row.private_state = private_state(b);
-    row.output = at.sequence(static_cast<T*>(job.arrays.outputs), b, t, hidden);
-    if (job.arrays.saved != nullptr) {
-      row.saved = at.sequence(static_cast<T*>(job.arrays.saved), b, t, Cell::kSaved * hidden);
+    row.input_gates = input_gates + (chunk_step * rows.Count() + b - rows.first) * inputs.Width();
+    row.h = H(step, b);
+    row.next_h = H(step + 1, b);
+    for (int s = 1; s < Cell::kStates; ++s) row.private_state[s] = PrivateState(s, b);
+    row.output = at.Sequence(static_cast<T*>(arrays.outputs), b, t, hidden);
+    if (arrays.residuals != nullptr) {
+      row.residuals =
+          at.Sequence(static_cast<T*>(arrays.residuals), b, t, Cell::kResiduals * hidden);
     }
-    for (int s = 0; s < Cell::kStates && step + 1 == shape.steps; ++s) {
-      row.final[s] = at.state(static_cast<T*>(job.arrays.final[s]), b);
+    for (int s = 0; s < Cell::kStates && step + 1 == problem.steps; ++s) {
+      row.final_state[s] = at.State(static_cast<T*>(arrays.final_state[s]), b);
     }
-    if constexpr (Cell::kSeparateProduct) {
-      row.bias = static_cast<const T*>(job.arrays.recurrent_bias) + at.group * columns;
+    if constexpr (Cell::kResetAfter) {
+      const T* given = at.Group(static_cast<const T*>(arrays.recurrent_bias), columns);
+      row.recurrent_bias = given == nullptr ? static_cast<const T*>(space.zeros) : given;
     }
     row.first_unit = slice.first * kLanes;
     row.hidden = hidden;
-    row.within = t < lengths[b];
+    row.runs = times.Runs(b, t);
     return row;
   }
 
-  void Run(int64_t step) const {
-    const int64_t chunk_step = step % job.chunk_steps;
+  void RunStep(int64_t step) const {
+    const int64_t chunk_step = step % space.plan.chunk_steps;
     const auto prefetch = [&](int64_t b, int64_t unit, int64_t units) {
       const Row row = RowAt(step, chunk_step, b);
       const int64_t from = unit * kLanes, n = units * kLanes;
-      Prefetch(row.projected(from), Cell::kGates * n);
-      if constexpr (Cell::kStates > 1) Prefetch<true>(row.private_state + from, n);
+      Prefetch(row.InputGates(from), Cell::kGates * n);
+      for (int s = 1; s < Cell::kStates; ++s) Prefetch<true>(row.private_state[s] + from, n);
       Prefetch<true>(row.next_h + from, n);
       Prefetch<true>(row.output + from, n);
-      for (int s = 0; row.saved != nullptr && s < Cell::kSaved; ++s) {
-        Prefetch<true>(row.saved + s * hidden + from, n);
+      for (int s = 0; row.residuals != nullptr && s < Cell::kResiduals; ++s) {
+        Prefetch<true>(row.residuals + s * hidden + from, n);
       }
     };
     const auto update = [&](int64_t b, int64_t first, int64_t units, const float* products) {
@@ -145,72 +173,87 @@ struct ForwardKernel {
       for (int64_t u = 0; u < units; ++u) {
         const int64_t unit = (first + u) * kLanes;
         WithLanes(row.hidden, unit, [&](auto lanes) {
-          if (row.within) {
+          if (row.runs) {
             Update(row, unit, products + u * Cell::kGates * kLanes, lanes);
           } else {
-            Pass(row, unit, lanes);
+            CopyPaddedRow(row, unit, lanes);
           }
         });
       }
+      if (times.IsReset(b, times.Time(step + 1))) HandOverResetState(row, b, first, units);
     };
-    slice.ForBlocks(step, h(step, 0), job.row, rows, shape.batch == 1, passing, prefetch, update);
+    slice.ForBlocks(step, H(step, 0), space.row, rows, batch == 1, passing, prefetch, update);
   }
 
   // One step of a vector of units of a row.
   template <class Lanes>
   [[gnu::always_inline]] static void Update(const Row& row, int64_t unit, const float* products,
                                             Lanes lanes) {
-    const float* projected = row.projected(unit);
-    Vec x[Cell::kGates], product[Cell::kGates], values[Cell::kSaved + 1];
+    const float* from = row.InputGates(unit);
+    Vec input[Cell::kGates], recurrent[Cell::kGates], residuals[Cell::kResiduals + 1];
     for (int g = 0; g < Cell::kGates; ++g) {
-      x[g] = Load(projected + g * kLanes);
-      product[g] = Load(products + g * kLanes);
-      if constexpr (Cell::kSeparateProduct) {
-        product[g] += lanes.Load(row.bias + g * row.hidden + unit);
+      input[g] = Load(from + g * kLanes);
+      recurrent[g] = Load(products + g * kLanes);
+      if constexpr (Cell::kResetAfter) {
+        recurrent[g] += lanes.Load(row.recurrent_bias + g * row.hidden + unit);
       }
     }
-    Vec state[2] = {Load(row.h + unit), Vec{}};
-    if constexpr (Cell::kStates > 1) state[1] = Load(row.private_state + unit);
-    Cell::template Forward<Math>(x, product, state, values);
+    Vec state[Cell::kStates] = {Load(row.h + unit)};
+    for (int s = 1; s < Cell::kStates; ++s) state[s] = Load(row.private_state[s] + unit);
+    Cell::template Forward<Math>(input, recurrent, state, residuals);
     state[0] = RoundTo<T>(state[0]);
-    if constexpr (Cell::kStates > 1) Store(row.private_state + unit, state[1]);
-    Emit(row, unit, state, state[0], values, lanes);
+    for (int s = 1; s < Cell::kStates; ++s) Store(row.private_state[s] + unit, state[s]);
+    Emit(row, unit, state, state[0], residuals, lanes);
   }
 
-  // The same past the end of a row: the state stays, the outputs are zero.
+  // The same at a step that the row does not run: its state stays, the outputs are zero.
   template <class Lanes>
-  [[gnu::always_inline]] static void Pass(const Row& row, int64_t unit, Lanes lanes) {
-    Vec state[2] = {Load(row.h + unit), Vec{}};
-    if constexpr (Cell::kStates > 1) state[1] = Load(row.private_state + unit);
-    const Vec values[Cell::kSaved + 1] = {};
-    Emit(row, unit, state, Vec{}, values, lanes);
+  [[gnu::always_inline]] static void CopyPaddedRow(const Row& row, int64_t unit, Lanes lanes) {
+    Vec state[Cell::kStates] = {Load(row.h + unit)};
+    for (int s = 1; s < Cell::kStates; ++s) state[s] = Load(row.private_state[s] + unit);
+    const Vec residuals[Cell::kResiduals + 1] = {};
+    Emit(row, unit, state, Vec{}, residuals, lanes);
   }
 
   template <class Lanes>
   [[gnu::always_inline]] static void Emit(const Row& row, int64_t unit, const Vec* state,
-                                          const Vec& out, const Vec* values, Lanes lanes) {
-    lanes.Store(row.output + unit, out);
-    for (int s = 0; row.saved != nullptr && s < Cell::kSaved; ++s) {
-      lanes.Store(row.saved + s * row.hidden + unit, values[s]);
+                                          const Vec& output, const Vec* residuals, Lanes lanes) {
+    lanes.Store(row.output + unit, output);
+    for (int s = 0; row.residuals != nullptr && s < Cell::kResiduals; ++s) {
+      lanes.Store(row.residuals + s * row.hidden + unit, residuals[s]);
     }
     Store(row.next_h + unit, state[0]);
+    // The lanes past H hold whatever padded weights made of the row, which of infinite inputs is a
+    // NaN. The products read the first of them where H is odd.
+    if constexpr (!Lanes::kAll) row.next_h[row.hidden] = 0.0f;
     for (int s = 0; s < Cell::kStates; ++s) {
-      if (row.final[s] != nullptr) lanes.Store(row.final[s] + unit, state[s]);
+      if (row.final_state[s] != nullptr) lanes.Store(row.final_state[s] + unit, state[s]);
     }
   }
 
-  // What a worker does in a phase; see Job.
-  static void Step(const Job<Forward>& job, int worker, int64_t step) {
-    const int64_t phase = step % job.phases - 1, chunk = job.chunk_steps;
-    const ForwardKernel kernel(job, step / job.phases, worker);
-    if (phase < 0) return kernel.Pack();
-    if (!job.pass.by_rows()) {
-      if (phase % chunk == 0) kernel.Project(phase);
-      return kernel.Run(phase);
+  // Replaces what a row's step hands to the next, which is reset.
+  void HandOverResetState(const Row& row, int64_t b, int64_t first, int64_t units) const {
+    for (int s = 0; s < Cell::kStates; ++s) {
+      const T* const from = ResetState(s, b);
+      float* const to = s == 0 ? row.next_h : row.private_state[s];
+      for (int64_t unit = first * kLanes; unit < (first + units) * kLanes; unit += kLanes) {
+        Store(to + unit, LoadPart(from + unit, Lanes(hidden, unit)));
+      }
     }
-    const int64_t begin = phase * chunk, left = job.shape.steps - begin;
-    kernel.Project(begin);
-    for (int64_t i = 0; i < (left < chunk ? left : chunk); ++i) kernel.Run(begin + i);
+  }
+
+  // What a worker does in a phase; see Workspace.
+  static void RunPhase(const Workspace<Forward>& space, int worker, int64_t phase) {
+    const int64_t step = phase % space.phases - 1, chunk = space.plan.chunk_steps;
+    const ForwardKernel kernel(space, phase / space.phases, worker);
+    if (step < 0) return kernel.Pack();
+    if (!space.plan.recurrence.SplitsBatch()) {
+      if (step % chunk == 0) kernel.ProjectInputs(step);
+      return kernel.RunStep(step);
+    }
+    const int64_t begin = step * chunk, left = space.problem.steps - begin;
+    kernel.ProjectInputs(begin);
+    for (int64_t i = 0; i < (left < chunk ? left : chunk); ++i) kernel.RunStep(begin + i);
   }
 };
 

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+// The choice of an instruction set.
 #include "native/cpu/isa.h"
 
 #include <cstdlib>

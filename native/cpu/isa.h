@@ -1,11 +1,11 @@
+// SPDX-License-Identifier: Apache-2.0
 // The instruction sets that the kernels are built for, and the choice among them at run time.
 #pragma once
 
 #include <cstdint>
 #include <string_view>
 
-#include "native/cells/cell.h"
-#include "native/cpu/job.h"
+#include "native/cpu/workspace.h"
 
 namespace jp::cpu {
 
@@ -13,9 +13,9 @@ struct Isa {
   const char* name;
   int lanes;      // float32 values in a vector
   int registers;  // vectors
-  // Runs one step of one slice; see Team.
-  void (*forward)(const Job<Forward>& job, int slice, int64_t step);
-  void (*backward)(const Job<Backward>& job, int slice, int64_t step);
+  // Runs one phase of one worker; see Workspace.
+  void (*forward)(const Workspace<Forward>& space, int worker, int64_t phase);
+  void (*backward)(const Workspace<Backward>& space, int worker, int64_t phase);
 };
 
 // The best instruction set of this machine, or what JAX_PERSISTENT_ISA names. Throws

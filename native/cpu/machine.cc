@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+// Reads the caches' sizes from Linux, and the limit of threads from the environment.
 #include "native/cpu/machine.h"
 
 #include <algorithm>

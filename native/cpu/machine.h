@@ -1,7 +1,8 @@
-// What this machine's cores are like.
+// SPDX-License-Identifier: Apache-2.0
+// The facts of this machine's cores.
 #pragma once
 
-#include "native/plan/cpu_plan.h"
+#include "native/cpu/cpu_plan.h"
 
 namespace jp::cpu {
 

@@ -1,4 +1,5 @@
-// Weights in the order in which the product reads them; see product.h.
+// SPDX-License-Identifier: Apache-2.0
+// Weights in the order in which the products read them; see gemm.h.
 #pragma once
 
 #include "native/cpu/simd.h"
@@ -19,29 +20,29 @@ static inline void StorePair(bfloat16* pair, int /*vectors*/, int c, Vec even, V
 }
 
 // Fills rows [first, last) of vector c of a panel, which begin at `to`, from n columns of a matrix
-// that has `depth` rows, `stride` values apart, and with zeros beside and below them. `first` and
+// that has `rows` rows, `stride` values apart, and with zeros beside and below them. `first` and
 // `last` are even.
 template <class T>
 static inline void CopyColumns(T* to, int vectors, int c, int64_t first, int64_t last,
-                               const T* from, int64_t stride, int64_t depth, int n) {
+                               const T* from, int64_t stride, int64_t rows, int n) {
   for (int64_t k = first; k < last; k += 2) {
-    const bool has_even = n > 0 && k < depth, has_odd = n > 0 && k + 1 < depth;
+    const bool has_even = n > 0 && k < rows, has_odd = n > 0 && k + 1 < rows;
     const Vec even = has_even ? LoadPart(from + k * stride, n) : Vec{};
     const Vec odd = has_odd ? LoadPart(from + (k + 1) * stride, n) : Vec{};
     StorePair(to + (k - first) * vectors * kLanes, vectors, c, even, odd);
   }
 }
 
-// The same from n rows, `stride` values apart, each with a value for every row of the panel up to
-// `depth`. Works on words: a float, or the two values of a pair of bfloat16 rows.
+// The same from n rows, `stride` values apart, of a matrix with `columns` columns, each of which
+// becomes a row of the panel. Works on words: a float, or two bfloat16 values.
 template <class T>
 static inline void TransposeRows(T* to, int vectors, int c, int64_t first, int64_t last,
-                                 const T* from, int64_t stride, int64_t depth, int n) {
+                                 const T* from, int64_t stride, int64_t columns, int n) {
   constexpr int64_t kPerWord = 4 / sizeof(T), kStep = kPerWord * kLanes;
   T* const to_vector = to + c * kPerWord * kLanes;
   const int64_t row_size = vectors * kPerWord * kLanes;  // of a row of words
   for (int64_t k = first; k < last; k += kStep) {
-    const int64_t left = depth - k;
+    const int64_t left = columns - k;
     Vec rows[kLanes] = {};
     if (n == kLanes && left >= kStep) {
 #pragma GCC unroll 16

@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: Apache-2.0
+// A store of blocks of memory, large ones in huge pages.
 #include "native/cpu/scratch.h"
 
 #include <cstdint>
@@ -15,21 +17,20 @@ namespace {
 
 constexpr size_t kAlignment = 64;
 constexpr size_t kHugePage = size_t{2} << 20;
-constexpr size_t kMostKept = size_t{256} << 20;  // more than the weights of any plan that pays
+constexpr size_t kMostKept = size_t{256} << 20;  // more than the weights of any plan that is fast
 
 struct Block {
   void* data;
   size_t bytes;
 };
 
-// Huge pages are for blocks of at least one, which are made whole.
+// Blocks of at least a huge page are whole huge pages.
 size_t Alignment(size_t bytes) { return bytes < kHugePage ? kAlignment : kHugePage; }
 
 #if defined(__linux__)
 
-// Straight from the system, where it is large: the pages of memory that was in use before, which an
-// allocator hands out again, are small ones for good, and to stream megabytes a step through them
-// would miss the TLB all the way.
+// Large blocks come from the system and not from the allocator: memory that the allocator reuses
+// stays in small pages, and streaming megabytes a step through those would miss the TLB throughout.
 void* Allocate(size_t bytes) {
   if (bytes < kHugePage) return std::aligned_alloc(kAlignment, bytes);
   const size_t mapped = bytes + kHugePage;
@@ -108,7 +109,7 @@ Scratch::~Scratch() {
   std::lock_guard lock(kept.mutex);
   kept.blocks.push_back({data_, bytes_});
   kept.bytes += bytes_;
-  // The ones that have waited longest go: a program that has come to other shapes needs its own.
+  // The blocks unused for longest are freed: a program that now has other shapes needs other sizes.
   while (kept.bytes > kMostKept) {
     const Block oldest = kept.blocks.front();
     kept.blocks.erase(kept.blocks.begin());

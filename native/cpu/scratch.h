@@ -1,4 +1,6 @@
-// Aligned working memory, kept from call to call: a fresh mapping costs a page fault every 4 KiB.
+// SPDX-License-Identifier: Apache-2.0
+// Aligned memory for workspaces, kept from call to call: a fresh mapping costs a page fault every
+// 4 KiB.
 #pragma once
 
 #include <cstddef>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One vector type, its loads and stores, and the functions cells are made of.
 //
 // Written once over the compiler's vector extensions. Each instruction set is one translation unit
@@ -53,7 +54,7 @@ static inline void Store(bfloat16* p, Vec v) {
   std::memcpy(p, &half, sizeof half);
 }
 
-// What `T` would keep of v.
+// v rounded to `T`.
 template <class T>
 static inline Vec RoundTo(Vec v) {
   if constexpr (sizeof(T) == 2) return (Vec)(RoundToBfloat16Bits(v) & 0xffff0000u);
@@ -77,8 +78,10 @@ static inline void StorePart(T* p, Vec v, int n) {
   std::memcpy(p, lanes, sizeof(T) * n);
 }
 
-// The lanes that a unit's values take: all of them, known when compiling, or the first n.
+// The lanes of a vector of units that hold units: all of them, which the compiler then knows, or the
+// first n.
 struct AllLanes {
+  static constexpr bool kAll = true;
   template <class T>
   Vec Load(const T* p) const {
     return JP_ISA::Load(p);
@@ -90,6 +93,7 @@ struct AllLanes {
 };
 
 struct SomeLanes {
+  static constexpr bool kAll = false;
   int n;
   template <class T>
   Vec Load(const T* p) const {
@@ -105,8 +109,8 @@ static inline Vec Select(VecI mask, Vec yes, Vec no) {
   return (Vec)((mask & (VecI)yes) | (~mask & (VecI)no));
 }
 
-// The larger and the smaller of a bound and x; x if that is a NaN. Left to itself the compiler does
-// not use the instructions that do just this.
+// The larger and the smaller of a bound and x; x if that is a NaN. By themselves compilers do not
+// use the instructions that do just this.
 #define JP_OF_BOUND(instruction, x, bound) \
   asm(instruction " %1, %2, %0" : "=v"(x) : "v"(x), "v"(bound))
 static inline Vec AtLeast(Vec bound, Vec x) {
@@ -128,8 +132,8 @@ static inline Vec AtMost(Vec bound, Vec x) {
 }
 #undef JP_OF_BOUND
 
-// a + x * y. In one instruction, in a's own register, where there is one: left to itself the
-// compiler moves a tile's sums about and reads each weight from memory several times.
+// a + x * y, in one instruction and in a's own register where there is such an instruction:
+// otherwise compilers move accumulators about and read each weight from memory several times.
 [[gnu::always_inline]] static inline Vec MulAdd(Vec a, Vec x, Vec y) {
 #if JP_VECTOR_BYTES == 64 ? defined(__AVX512F__) : JP_VECTOR_BYTES == 32 && defined(__FMA__)
   asm("vfmadd231ps %2, %1, %0" : "+v"(a) : "v"(x), "v"(y));
@@ -140,7 +144,7 @@ static inline Vec AtMost(Vec bound, Vec x) {
 }
 
 // The upper half of each lane, the lower half zero. With few registers the mask stays in memory:
-// left to itself the compiler keeps it in one, and sends a tile's sums to memory instead.
+// otherwise compilers keep it in a register and spill an accumulator instead.
 [[gnu::always_inline]] static inline VecU HighHalves(VecU v) {
 #if JP_VECTOR_BYTES == 32 && defined(__AVX2__)
   alignas(32) static constexpr uint32_t kMask[] = {0xffff0000u, 0xffff0000u, 0xffff0000u,
@@ -162,7 +166,7 @@ struct FirstLanes<0, kLane...> {
   using List = LaneList<kLane...>;
 };
 
-// Of the two by two blocks of kSize lanes that a and b are made of, swaps those off the diagonal.
+// a and b are a matrix of 2 x 2 blocks of kSize lanes: swaps the blocks off the diagonal.
 template <int kSize, int... kLane>
 [[gnu::always_inline]] static inline void SwapBlocks(Vec& a, Vec& b, LaneList<kLane...>) {
   const Vec top =
@@ -185,9 +189,9 @@ template <int kSize = 1>
   }
 }
 
-// exp(x) within 2 ulp on [-87.3, 88.3], clamped outside it; NaN for NaN.
+// exp(x) within 2 ulp on [-87.3, 88.3]; infinity from 88.4 on, exp(-87.3) below; NaN for NaN.
 static inline Vec Exp(Vec x) {
-  const Vec low = Broadcast(-87.3f), high = Broadcast(88.3f);
+  const Vec low = Broadcast(-87.3f), high = Broadcast(89.0f);
   x = AtMost(high, AtLeast(low, x));
   const Vec magic = Broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
   const Vec shifted = x * 1.44269504088896341f + magic;
@@ -203,12 +207,17 @@ static inline Vec Exp(Vec x) {
   return y * (Vec)((exponent + 127) << 23);
 }
 
-// Within 3 ulp above -87.3, at least exp(-88.3) below it.
+// Within 3 ulp above -88.3, and 0 from -88.4 on: float32 has it that 1 / (1 + exp(-x)) is.
 static inline Vec Sigmoid(Vec x) { return 1.0f / (1.0f + Exp(-x)); }
 
-// Rational minimax approximation, odd over even (the one XLA and Eigen use), within 6 ulp.
+// The first float32 whose tanh rounds to 1. The approximation below gives at least 1 there, in
+// whichever way its multiplications and additions are fused.
+inline constexpr float kTanhIsOne = 9.010913848876953f;
+
+// Rational minimax approximation, odd over even (the one XLA and Eigen use), within 6 ulp. At most
+// 1, and exactly 1 from kTanhIsOne on: saturated units have no gradient.
 static inline Vec Tanh(Vec x) {
-  const Vec limit = Broadcast(7.90531110763549805f);
+  const Vec limit = Broadcast(kTanhIsOne), one = Broadcast(1.0f);
   const Vec c = AtLeast(-limit, AtMost(limit, x));
   const Vec s = c * c;
   const Vec s2 = s * s, s4 = s2 * s2;
@@ -219,7 +228,8 @@ static inline Vec Tanh(Vec x) {
   const Vec q0 = 2.26843463243900e-03f * s + 4.89352518554385e-03f;
   const Vec q2 = 1.19825839466702e-06f * s + 1.18534705686654e-04f;
   const Vec q = q2 * s2 + q0;
-  return c * (p / q);  // c * p would lose the bits of a tiny c
+  const Vec y = c * (p / q);  // c * p would lose the bits of a tiny c
+  return AtLeast(-one, AtMost(one, y));
 }
 
 // What the cells call.
@@ -228,7 +238,7 @@ struct Math {
   static Vec Sigmoid(Vec x) { return JP_ISA::Sigmoid(x); }
   static Vec Tanh(Vec x) { return JP_ISA::Tanh(x); }
   static Vec Relu(Vec x) { return Select(x < Vec{}, Vec{}, x); }  // a NaN stays a NaN
-  static Vec Step(Vec x) { return Select(x > Vec{}, Broadcast(1.0f), Vec{}); }
+  static Vec Heaviside(Vec x) { return Select(x > Vec{}, Broadcast(1.0f), Vec{}); }
 };
 
 }  // namespace jp::cpu::JP_ISA

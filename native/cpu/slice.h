@@ -1,47 +1,21 @@
-// What a worker does at each step, whichever direction: its slice's units, block after block.
+// SPDX-License-Identifier: Apache-2.0
+// A worker's part of a matrix product: packing its weights, and multiplying block after block.
 #pragma once
 
-#include "native/cpu/job.h"
+#include "native/cpu/gemm.h"
 #include "native/cpu/pack.h"
-#include "native/cpu/product.h"
 #include "native/cpu/simd.h"
+#include "native/cpu/workspace.h"
 
 namespace jp::cpu::JP_ISA {
 
-// Weights as a caller has them: [depth, gates * units] or, transposed, [units, depth].
+// One group's weights as the caller has them: [rows, gates * units] or, transposed, [units, rows].
+// The rows are the product's K.
 template <class T>
-struct Weights {
-  const T* at;
-  int64_t depth, units;
+struct KernelView {
+  const T* at;  // null where the problem has none
+  int64_t rows, units;
   bool transposed;
-};
-
-// Where things are in the arrays of one group.
-template <class T>
-struct Layout {
-  const Shape& shape;
-  int64_t group;
-
-  int64_t sequence_row(int64_t b, int64_t t) const {
-    const int64_t row = shape.time_major ? t * shape.batch + b : b * shape.steps + t;
-    return group * shape.batch * shape.steps + row;
-  }
-  template <class P>
-  P* sequence(P* base, int64_t b, int64_t t, int64_t features) const {
-    return base + sequence_row(b, t) * features;
-  }
-  // The group's, of those that the caller has for `gates` gates of so many units; null if `base`
-  // is.
-  Weights<T> weights(const void* base, int64_t depth, int64_t units, int gates,
-                     bool transposed) const {
-    const T* const first = static_cast<const T*>(base);
-    return {first == nullptr ? nullptr : first + group * depth * gates * units, depth, units,
-            transposed};
-  }
-  template <class P>
-  P* state(P* base, int64_t b) const {
-    return base + (group * shape.batch + b) * shape.hidden;
-  }
 };
 
 static inline int Lanes(int64_t hidden, int64_t unit) {
@@ -49,7 +23,7 @@ static inline int Lanes(int64_t hidden, int64_t unit) {
   return left >= kLanes ? kLanes : left > 0 ? static_cast<int>(left) : 0;
 }
 
-// Calls f(the lanes that hold units from `unit` on).
+// Calls f with the lanes that hold units, of the vector that begins with `unit`.
 template <class F>
 [[gnu::always_inline]] static inline void WithLanes(int64_t hidden, int64_t unit, const F& f) {
   const int n = Lanes(hidden, unit);
@@ -60,75 +34,77 @@ template <class F>
   }
 }
 
-// Rows whose values are asked for before the products. Of more, those that are a power of two
-// apart would drive each other out of the caches: they are asked for this many rows ahead.
+// Rows whose operands are prefetched before the products. More at once, if they are a power of two
+// apart, would evict each other from the caches: the others are prefetched this many rows ahead.
 inline constexpr int64_t kEarlyRows = 4;
 
-// Weights that leave the rest of what a step needs in the caches of a worker alone: asking for it
-// would only delay. Of several workers each must have what the others read a step before.
-inline constexpr int64_t kKeptBytes = 128 << 10;
+// With one worker and weights up to this size, the step's operands stay cached and prefetching only
+// costs time. With several, each worker reads what others have just written.
+inline constexpr int64_t kCachedBytes = 128 << 10;
 
-// Of the products of many rows.
-inline constexpr int64_t kPartDepth = 256;
+// K is taken in parts of this size where many rows are multiplied.
+inline constexpr int64_t kPartOfK = 256;
 
 // A worker's rows of a batch: from `first` to before `last`.
 struct BatchRows {
   int64_t first, last;
 
-  BatchRows(const CpuPass& pass, int64_t batch, int worker)
-      : first(pass.by_rows() ? worker * batch / pass.workers : 0),
-        last(pass.by_rows() ? (worker + 1) * batch / pass.workers : batch) {}
-  int64_t count() const { return last - first; }
+  BatchRows(const GemmPlan& plan, int64_t batch, int worker)
+      : first(plan.SplitsBatch() ? worker * batch / plan.workers : 0),
+        last(plan.SplitsBatch() ? (worker + 1) * batch / plan.workers : batch) {}
+  int64_t Count() const { return last - first; }
 };
 
-// A part of the units: those from `first` to before `last`, counted in vectors.
+// A worker's vectors of units, from `first` to before `last`, and their packed weights.
 template <class T>
 struct Slice {
-  const CpuPass& pass;
-  const Weights<T> weights;
+  const GemmPlan& plan;
+  const KernelView<T> kernel;
   T* packed;
   int64_t first, last;
   int64_t first_packed, last_packed;  // panels that a worker packs
 
-  Slice(const CpuPass& of_pass, void* all_packed, int worker, const Weights<T>& of = {})
-      : pass(of_pass), weights(of), packed(static_cast<T*>(all_packed)) {
-    if (pass.by_rows()) {
+  Slice(const GemmPlan& of_plan, void* all_packed, int worker, const KernelView<T>& of = {})
+      : plan(of_plan), kernel(of), packed(static_cast<T*>(all_packed)) {
+    if (plan.SplitsBatch()) {
       first = 0;
-      last = pass.units;
-      first_packed = worker * pass.panels / pass.workers;
-      last_packed = (worker + 1) * pass.panels / pass.workers;
+      last = plan.unit_vectors;
+      first_packed = worker * plan.panels / plan.workers;
+      last_packed = (worker + 1) * plan.panels / plan.workers;
     } else {
-      packed += worker * (pass.packed_bytes / pass.slices / sizeof(T));
-      first = pass.first_unit(worker);
-      last = pass.first_unit(worker + 1);
+      packed += worker * (plan.packed_bytes / plan.slices / sizeof(T));
+      first = plan.FirstUnit(worker);
+      last = plan.FirstUnit(worker + 1);
       first_packed = 0;
-      last_packed = panels(last - first);
+      last_packed = Panels(last - first);
     }
   }
 
-  T* panel(int64_t p) const { return packed + p * pass.packed_depth * panel_width(); }
-  // A panel that must be asked for before it is read, or null.
+  T* Panel(int64_t p) const { return packed + p * plan.packed_k * PanelWidth(); }
+  // A panel that must be prefetched before it is read, or null.
   const T* Streamed(int64_t p) const {
-    return pass.kept() && pass.streams && p >= 0 && p < panels(last - first) ? panel(p) : nullptr;
+    const bool streams = plan.PackedOnce() && plan.prefetches;
+    return streams && p >= 0 && p < Panels(last - first) ? Panel(p) : nullptr;
   }
-  int64_t panels(int64_t units) const {
-    return (units * pass.gates + pass.vectors - 1) / pass.vectors;
+  int64_t Panels(int64_t units) const {
+    return (units * plan.gates + plan.panel_vectors - 1) / plan.panel_vectors;
   }
-  int64_t panel_width() const { return pass.vectors * kLanes; }
-  int64_t width() const { return panels(last - first) * panel_width(); }
+  int64_t PanelWidth() const { return plan.panel_vectors * kLanes; }
+  int64_t Width() const { return Panels(last - first) * PanelWidth(); }
 
-  int LanesOf(int64_t unit, int64_t hidden) const {  // none past the slice's end
-    return unit < last ? Lanes(hidden, unit * kLanes) : 0;
+  // Lanes that hold units, of a vector of units; none past the slice's end.
+  int LanesOf(int64_t unit, int64_t units) const {
+    return unit < last ? Lanes(units, unit * kLanes) : 0;
   }
 
-  // Packs the weights, if they are kept.
+  // Packs the weights, unless they are packed at each use.
   void Pack() const {
-    if (pass.kept()) PackPart(first_packed, last_packed, 0, pass.depth);
+    if (plan.PackedOnce()) PackPart(first_packed, last_packed, 0, plan.k);
   }
 
-  // Of the panels from `begin` to before `end`, packs the rows from k to before `end_row`.
+  // Packs rows k to before `end_row` of the panels from `begin` to before `end`.
   void PackPart(int64_t begin, int64_t end, int64_t k, int64_t end_row) const {
-    if (weights.transposed) {
+    if (kernel.transposed) {
       PackRows(begin, end, k, end_row);
     } else {
       PackColumns(begin, end, k, end_row);
@@ -137,18 +113,18 @@ struct Slice {
 
   // The units are columns: those of a gate begin `units` values after those of the gate before.
   void PackColumns(int64_t begin, int64_t end, int64_t first_row, int64_t end_row) const {
-    const int64_t stride = pass.gates * weights.units;
+    const int64_t stride = plan.gates * kernel.units;
     for (int64_t k = first_row; k < end_row; k += kPackedRows) {
       const int64_t next = k + kPackedRows < end_row ? k + kPackedRows : end_row;
-      int64_t unit = first + begin * pass.vectors / pass.gates;
-      int64_t gate = begin * pass.vectors % pass.gates;
+      int64_t unit = first + begin * plan.panel_vectors / plan.gates;
+      int64_t gate = begin * plan.panel_vectors % plan.gates;
       for (int64_t p = begin; p < end; ++p) {
-        T* const to = panel(p) + (k - first_row) * panel_width();
-        for (int c = 0; c < pass.vectors; ++c) {
-          const T* from = weights.at + gate * weights.units + unit * kLanes;
-          CopyColumns(to, pass.vectors, c, k, next, from, stride, weights.depth,
-                      LanesOf(unit, weights.units));
-          gate = gate + 1 < pass.gates ? gate + 1 : 0;
+        T* const to = Panel(p) + (k - first_row) * PanelWidth();
+        for (int c = 0; c < plan.panel_vectors; ++c) {
+          const T* from = kernel.at + gate * kernel.units + unit * kLanes;
+          CopyColumns(to, plan.panel_vectors, c, k, next, from, stride, kernel.rows,
+                      LanesOf(unit, kernel.units));
+          gate = gate + 1 < plan.gates ? gate + 1 : 0;
           unit += gate == 0;
         }
       }
@@ -157,89 +133,92 @@ struct Slice {
 
   // The units are rows.
   void PackRows(int64_t begin, int64_t end, int64_t first_row, int64_t end_row) const {
-    const int64_t depth = weights.depth;
+    const int64_t rows = kernel.rows;
     for (int64_t p = begin; p < end; ++p) {
       for (int64_t k = first_row; k < end_row; k += kPackedColumns) {
         const int64_t next = k + kPackedColumns < end_row ? k + kPackedColumns : end_row;
-        T* const to = panel(p) + (k - first_row) * panel_width();
-        for (int c = 0; c < pass.vectors; ++c) {
-          const int64_t unit = first + p * pass.vectors + c;
-          const int n = LanesOf(unit, weights.units);
-          const T* from = weights.at + unit * kLanes * depth;
-          const int64_t left = depth - next < kPackedColumns ? depth - next : kPackedColumns;
-          for (int lane = 0; lane < n; ++lane) Prefetch(from + lane * depth + next, left);
-          TransposeRows(to, pass.vectors, c, k, next, from, depth, depth, n);
+        T* const to = Panel(p) + (k - first_row) * PanelWidth();
+        for (int c = 0; c < plan.panel_vectors; ++c) {
+          const int64_t unit = first + p * plan.panel_vectors + c;
+          const int n = LanesOf(unit, kernel.units);
+          const T* from = kernel.at + unit * kLanes * rows;
+          const int64_t left = rows - next < kPackedColumns ? rows - next : kPackedColumns;
+          for (int lane = 0; lane < n; ++lane) Prefetch(from + lane * rows + next, left);
+          TransposeRows(to, plan.panel_vectors, c, k, next, from, rows, rows, n);
         }
       }
     }
   }
 
-  // out[r][width()] = start + in[r] x the slice's weights.
-  void MultiplyAll(Rows in, int64_t rows, bool alone, Start start, float* out,
-                   Order order = Order::kForwards) const {
-    // What the rows hold of a part of the depth stays in the L2 cache for all panels; and so do
-    // the weights, where they are not kept.
-    const bool kept = pass.kept(), whole = kept && alone;
-    const int64_t part = !kept ? pass.packed_depth : alone ? pass.depth : kPartDepth;
-    ForDepths(pass.depth, part, order, start, out, width(),
-              [&](int64_t k, int64_t depth, Start begin) {
-                if (!kept) PackPart(0, panels(last - first), k, k + depth);
-                const int64_t row = kept ? k * panel_width() : 0;
-                for (int64_t p = 0; p < panels(last - first); ++p) {
-                  const int64_t column = p * panel_width();
-                  const T* next = Streamed(p + 1);
-                  if (next != nullptr) next += row;
-                  const Start here{begin.at == nullptr ? nullptr : begin.at + column, begin.stride};
-                  Multiply(pass.vectors, in, rows, whole, k, depth, panel(p) + row, next, order,
-                           here, out + column, width());
-                }
-              });
+  // out[r][Width()] = accumulator + in[r] x the slice's weights.
+  void MultiplyAll(RowPointers in, int64_t rows, bool single_row, Accumulator accumulator,
+                   float* out, Traversal traversal = Traversal::kForwards) const {
+    // A part of K is taken for all panels before the next part, so that the rows' values of it stay
+    // in the L2 cache; so do weights that are packed at each use.
+    const bool once = plan.PackedOnce(), whole = once && single_row;
+    const int64_t part = !once ? plan.packed_k : single_row ? plan.k : kPartOfK;
+    ForPartsOfK(plan.k, part, traversal, accumulator, out, Width(),
+                [&](int64_t k, int64_t k_count, Accumulator begin) {
+                  if (!once) PackPart(0, Panels(last - first), k, k + k_count);
+                  const int64_t row = once ? k * PanelWidth() : 0;
+                  for (int64_t p = 0; p < Panels(last - first); ++p) {
+                    const int64_t column = p * PanelWidth();
+                    const T* next = Streamed(p + 1);
+                    if (next != nullptr) next += row;
+                    const Accumulator here{begin.at == nullptr ? nullptr : begin.at + column,
+                                           begin.stride};
+                    Multiply(plan.panel_vectors, in, rows, whole, k, k_count, Panel(p) + row, next,
+                             traversal, here, out + column, Width());
+                  }
+                });
   }
 
-  // Multiplies rows of a batch, `stride` apart from `in` on, with the slice's weights, or takes the
-  // products as zero where `in` is null. For each block of units and each row, calls prefetch(row,
-  // vector of units, number of them) before, and update(row, vector of units, number, products)
-  // after. Every other step goes through the weights backwards: of those that a cache can't hold,
-  // it finds the last ones there.
+  // Multiplies rows of a batch, `stride` apart from `in` on, with the slice's weights; if `in` is
+  // null, the products are zero. For each block of units and each row, calls prefetch(row, vector
+  // of units, number of them) before the products, and update(row, vector of units, number,
+  // products), which may change them, afterwards. Every other step goes through the weights
+  // backwards: of weights that a cache can't hold, the ones read last are there.
   //
-  // Weights that are not kept, for kChunkRows at most, are taken as a whole, their products to
-  // `passing`.
+  // Weights that are packed at each use, for kChunkRows rows at most, are multiplied as a whole, and
+  // the products go to `passing`.
   template <class Prefetch, class Update>
-  void ForBlocks(int64_t step, const float* in, int64_t stride, BatchRows of, bool alone,
+  void ForBlocks(int64_t step, const float* in, int64_t stride, BatchRows of, bool single_row,
                  float* passing, const Prefetch& prefetch, const Update& update) const {
-    const Order order = step % 2 == 0 ? Order::kForwards : Order::kBackwards;
-    if (!pass.kept() && in != nullptr) return ForAll(order, in, stride, of, passing, update);
+    const Traversal traversal = step % 2 == 0 ? Traversal::kForwards : Traversal::kBackwards;
+    if (!plan.PackedOnce() && in != nullptr) {
+      return ForAll(traversal, in, stride, of, passing, update);
+    }
     alignas(64) float products[kBlockRows * kMostBlockVectors * kLanes];
-    const int64_t batch = of.count(), parts = (batch + kBlockRows - 1) / kBlockRows;
-    const bool ask = pass.slices > 1 || pass.slice_bytes > kKeptBytes;
-    const int64_t blocks = (last - first + pass.block_units - 1) / pass.block_units;
+    const int64_t batch = of.Count(), parts = (batch + kBlockRows - 1) / kBlockRows;
+    const bool prefetches = plan.slices > 1 || plan.slice_bytes > kCachedBytes;
+    const int64_t blocks = (last - first + plan.block_units - 1) / plan.block_units;
     const auto turn = [step](int64_t i, int64_t n) { return step % 2 == 0 ? i : n - 1 - i; };
     for (int64_t i = 0; i < blocks; ++i) {
-      const int64_t unit = first + turn(i, blocks) * pass.block_units;
-      const int64_t units = last - unit < pass.block_units ? last - unit : pass.block_units;
-      const int64_t first_panel = (unit - first) * pass.gates / pass.vectors;
-      const int64_t width = panels(units) * panel_width();
+      const int64_t unit = first + turn(i, blocks) * plan.block_units;
+      const int64_t units = last - unit < plan.block_units ? last - unit : plan.block_units;
+      const int64_t first_panel = (unit - first) * plan.gates / plan.panel_vectors;
+      const int64_t width = Panels(units) * PanelWidth();
       for (int64_t part = 0; part < parts; ++part) {
         const int64_t b0 = of.first + part * batch / parts;
         const int64_t rows = of.first + (part + 1) * batch / parts - b0;
         const float* row[kBlockRows];
         for (int64_t r = 0; in != nullptr && r < rows; ++r) {
           row[r] = in + (b0 + r) * stride;
-          if (i == 0) JP_ISA::Prefetch(row[r], pass.depth);  // what other workers just wrote
+          if (i == 0) JP_ISA::Prefetch(row[r], plan.k);  // what other workers just wrote
         }
         if (in == nullptr) std::memset(products, 0, rows * width * sizeof(float));
-        // A few at a time: they wait in line behind each other.
-        const int64_t count = panels(units);
-        const int64_t early = !ask ? rows : rows < kEarlyRows ? rows : kEarlyRows;
+        // A few rows before each panel's product: prefetches queue up behind each other.
+        const int64_t count = Panels(units);
+        const int64_t early = !prefetches ? rows : rows < kEarlyRows ? rows : kEarlyRows;
         for (int64_t p = 0; p < count; ++p) {
-          for (int64_t r = p * early / count; ask && r < (p + 1) * early / count; ++r) {
+          for (int64_t r = p * early / count; prefetches && r < (p + 1) * early / count; ++r) {
             prefetch(b0 + r, unit, units);
           }
           if (in == nullptr) continue;
           const int64_t here = turn(p, count), at = first_panel + here;
-          const T* next = Streamed(order == Order::kForwards ? at + 1 : at - 1);
-          Multiply(pass.vectors, row, rows, alone, 0, pass.depth, panel(at), next, order, {},
-                   products + here * panel_width(), width);
+          const T* next = Streamed(traversal == Traversal::kForwards ? at + 1 : at - 1);
+          Multiply(plan.panel_vectors, row, rows, single_row, 0, plan.k, Panel(at), next, traversal,
+                   {}, products + here * PanelWidth(), width);
         }
         for (int64_t r = 0; r < rows; ++r) {
           if (r + early < rows) prefetch(b0 + r + early, unit, units);
@@ -251,13 +230,13 @@ struct Slice {
 
  private:
   template <class Update>
-  void ForAll(Order order, const float* in, int64_t stride, BatchRows of, float* products,
+  void ForAll(Traversal traversal, const float* in, int64_t stride, BatchRows of, float* products,
               const Update& update) const {
     const float* row[kChunkRows] = {};
-    for (int64_t r = 0; r < of.count(); ++r) row[r] = in + (of.first + r) * stride;
-    MultiplyAll(row, of.count(), false, {}, products, order);
-    for (int64_t r = 0; r < of.count(); ++r) {
-      update(of.first + r, first, last - first, products + r * width());
+    for (int64_t r = 0; r < of.Count(); ++r) row[r] = in + (of.first + r) * stride;
+    MultiplyAll(row, of.Count(), false, {}, products, traversal);
+    for (int64_t r = 0; r < of.Count(); ++r) {
+      update(of.first + r, first, last - first, products + r * Width());
     }
   }
 };

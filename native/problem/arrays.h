@@ -29,7 +29,7 @@ struct Forward {
 #define JP_RESULT_forward(name, type, count) JP_TYPE_##type* name JP_COUNT_##count{};
 #define JP_OPERAND_backward(name, type, count)
 #define JP_RESULT_backward(name, type, count)
-#include "jax_persistent/ops/operands.def"
+#include "jax_persistent/problem/operands.def"
 #undef JP_OPERAND_forward
 #undef JP_RESULT_forward
 #undef JP_OPERAND_backward
@@ -41,7 +41,7 @@ struct Backward {
 #define JP_RESULT_forward(name, type, count)
 #define JP_OPERAND_backward(name, type, count) const JP_TYPE_##type* name JP_COUNT_##count{};
 #define JP_RESULT_backward(name, type, count) JP_TYPE_##type* name JP_COUNT_##count{};
-#include "jax_persistent/ops/operands.def"
+#include "jax_persistent/problem/operands.def"
 #undef JP_OPERAND_forward
 #undef JP_RESULT_forward
 #undef JP_OPERAND_backward

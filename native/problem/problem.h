@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // One recurrence without its arrays: what is computed, of which sizes, in which layout.
 //
-// jax_persistent/ops/problem.py has the same fields under the same names; they travel as the
+// jax_persistent/problem/problem.py has the same fields under the same names; they travel as the
 // attributes of a custom call.
 #pragma once
 
@@ -23,7 +23,7 @@ enum class Part : uint32_t {
 #define JP_PART(part) part,
 #define JP_OPERAND(...)
 #define JP_RESULT(...)
-#include "jax_persistent/ops/operands.def"
+#include "jax_persistent/problem/operands.def"
 #undef JP_PART
 #undef JP_OPERAND
 #undef JP_RESULT
@@ -44,14 +44,14 @@ struct Problem {
   bool tf32 = false;   // float32 products may be rounded to it, where the hardware has it
   uint32_t parts = 0;  // a bit for each Part
 
-  constexpr bool has(Part part) const {
+  JP_HOST_DEVICE constexpr bool has(Part part) const {
     return part == Part::always || (parts >> static_cast<uint32_t>(part) & 1) != 0;
   }
   constexpr Problem& Add(Part part) {
     parts |= uint32_t{1} << static_cast<uint32_t>(part);
     return *this;
   }
-  constexpr int64_t columns() const { return cell.gates * hidden; }  // G*H
+  JP_HOST_DEVICE constexpr int64_t columns() const { return cell.gates * hidden; }  // G*H
 };
 
 }  // namespace jp

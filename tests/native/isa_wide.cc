@@ -1,11 +1,11 @@
 #define JP_ISA wide
 #define JP_VECTOR_BYTES 64
 #define JP_VECTOR_REGISTERS 32
-#include "native/cpu/instantiate.h"
+#include "native/cpu/dispatch.h"
 #include "tests/native/isas.h"
 
 namespace jp::test {
 
-const cpu::Isa kWideIsa = cpu::wide::kIsa("wide");
+const cpu::Isa kWideIsa = cpu::wide::MakeIsa("wide");
 
 }  // namespace jp::test

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Mesh axes that are part of an array's type (`jax.sharding.AxisType.Explicit`).
 
 Along such axes jax asks of every operation how its result is split. A recurrence has one answer:

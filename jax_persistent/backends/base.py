@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a backend offers, and the plan that it makes of a problem."""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from jax_persistent.problem import Arrays, Problem
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a call would run; `print` it.
+
+    Attributes:
+      backend: "native" or "reference".
+      reason: why it runs so; for "reference", why there is no kernel, or none that is faster.
+      residency: the level of memory that holds the weights during the sequence, such as "L2".
+      workers: cores (or thread blocks) that share a step.
+      packed_bytes: recurrent weights on the chip at a time, all workers together.
+      details: the planner's own numbers, by pass.
+    """
+
+    backend: str
+    reason: str
+    residency: str | None = None
+    workers: int | None = None
+    packed_bytes: int | None = None
+    details: dict[str, Any] | None = None
+
+    def __str__(self) -> str:
+        return f"{self.backend}: {self.reason}"
+
+
+class Backend(abc.ABC):
+    """The kernels of one platform.
+
+    It is asked about one device's own problem: sizes are those of the rows that it has.
+
+    Attributes:
+      platform: jax's name of it, as in `jax.devices(platform)`.
+      sums_weight_gradients: whether a backward call may have the part "d_weights". Where not, it
+        is asked for the gradients of the gates, and the sums of them are XLA's.
+    """
+
+    platform: str
+    sums_weight_gradients: bool = False
+
+    @abc.abstractmethod
+    def refusal(self, problem: Problem) -> str | None:
+        """Why there is no kernel for such a problem, or None if there is one."""
+
+    def slower_than_reference(self, problem: Problem) -> str | None:
+        """Why a kernel that could run it would be slower than the reference, or None."""
+        del problem
+        return None
+
+    @abc.abstractmethod
+    def call(self, problem: Problem, arrays: Arrays) -> Arrays:
+        """The results of a problem that is not refused; traced while XLA's program is made."""
+
+    def names(self, device: jax.Device | str) -> bool:
+        """Whether `jp.plan` means this backend by `device`."""
+        return (device if isinstance(device, str) else device.platform) == self.platform
+
+    @abc.abstractmethod
+    def plan(self, problem: Problem, device: jax.Device | str | None) -> dict[str, Any]:
+        """How a problem that is not refused would run on a device that this backend has.
+
+        Returns a dict with "runs", "explanation", "residency", "workers", "packed_bytes" and the
+        planner's own numbers; "runs" is False where this device can't, for that explanation.
+        """

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""NVIDIA GPUs' kernels: the recurrence alone, its input products and weight gradients are XLA's.
+
+XLA's own products are fast on a GPU, and it may fuse them with what is around them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any
+
+import jax
+
+from jax_persistent.backends import reference
+from jax_persistent.backends.base import Backend
+from jax_persistent.backends.cpu import refusal_of_dtype
+from jax_persistent.ffi import call
+from jax_persistent.ffi.registration import native_module
+from jax_persistent.problem import Arrays, Problem
+
+EXCHANGE = "JAX_PERSISTENT_CUDA_EXCHANGE"
+_EXCHANGES = ("", "grid", "grid-barrier", "cluster")
+_DTYPES = ("float32", "bfloat16", "float16")
+_ASSUMED_ARCHITECTURE = 90  # where a program is lowered for a GPU that is not here
+_ARCHITECTURE = re.compile(r"sm_(\d+)[af]?")
+
+
+class CudaBackend(Backend):
+    platform = "cuda"
+
+    def refusal(self, problem: Problem) -> str | None:
+        found = self.plan(problem, None)
+        return None if found["runs"] else found["explanation"]
+
+    def call(self, problem: Problem, arrays: Arrays) -> Arrays:
+        return (_forward if problem.pass_ == "forward" else _backward)(problem, arrays)
+
+    def names(self, device: jax.Device | str) -> bool:
+        name = device if isinstance(device, str) else device.platform
+        return name in ("cuda", "gpu") or _architecture(name) is not None
+
+    def plan(self, problem: Problem, device: jax.Device | str | None) -> dict[str, Any]:
+        reason = refusal_of_dtype(self.platform, problem.dtype, _DTYPES)
+        here = _architecture(device) is None  # and not a plan for some other machine
+        if reason is None and here and not native_module().cuda_architectures():
+            reason = native_module().cuda_missing()
+        if reason is not None:
+            return {"runs": False, "explanation": reason}
+        attributes = problem.encoded() | {"pass": problem.pass_}
+        try:
+            facts = _facts(device)
+        except RuntimeError as error:  # of CUDA: a driver that is too old, say
+            return {"runs": False, "explanation": str(error)}
+        return native_module().plan(self.platform, attributes, facts, {"exchange": exchange()})
+
+
+def exchange() -> str:
+    """How blocks are told to exchange messages; "" leaves it to the planner.
+
+    Raises ValueError where the environment variable has another value.
+    """
+    value = os.environ.get(EXCHANGE, "")
+    if value not in _EXCHANGES:
+        known = ", ".join(repr(e) for e in _EXCHANGES[1:])
+        raise ValueError(f"{EXCHANGE}: expected one of {known}, or nothing; got {value!r}")
+    return value
+
+
+def _forward(problem: Problem, arrays: Arrays) -> Arrays:
+    parts = (set(problem.parts) - {"inputs", "bias"}) | {"input_gates"}
+    gates = reference.each_group(reference.project, arrays.x, arrays.input_kernel, arrays.bias)
+    projected = Arrays(arrays | {"input_gates": gates})
+    return call.kernel_call(problem.having("forward", parts), projected, exchange=exchange())
+
+
+def _backward(problem: Problem, arrays: Arrays) -> Arrays:
+    parts = (set(problem.parts) - {"d_x"}) | {"d_gates"}
+    if problem.cell.reset_after:
+        parts.add("d_recurrent_gates")
+    found = call.kernel_call(problem.having("backward", parts), arrays, exchange=exchange())
+    if arrays.input_kernel is not None:
+        found["d_x"] = reference.each_group(
+            reference.input_gradient, found.d_input_gates, arrays.input_kernel
+        )
+    return found
+
+
+def _architecture(device: jax.Device | str | None) -> int | None:
+    """90 for "sm_90" and "sm_90a"; None for what is no architecture's name."""
+    found = _ARCHITECTURE.fullmatch(device) if isinstance(device, str) else None
+    return None if found is None else int(found.group(1))
+
+
+def _facts(device: Any) -> dict[str, int]:
+    """What the planner asks of a GPU.
+
+    Args:
+      device: a GPU; an architecture such as "sm_90", whose flagship is meant; or None or a
+        platform's name: the first GPU of this process, else the assumed architecture's flagship.
+
+    Raises:
+      RuntimeError: CUDA can't say; its own words.
+    """
+    architecture = _architecture(device)
+    if architecture is None and (device is None or isinstance(device, str)):
+        try:
+            device = jax.local_devices(backend="cuda")[0]
+        except RuntimeError:
+            architecture = _ASSUMED_ARCHITECTURE
+    if architecture is not None:
+        return native_module().gpu_facts(architecture)
+    return native_module().gpu_device_facts(device.local_hardware_id)

@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A recurrence stated once: what is static about it, and the list of its arrays."""
+
+from jax_persistent.problem.operands import Arrays
+from jax_persistent.problem.problem import DTYPES, Problem
+
+__all__ = ["DTYPES", "Arrays", "Problem"]

@@ -1,0 +1,144 @@
+// SPDX-License-Identifier: Apache-2.0
+// The CPU's backend: facts, plans, and a call from its memory to its last phase.
+#include "native/cpu/backend.h"
+
+#include <cstddef>
+#include <stdexcept>
+#include <variant>
+
+#include "native/cpu/cores.h"
+#include "native/cpu/machine.h"
+#include "native/cpu/scratch.h"
+
+namespace jp::cpu {
+namespace {
+
+// The facts' names in Facts.
+constexpr const char *kThreads = "threads", *kLanes = "lanes", *kRegisters = "registers",
+                     *kL2Bytes = "l2_bytes", *kL3Bytes = "l3_bytes";
+
+int64_t FactOf(const Facts& facts, const char* name, int64_t least) {
+  const auto fact = facts.find(name);
+  if (fact != facts.end() && fact->second >= least && fact->second <= int64_t{1} << 40) {
+    return fact->second;
+  }
+  throw std::invalid_argument(
+      std::string("facts: expected ") + name + " to be at least " + std::to_string(least) +
+      "; got " + (fact == facts.end() ? "none" : std::to_string(fact->second)));
+}
+
+CpuFacts Parsed(const Facts& facts) {
+  return {static_cast<int>(std::min<int64_t>(FactOf(facts, kThreads, 1), 1 << 16)),
+          static_cast<int>(std::min<int64_t>(FactOf(facts, kLanes, 1), 1 << 10)),
+          static_cast<int>(std::min<int64_t>(FactOf(facts, kRegisters, 1), 1 << 10)),
+          FactOf(facts, kL2Bytes, 0), FactOf(facts, kL3Bytes, 0)};
+}
+
+class CpuPlanned : public Plan {
+ public:
+  CpuPlanned(const Problem& problem, const CpuFacts& facts)
+      : refusal_(jp::cpu::Refusal(problem)), facts_(facts) {
+    if (!refusal_.empty()) return;
+    plan_ = PlanCpu(problem, facts);
+    if (problem.pass == Pass::kForward) {
+      Lay(MakeWorkspace<Forward>(problem, plan_));
+    } else {
+      Lay(MakeWorkspace<Backward>(problem, plan_));
+    }
+  }
+
+  std::string Refusal() const override { return refusal_; }
+
+  Description Describe() const override {
+    if (!refusal_.empty()) return {"", refusal_, {}};
+    const GemmPlan& gemm = plan_.recurrence;
+    return {std::string(plan_.residency),
+            Explain(plan_, facts_),
+            {{"workers", gemm.workers},
+             {"packed_bytes", gemm.packed_bytes},
+             {"splits_batch", gemm.SplitsBatch()},
+             {"panels", gemm.panels},
+             {"panel_vectors", gemm.panel_vectors},
+             {"tile_rows", gemm.tile_rows},
+             {"worker_bytes", gemm.slice_bytes}}};
+  }
+
+  template <class Arrays>
+  std::string Run(const Arrays& arrays, const Resources& resources) const {
+    const auto* laid = std::get_if<Workspace<Arrays>>(&space_);
+    if (laid == nullptr) return "the plan is not of this pass";
+    const Scratch memory(bytes_);
+    Workspace<Arrays> space = *laid;
+    space.arrays = arrays;
+    LayOut(space, memory.as<void>());
+    RunWorkspace(ChosenIsa(), space, resources.schedule);
+    return {};
+  }
+
+ private:
+  template <class Arrays>
+  void Lay(Workspace<Arrays> space) {
+    bytes_ = LayOut(space, nullptr);
+    space_ = space;
+  }
+
+  std::string refusal_;
+  CpuFacts facts_;
+  CpuPlan plan_;
+  std::variant<std::monostate, Workspace<Forward>, Workspace<Backward>> space_;
+  size_t bytes_ = 0;
+};
+
+class CpuBackendImpl : public Backend {
+ public:
+  std::string_view Platform() const override { return "cpu"; }
+  Executor KindOfExecutor() const override { return Executor::kThreadPool; }
+  Resources Here() const override { return {.threads = CoreCount()}; }
+
+  Facts FactsOf(const Resources& where) const override {
+    const CpuFacts facts = ThisMachine(where.threads);
+    return {{kThreads, facts.threads},
+            {kLanes, facts.vector_lanes},
+            {kRegisters, facts.vector_count},
+            {kL2Bytes, facts.l2_bytes},
+            {kL3Bytes, facts.l3_bytes}};
+  }
+
+  std::unique_ptr<Plan> MakePlan(const Problem& problem, const Facts& facts,
+                                 const Options& options) const override {
+    if (!options.empty()) {
+      throw std::invalid_argument("options: expected none on a CPU; got '" +
+                                  options.begin()->first + "'");
+    }
+    return std::make_unique<CpuPlanned>(problem, Parsed(facts));
+  }
+
+  // The workspace is the backend's own, as pages are kept from call to call.
+  std::string Run(const Plan& plan, const Forward& arrays, void* /*workspace*/,
+                  const Resources& resources) const override {
+    return static_cast<const CpuPlanned&>(plan).Run(arrays, resources);
+  }
+  std::string Run(const Plan& plan, const Backward& arrays, void* /*workspace*/,
+                  const Resources& resources) const override {
+    return static_cast<const CpuPlanned&>(plan).Run(arrays, resources);
+  }
+};
+
+}  // namespace
+
+std::string Refusal(const Problem& problem) {
+  if (problem.dtype == DType::kFloat16) {
+    return "no cpu kernel for float16; there is one for float32 and bfloat16";
+  }
+  if (problem.has(Part::input_gates) && problem.pass == Pass::kForward) {
+    return "no cpu kernel that is given the input gates; there is one that computes them";
+  }
+  return {};
+}
+
+const Backend& CpuBackend() {
+  static const CpuBackendImpl backend;
+  return backend;
+}
+
+}  // namespace jp::cpu

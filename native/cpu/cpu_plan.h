@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+// How a problem is laid over a CPU's cores: a pure function of the problem and the machine.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "native/problem/problem.h"
+
+namespace jp::cpu {
+
+struct CpuFacts {
+  int threads;       // workers to use at most
+  int vector_lanes;  // float32 lanes of a SIMD register
+  int vector_count;  // SIMD registers
+  int64_t l2_bytes;  // private to a core
+  int64_t l3_bytes;  // shared by all, 0 if there is none
+};
+
+// One matrix product, [rows,K] x [K, units * gates], and how the workers divide it. The units are
+// taken in whole SIMD vectors; a vector of units has a vector of columns for each gate. A slice is
+// a run of unit vectors. Its columns, unit after unit, are cut into panels, the last of which is
+// padded with zeros.
+struct GemmPlan {
+  int64_t k;             // K, made even: rows of weights are taken in pairs
+  int lanes;             // units in a vector
+  int gates;             // vectors of columns to a vector of units
+  int panel_vectors;     // vectors across a panel: one of kPanelVectors
+  int tile_rows;         // batch rows that share a load of the weights
+  int block_units;       // vectors of units that are updated together, after their products
+  int64_t unit_vectors;  // vectors of units
+  int slices;            // each has unit_vectors / slices, rounded either way
+  int workers;           // each has a slice or, of the only one, batch / workers rows
+  int64_t panels;        // of the largest slice
+  int64_t slice_bytes;   // of its packed weights
+  int64_t packed_k;      // rows that are packed at a time: all, once, or some, at every use
+  int64_t packed_bytes;  // of all slices
+  bool prefetches;       // weights are prefetched: a slice's are more than an L2 cache holds
+
+  // Inlined by force, as in cell.h. The divisions are of 32 bits, which are faster: no memory holds
+  // the weights of 2^32 vectors of units.
+  [[gnu::always_inline]] int64_t PaddedUnits() const { return unit_vectors * lanes; }
+  [[gnu::always_inline]] int64_t FirstUnit(int slice) const {
+    return static_cast<uint32_t>(slice) * static_cast<uint32_t>(unit_vectors) / slices;
+  }
+  [[gnu::always_inline]] int SliceOf(int64_t unit) const {
+    return static_cast<int>((static_cast<uint32_t>(unit + 1) * slices - 1) /
+                            static_cast<uint32_t>(unit_vectors));
+  }
+  // Whether workers divide the batch, and not the units.
+  [[gnu::always_inline]] bool SplitsBatch() const { return slices < workers; }
+  // Whether the weights are packed once for all uses.
+  [[gnu::always_inline]] bool PackedOnce() const { return packed_k == k; }
+};
+
+// Of one pass of a problem. The products that no step waits for are taken for a chunk of time steps
+// at once, by the same workers: before the first of its steps forward, after the last backward.
+struct CpuPlan {
+  GemmPlan recurrence;  // forward [B,H] x [H, units * gates], backward [B,G*H] x [G*H, units]
+  int64_t chunk_steps;
+  // Forward [rows of a chunk, I] x [I, units * gates]; backward [rows of a chunk, G*H] x
+  // [G*H, input features], whose slices may be empty.
+  GemmPlan inputs;
+  GemmPlan d_weights;  // backward: [I or H, rows of a chunk] x [rows, units * gates], in float32
+  std::string_view residency;  // the level that holds the packed weights: "L2", "L3" or "memory"
+};
+
+// Precondition: batch, steps and hidden, and the facts' threads, lanes and registers, are at least
+// 1; the dtype is not float16.
+CpuPlan PlanCpu(const Problem& problem, const CpuFacts& facts);
+
+// A plan in words.
+std::string Explain(const CpuPlan& plan, const CpuFacts& facts);
+
+// Vectors across a panel. Which is chosen shows in the time alone: results are bitwise the same.
+inline constexpr int kPanelVectors[] = {3, 4, 5, 6};
+inline constexpr int kMostBlockVectors = 24;  // of columns: panels and units come out even
+inline constexpr int kBlockRows = 32;         // batch rows that are taken at once
+
+inline constexpr int kChunkRows = 128;  // batch rows of a chunk, at most, if several steps
+
+inline constexpr int kWidenedRows = 12;  // with as many, bfloat16 weights are widened beforehand
+
+// The most rows of a tile whose accumulators and operands fit in the registers; widening bfloat16
+// on the way takes two more.
+[[gnu::always_inline]] constexpr int TileRows(int vectors, int registers, int weight_bytes) {
+  const int rows = (registers - (weight_bytes == 2 ? 6 : 4)) / vectors;
+  return rows < 1 ? 1 : rows > 6 ? 6 : rows;
+}
+
+}  // namespace jp::cpu

@@ -1,0 +1,308 @@
+// SPDX-License-Identifier: Apache-2.0
+// Matrix products: batch rows times a packed panel, a tile at a time, accumulated in registers.
+//
+// A panel is [K][vectors][lanes] floats, or [K/2][vectors][lanes][2] bfloat16: two rows of weights
+// interleaved, which widens to float with a shift and a mask, and is the traversal that bfloat16
+// dot product instructions take.
+#pragma once
+
+#include "native/cpu/cpu_plan.h"
+#include "native/cpu/simd.h"
+
+namespace jp::cpu::JP_ISA {
+
+inline constexpr int kRegisters = JP_VECTOR_REGISTERS;
+inline constexpr int64_t kLineBytes = 64;  // of a cache
+
+// Prefetches a cache line that is soon read, or written.
+template <bool kWrite>
+static inline void PrefetchLine(const char* line) {
+  __builtin_prefetch(line, kWrite, 2);
+  asm volatile("");  // or a compiler takes this for a function without effect, and drops it
+}
+
+// The same for n values.
+template <bool kWrite = false, class T>
+static inline void Prefetch(const T* values, int64_t n) {
+  const char* from = reinterpret_cast<const char*>(values);
+  for (int64_t i = 0; i < n * static_cast<int64_t>(sizeof(T)); i += kLineBytes) {
+    PrefetchLine<kWrite>(from + i);
+  }
+}
+
+template <int N>
+struct Count {
+  static constexpr int value = N;
+};
+
+// Calls tile(Count<M>, first row) over all rows in tiles of nearly equal height, M <= kRows.
+template <int kRows, class Tile>
+static inline void ForTiles(int64_t rows, const Tile& tile) {
+  const int64_t tiles = (rows + kRows - 1) / kRows;
+  for (int64_t i = 0; i < tiles; ++i) {
+    const int64_t first = i * rows / tiles;
+    switch ((i + 1) * rows / tiles - first) {
+      case 1: tile(Count<1>{}, first); break;
+      case 2: tile(Count<kRows >= 2 ? 2 : 1>{}, first); break;
+      case 3: tile(Count<kRows >= 3 ? 3 : 1>{}, first); break;
+      case 4: tile(Count<kRows >= 4 ? 4 : 1>{}, first); break;
+      case 5: tile(Count<kRows >= 5 ? 5 : 1>{}, first); break;
+      case 6: tile(Count<kRows >= 6 ? 6 : 1>{}, first); break;
+    }
+  }
+}
+
+// Vector c of row kOdd of a pair of rows of weights.
+template <int kVectors, int kOdd>
+[[gnu::always_inline]] static inline Vec LoadWeights(const float* pair, int c) {
+  return Load(pair + (kOdd * kVectors + c) * kLanes);
+}
+
+template <int kVectors, int kOdd>
+[[gnu::always_inline]] static inline Vec LoadWeights(const bfloat16* pair, int c) {
+  VecU both;
+  std::memcpy(&both, pair + 2 * c * kLanes, sizeof both);
+  return (Vec)(kOdd ? HighHalves(both) : both << 16);
+}
+
+// Where each row of the left operand begins.
+using RowPointers = const float* const*;
+
+// The accumulators of a tile. Every loop over them is fully unrolled: only then do they live in
+// registers.
+#define JP_UNROLL _Pragma("GCC unroll 16")
+
+template <int M, int kVectors>
+struct TileSums {
+  Vec at[M][kVectors] = {};
+
+  // Adds the products of one k: a value from each row of `in` times row kOdd of a pair of rows of
+  // weights. Of values and weights, the fewer are held in registers.
+  template <int kOdd, class T>
+  [[gnu::always_inline]] void Add(RowPointers in, int64_t k, const T* pair) {
+    if constexpr (kVectors <= M) {
+      Vec weights[kVectors];
+      JP_UNROLL
+      for (int c = 0; c < kVectors; ++c) weights[c] = LoadWeights<kVectors, kOdd>(pair, c);
+      JP_UNROLL
+      for (int m = 0; m < M; ++m) {
+        const Vec x = Broadcast(in[m][k]);
+        JP_UNROLL
+        for (int c = 0; c < kVectors; ++c) at[m][c] = MulAdd(at[m][c], x, weights[c]);
+      }
+    } else {
+      Vec x[M];
+      JP_UNROLL
+      for (int m = 0; m < M; ++m) x[m] = Broadcast(in[m][k]);
+      JP_UNROLL
+      for (int c = 0; c < kVectors; ++c) {
+        const Vec weights = LoadWeights<kVectors, kOdd>(pair, c);
+        JP_UNROLL
+        for (int m = 0; m < M; ++m) at[m][c] = MulAdd(at[m][c], x[m], weights);
+      }
+    }
+  }
+};
+
+// What a product is added to: one row for all rows of the result (stride 0), or rows of its own.
+struct Accumulator {
+  const float* at;  // null: zero
+  int64_t stride;
+  bool prefetches = false;  // it is not in a cache: each tile prefetches that of the next one
+};
+
+// Which end of a panel is read first. Callers that read it many times alternate, so that the end
+// read last is still in the L1 cache.
+enum class Traversal { kForwards, kBackwards };
+
+// Cache lines to prefetch while a tile is computed: so many for each pair of rows of its weights.
+struct PrefetchPlan {
+  const char* from;
+  int64_t lines;
+};
+
+// out[m] = accumulator[m] + in[m][k_begin..k_begin + k_count) x panel; k_count is even. A single
+// row has too few accumulators to hide the latency of an addition: it gets a second set, and all of
+// K at once.
+template <int M, int kVectors, bool kSingleRow, class T>
+static void MultiplyTile(RowPointers in, int64_t k_begin, int64_t k_count, const T* panel,
+                         Traversal traversal, Accumulator accumulator, float* out,
+                         int64_t out_stride, PrefetchPlan prefetch = {}) {
+  const float* row[M];
+  JP_UNROLL
+  for (int m = 0; m < M; ++m) row[m] = in[m] + k_begin;
+  TileSums<M, kVectors> even, odd;
+  if (accumulator.at != nullptr) {
+    JP_UNROLL
+    for (int m = 0; m < M; ++m) {
+      JP_UNROLL
+      for (int c = 0; c < kVectors; ++c) {
+        even.at[m][c] = Load(accumulator.at + m * accumulator.stride + c * kLanes);
+      }
+    }
+  }
+  if (accumulator.prefetches) {
+    JP_UNROLL
+    for (int m = M; m < 2 * M; ++m) {
+      JP_UNROLL
+      for (int c = 0; c < kVectors; ++c) {
+        const float* vector = accumulator.at + m * accumulator.stride + c * kLanes;
+        PrefetchLine<true>(reinterpret_cast<const char*>(vector));
+      }
+    }
+  }
+  const int64_t step = traversal == Traversal::kForwards ? 2 : -2;
+  for (int64_t k = traversal == Traversal::kForwards ? 0 : k_count - 2; 0 <= k && k < k_count;
+       k += step) {
+    const T* pair = panel + k * (kVectors * kLanes);
+    even.template Add<0>(row, k, pair);
+    (kSingleRow ? odd : even).template Add<1>(row, k + 1, pair);
+    for (int64_t i = 0; !kSingleRow && i < prefetch.lines; ++i, prefetch.from += kLineBytes) {
+      PrefetchLine<false>(prefetch.from);
+    }
+  }
+  JP_UNROLL
+  for (int m = 0; m < M; ++m) {
+    JP_UNROLL
+    for (int c = 0; c < kVectors; ++c) {
+      const Vec sum = kSingleRow ? even.at[m][c] + odd.at[m][c] : even.at[m][c];
+      Store(out + m * out_stride + c * kLanes, sum);
+    }
+  }
+}
+
+// All rows of a batch times a panel, in tiles of at most kRows. If `next` is not null, they prefetch
+// as many weights from there on.
+template <int kVectors, int kRows, class T, class Next>
+static void MultiplyTiles(RowPointers in, int64_t rows, int64_t k_begin, int64_t k_count,
+                          const T* panel, const Next* next, Traversal traversal,
+                          Accumulator accumulator, float* out, int64_t out_stride) {
+  constexpr int64_t kLines = 2 * kVectors * kLanes * sizeof(Next) / kLineBytes;  // in two rows
+  const int64_t tiles = (rows + kRows - 1) / kRows;
+  int64_t left = next == nullptr || tiles == 1 ? 0 : kLines;
+  PrefetchPlan prefetch{reinterpret_cast<const char*>(next), (left + tiles - 1) / tiles};
+  ForTiles<kRows>(rows, [&](auto height, int64_t r) {
+    Accumulator here = accumulator;
+    if (here.at != nullptr) here.at += r * here.stride;
+    if (prefetch.lines > left) prefetch.lines = left;
+    MultiplyTile<decltype(height)::value, kVectors, false>(in + r, k_begin, k_count, panel,
+                                                           traversal, here, out + r * out_stride,
+                                                           out_stride, prefetch);
+    left -= prefetch.lines;
+    prefetch.from += prefetch.lines * (k_count / 2) * kLineBytes;
+  });
+}
+
+// Calls multiply(first row of weights, number of them, accumulator) for one part of K after the
+// other.
+template <class F>
+[[gnu::always_inline]] static inline void ForPartsOfK(int64_t k_count, int64_t part,
+                                                      Traversal traversal, Accumulator accumulator,
+                                                      const float* out, int64_t out_stride,
+                                                      const F& multiply) {
+  const int64_t parts = (k_count + part - 1) / part;
+  for (int64_t i = 0; i < parts; ++i) {
+    const int64_t k = (traversal == Traversal::kForwards ? i : parts - 1 - i) * part;
+    multiply(k, k_count - k < part ? k_count - k : part,
+             i == 0 ? accumulator : Accumulator{out, out_stride});
+  }
+}
+
+// Weights that many tiles read are taken in parts, which stay in a cache meanwhile: in L1 or, with
+// wide vectors, in L2, which is larger on such processors. Fewer parts move the accumulators less
+// often.
+inline constexpr int64_t kPartBytes = kLanes < 16 ? 16 << 10 : 64 << 10;
+
+// Where the weights begin that are read after the part of a panel at row k: in the same panel, or
+// in `next`. Null if `next` is.
+template <class T>
+static inline const T* AfterPart(const T* panel, const T* next, int64_t width, int64_t k,
+                                 int64_t k_count, int64_t part, Traversal traversal) {
+  const int64_t last = (k_count - 1) / part * part;
+  if (next == nullptr) return nullptr;
+  if (traversal == Traversal::kForwards) return k < last ? panel + (k + part) * width : next;
+  return k > 0 ? panel + (k - part) * width : next + last * width;
+}
+
+template <int kVectors>
+static void MultiplyRows(RowPointers in, int64_t rows, int64_t k_begin, int64_t k_count,
+                         const float* panel, const float* next, Traversal traversal,
+                         Accumulator accumulator, float* out, int64_t out_stride) {
+  constexpr int kRows = TileRows(kVectors, kRegisters, 4);
+  constexpr int64_t kWidth = kVectors * kLanes, kPartK = kPartBytes / 8 / kWidth * 2;
+  ForPartsOfK(k_count, rows <= kRows ? k_count : kPartK, traversal, accumulator, out, out_stride,
+              [&](int64_t k, int64_t length, Accumulator begin) {
+                const float* after = AfterPart(panel, next, kWidth, k, k_count, kPartK, traversal);
+                MultiplyTiles<kVectors, kRows>(in, rows, k_begin + k, length, panel + k * kWidth,
+                                               after, traversal, begin, out, out_stride);
+              });
+}
+
+// bfloat16 weights: widen a block to float32 once, then reuse it for all rows.
+template <int kVectors>
+static void MultiplyRows(RowPointers in, int64_t rows, int64_t k_begin, int64_t k_count,
+                         const bfloat16* panel, const bfloat16* next, Traversal traversal,
+                         Accumulator accumulator, float* out, int64_t out_stride) {
+  constexpr int kRows = TileRows(kVectors, kRegisters, 4);
+  constexpr int kNarrowRows = TileRows(kVectors, kRegisters, 2);
+  constexpr int64_t kWidth = kVectors * kLanes, kPartK = 128;
+  if (rows < kWidenedRows) {
+    return MultiplyTiles<kVectors, kNarrowRows>(in, rows, k_begin, k_count, panel, next, traversal,
+                                                accumulator, out, out_stride);
+  }
+  alignas(64) float wide[kPartK * kWidth];
+  ForPartsOfK(k_count, kPartK, traversal, accumulator, out, out_stride,
+              [&](int64_t k, int64_t length, Accumulator begin) {
+                const bfloat16* part = panel + k * kWidth;
+                const bfloat16* after =
+                    AfterPart(panel, next, kWidth, k, k_count, kPartK, traversal);
+                for (int64_t i = 0; i < length; i += 2) {
+                  float* to = wide + i * kWidth;
+                  for (int c = 0; c < kVectors; ++c, to += kLanes) {
+                    Store(to, LoadWeights<kVectors, 0>(part + i * kWidth, c));
+                    Store(to + kWidth, LoadWeights<kVectors, 1>(part + i * kWidth, c));
+                  }
+                }
+                MultiplyTiles<kVectors, kRows>(in, rows, k_begin + k, length, wide, after,
+                                               traversal, begin, out, out_stride);
+              });
+}
+
+// out[r] = accumulator[r] + in[r][k_begin..k_begin + k_count) x panel, for some rows of a batch or
+// for its single row, which must have all of K at once. Weights that do not stay in a cache are
+// prefetched: `next` is the panel that is read after this one, and null for weights that do.
+template <int kVectors, class T>
+static void MultiplyPanel(RowPointers in, int64_t rows, bool single_row, int64_t k_begin,
+                          int64_t k_count, const T* panel, const T* next, Traversal traversal,
+                          Accumulator accumulator, float* out, int64_t out_stride) {
+  if (single_row) {
+    MultiplyTile<1, kVectors, true>(in, k_begin, k_count, panel, traversal, accumulator, out,
+                                    out_stride);
+  } else {
+    MultiplyRows<kVectors>(in, rows, k_begin, k_count, panel, next, traversal, accumulator, out,
+                           out_stride);
+  }
+}
+
+template <class T>
+static inline void Multiply(int vectors, RowPointers in, int64_t rows, bool single_row,
+                            int64_t k_begin, int64_t k_count, const T* panel, const T* next,
+                            Traversal traversal, Accumulator accumulator, float* out,
+                            int64_t out_stride) {
+  switch (vectors) {
+    case 3:
+      return MultiplyPanel<3>(in, rows, single_row, k_begin, k_count, panel, next, traversal,
+                              accumulator, out, out_stride);
+    case 4:
+      return MultiplyPanel<4>(in, rows, single_row, k_begin, k_count, panel, next, traversal,
+                              accumulator, out, out_stride);
+    case 5:
+      return MultiplyPanel<5>(in, rows, single_row, k_begin, k_count, panel, next, traversal,
+                              accumulator, out, out_stride);
+    case 6:
+      return MultiplyPanel<6>(in, rows, single_row, k_begin, k_count, panel, next, traversal,
+                              accumulator, out, out_stride);
+  }
+}
+
+}  // namespace jp::cpu::JP_ISA

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+// Sizes and places of the buffers that the workers of a call share.
+#include "native/cpu/workspace.h"
+
+#include <algorithm>
+
+namespace jp::cpu {
+namespace {
+
+// Floats from one row to the next: whole cache lines and one more, as rows a power of two apart
+// would all fall into the same few sets of the L1 cache.
+int64_t RowStride(int64_t values) { return (values + 15) / 16 * 16 + 16; }
+
+int64_t CeilDiv(int64_t n, int64_t by) { return (n + by - 1) / by; }
+
+}  // namespace
+
+template <class Arrays>
+Workspace<Arrays> MakeWorkspace(const Problem& problem, const CpuPlan& plan) {
+  using Space = Workspace<Arrays>;
+  Space space{};
+  space.problem = problem;
+  space.plan = plan;
+  const GemmPlan& gemm = plan.recurrence;
+  space.row = RowStride(Space::kIsForward ? gemm.PaddedUnits() : gemm.k);
+  const int64_t chunks = CeilDiv(problem.steps, plan.chunk_steps);
+  if (gemm.SplitsBatch()) {
+    space.phases = 1 + (Space::kIsForward ? 1 : 2) * chunks;
+  } else {
+    space.phases = 1 + problem.steps + (Space::kIsForward ? 0 : 1);
+  }
+  space.part_rows = std::min<int64_t>(space.ChunkRows(), kChunkRows);
+  space.copy_row = RowStride(plan.inputs.k);
+  space.transposed_row = RowStride(plan.d_weights.k);
+  return space;
+}
+
+template <class Arrays>
+size_t LayOut(Workspace<Arrays>& space, void* memory) {
+  constexpr bool kIsForward = Workspace<Arrays>::kIsForward;
+  size_t used = 0;
+  const auto place = [&]<class Value>(Value*& pointer, size_t size) {
+    size_t width = 1;
+    if constexpr (!std::is_void_v<Value>) width = sizeof(Value);
+    if (memory != nullptr) pointer = reinterpret_cast<Value*>(static_cast<char*>(memory) + used);
+    used += (size * width + 63) / 64 * 64;
+  };
+  const Problem& problem = space.problem;
+  const CpuPlan& plan = space.plan;
+  const GemmPlan& gemm = plan.recurrence;
+  const int64_t columns = problem.columns(), batch = problem.batch;
+  const int64_t width = static_cast<int64_t>(ByteWidth(problem.dtype));
+  place(space.packed, gemm.packed_bytes);
+  place(space.passing, gemm.workers * space.PassingSize());
+  place(space.zeros, space.ReadsZeros() ? columns * width : 0);
+  place(space.exchange, 2 * batch * space.row);
+  const int kept_states = kIsForward ? problem.cell.states - 1 : problem.cell.states;
+  place(space.carry, kept_states * batch * gemm.PaddedUnits());
+  if (space.MultipliesInputs()) {
+    const int64_t rows = kIsForward ? space.ChunkRows() : space.part_rows;
+    const int64_t features = kIsForward ? problem.inputs : columns;
+    const bool copied = problem.dtype != DType::kFloat32 || features % 2 != 0;
+    place(space.packed_inputs, plan.inputs.packed_bytes);
+    place(space.bias, kIsForward ? gemm.slices * space.InputColumns() : 0);
+    place(space.products, (kIsForward ? gemm.slices : gemm.workers) * rows * space.InputColumns());
+    place(space.copies, copied ? gemm.workers * space.part_rows * space.copy_row : 0);
+  }
+  if constexpr (!kIsForward) {
+    if (!problem.has(Part::d_gates)) place(space.d_gates, 2 * space.ChunkRows() * columns * width);
+    if (problem.has(Part::reset_state)) {
+      place(space.d_reset_sums, problem.cell.states * batch * gemm.PaddedUnits());
+    }
+    if (space.SumsWeights()) {
+      const int64_t features = std::max(problem.inputs, problem.hidden);
+      place(space.d_columns, space.Gradients() * plan.d_weights.packed_bytes / sizeof(float));
+      place(space.d_sums, gemm.workers * space.SumsRows() * space.DWidth());
+      place(space.d_bias_sums, gemm.workers * space.Gradients() * space.DWidth());
+      const int64_t padded_features = CeilDiv(features, gemm.lanes) * gemm.lanes;
+      place(space.transposed, gemm.workers * padded_features * space.transposed_row);
+    }
+  }
+  return used;
+}
+
+template Workspace<Forward> MakeWorkspace(const Problem&, const CpuPlan&);
+template Workspace<Backward> MakeWorkspace(const Problem&, const CpuPlan&);
+template size_t LayOut(Workspace<Forward>&, void*);
+template size_t LayOut(Workspace<Backward>&, void*);
+
+}  // namespace jp::cpu
