@@ -134,7 +134,7 @@ struct Buffers {
   if (p.has(Part::part)) Set(arrays.name, name);
 #define JP_TAKE_tangent(name, part)
 #define JP_TAKE_backward(name, part)
-#include "jax_persistent/ops/operands.def"
+#include "jax_persistent/problem/operands.def"
     return arrays;
   }
 
@@ -145,7 +145,7 @@ struct Buffers {
 #define JP_TAKE_forward(name, part)
 #define JP_TAKE_backward(name, part) \
   if (p.has(Part::part)) Set(arrays.name, name);
-#include "jax_persistent/ops/operands.def"
+#include "jax_persistent/problem/operands.def"
 #undef JP_PART
 #undef JP_OPERAND
 #undef JP_RESULT
