@@ -134,10 +134,9 @@ class GpuBackend : public Backend {
     return AsFacts(FactsOfDevice(where.device));
   }
 
-  // "sm_90", or "sm_90a" for the same GPU.
+  // "sm_90", "sm_90a" for the same GPU, or "90".
   Facts FactsOfArchitecture(std::string_view name) const override {
-    if (!name.starts_with("sm_")) return {};
-    name.remove_prefix(3);
+    if (name.starts_with("sm_")) name.remove_prefix(3);
     if (name.ends_with('a') || name.ends_with('f')) name.remove_suffix(1);
     int number = 0;
     const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), number);

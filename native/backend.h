@@ -62,7 +62,7 @@ inline constexpr size_t kWorkspaceAlignment = 16;  // the most that XLA gives
 class Backend {
  public:
   virtual ~Backend() = default;
-  virtual std::string_view Platform() const = 0;  // as jax calls it
+  virtual std::string_view Platform() const = 0;  // as XLA calls it: "cpu", "CUDA"
   virtual Executor KindOfExecutor() const = 0;
   // Why this build can plan for the platform but not run there. Empty: it can.
   virtual std::string Missing() const { return {}; }

@@ -11,7 +11,7 @@ namespace jp {
 
 std::span<const Backend* const> Backends();
 
-// The one for a platform, by jax's name of it, or null.
+// The one for a platform, or null. jax says "cuda" where XLA says "CUDA": case does not matter.
 const Backend* FindBackend(std::string_view platform);
 
 }  // namespace jp

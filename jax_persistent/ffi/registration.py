@@ -37,9 +37,6 @@ def native_module() -> ModuleType:
             f"{built[0]}.{built[1]}, but jaxlib {jax.lib.__version__} "
             f"has {runs[0]}.{runs[1]}. {HOW_TO_FIX}"
         )
-    for platform, types in _native.types().items():
-        for name, registration in types.items():
-            jax.ffi.register_ffi_type(name, registration, platform=platform)
     for platform, targets in _native.targets().items():
         for name, stages in targets.items():
             jax.ffi.register_ffi_target(name, stages, platform=platform)

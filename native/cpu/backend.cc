@@ -2,6 +2,7 @@
 // The CPU's backend: facts, plans, and a call from its memory to its last phase.
 #include "native/cpu/backend.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <stdexcept>
 #include <variant>
@@ -9,6 +10,7 @@
 #include "native/cpu/cores.h"
 #include "native/cpu/machine.h"
 #include "native/cpu/scratch.h"
+#include "native/problem/parse.h"
 
 namespace jp::cpu {
 namespace {
@@ -22,9 +24,9 @@ int64_t FactOf(const Facts& facts, const char* name, int64_t least) {
   if (fact != facts.end() && fact->second >= least && fact->second <= int64_t{1} << 40) {
     return fact->second;
   }
-  throw std::invalid_argument(
-      std::string("facts: expected ") + name + " to be at least " + std::to_string(least) +
-      "; got " + (fact == facts.end() ? "none" : std::to_string(fact->second)));
+  throw std::invalid_argument(std::string("facts: expected ") + name + " to be at least " +
+                              std::to_string(least) + "; got " +
+                              (fact == facts.end() ? "none" : std::to_string(fact->second)));
 }
 
 CpuFacts Parsed(const Facts& facts) {
@@ -89,11 +91,15 @@ class CpuPlanned : public Plan {
   size_t bytes_ = 0;
 };
 
-class CpuBackendImpl : public Backend {
+class CpuBackend : public Backend {
  public:
   std::string_view Platform() const override { return "cpu"; }
   Executor KindOfExecutor() const override { return Executor::kThreadPool; }
-  Resources Here() const override { return {.threads = CoreCount()}; }
+  Resources Here() const override {
+    Resources here;
+    here.threads = CoreCount();
+    return here;
+  }
 
   Facts FactsOf(const Resources& where) const override {
     const CpuFacts facts = ThisMachine(where.threads);
@@ -127,8 +133,9 @@ class CpuBackendImpl : public Backend {
 }  // namespace
 
 std::string Refusal(const Problem& problem) {
-  if (problem.dtype == DType::kFloat16) {
-    return "no cpu kernel for float16; there is one for float32 and bfloat16";
+  if (problem.dtype != DType::kFloat32 && problem.dtype != DType::kBfloat16) {
+    return "no cpu kernel for " + std::string(NameOf(problem.dtype)) +
+           "; there is one for float32 and bfloat16";
   }
   if (problem.has(Part::input_gates) && problem.pass == Pass::kForward) {
     return "no cpu kernel that is given the input gates; there is one that computes them";
@@ -136,8 +143,8 @@ std::string Refusal(const Problem& problem) {
   return {};
 }
 
-const Backend& CpuBackend() {
-  static const CpuBackendImpl backend;
+const Backend& TheBackend() {
+  static const CpuBackend backend;
   return backend;
 }
 

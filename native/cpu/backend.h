@@ -10,7 +10,7 @@
 
 namespace jp::cpu {
 
-const Backend& CpuBackend();
+const Backend& TheBackend();
 
 // Why there is no CPU kernel for a problem; empty: there is one.
 std::string Refusal(const Problem& problem);

@@ -31,8 +31,12 @@ struct BackwardKernel {
       : space(s),
         worker(i),
         at{s.problem, group},
-        times{s.problem.batch, s.problem.steps, s.problem.reverse, s.problem.time_major,
-              at.Group(s.arrays.lengths, batch), at.Group(s.arrays.resets, batch * s.problem.steps)},
+        times{s.problem.batch,
+              s.problem.steps,
+              s.problem.reverse,
+              s.problem.time_major,
+              at.Group(s.arrays.lengths, batch),
+              at.Group(s.arrays.resets, batch * s.problem.steps)},
         slice(s.plan.recurrence, s.packed, i, Transposed(s.arrays.recurrent_kernel, hidden)),
         inputs(s.plan.inputs, s.packed_inputs, i,
                Transposed(s.arrays.input_kernel, s.problem.inputs)),
@@ -48,9 +52,7 @@ struct BackwardKernel {
     return space.exchange + ((step & 1) * batch + b) * space.row;
   }
   float* DState(int s, int64_t b) const { return space.carry + (s * batch + b) * padded; }
-  float* DResetSum(int s, int64_t b) const {
-    return space.d_reset_sums + (s * batch + b) * padded;
-  }
+  float* DResetSum(int s, int64_t b) const { return space.d_reset_sums + (s * batch + b) * padded; }
   int64_t Time(int64_t step) const { return times.Time(problem.steps - 1 - step); }
 
   const T* Outputs(int64_t b, int64_t t) const {
@@ -153,20 +155,20 @@ struct BackwardKernel {
                });
   }
 
-  // Where a row's values are at a step. Hoisted by hand: stores may alias the workspace, so that the
-  // compiler would reload every pointer.
+  // Where a row's values are at a step. Hoisted by hand: stores may alias the workspace, so that
+  // the compiler would reload every pointer.
   struct Row {
     const T* d_output;
     const T* residuals;
-    const T* h;                         // after the step
-    const T* previous[Cell::kStates];   // states before the step
+    const T* h;                        // after the step
+    const T* previous[Cell::kStates];  // states before the step
     float* d_state[Cell::kStates];
-    float* next;                        // the exchange with the step run next
+    float* next;  // the exchange with the step run next
     T* d_input_gates;
-    T* d_recurrent_gates;               // null if not wanted
-    int64_t kept_as;                    // for the gradients of the weights, or -1
+    T* d_recurrent_gates;  // null if not wanted
+    int64_t kept_as;       // for the gradients of the weights, or -1
     int64_t hidden;
-    bool runs;                          // else the pointers to what is read are null
+    bool runs;  // else the pointers to what is read are null
   };
 
   Row RowAt(int64_t step, int64_t b) const {
@@ -187,8 +189,7 @@ struct BackwardKernel {
     row.next = Exchange(step + 1, b);
     row.d_input_gates = DInputGates(step, b);
     if (Cell::kResetAfter && arrays.d_recurrent_gates != nullptr) {
-      row.d_recurrent_gates =
-          at.Sequence(static_cast<T*>(arrays.d_recurrent_gates), b, t, columns);
+      row.d_recurrent_gates = at.Sequence(static_cast<T*>(arrays.d_recurrent_gates), b, t, columns);
     }
     row.kept_as = space.SumsWeights() ? ChunkRow(step, b) : -1;
     return row;

@@ -53,7 +53,8 @@ int64_t TilesCost(int64_t rows, bool single_row, int vectors, int weight_bytes, 
 
 // The same, but at least the time in which the L2 cache delivers the weights, padding included. A
 // small share of the tiles' cost breaks ties: fewer instructions are better.
-double PanelCost(int64_t rows, bool single_row, int vectors, int weight_bytes, const CpuFacts& facts) {
+double PanelCost(int64_t rows, bool single_row, int vectors, int weight_bytes,
+                 const CpuFacts& facts) {
   constexpr double kHalfCycleBytes = 24, kTieBreak = 0.125;
   const auto tiles = static_cast<double>(
       TilesCost(rows, single_row, vectors, TileBytes(rows, weight_bytes), facts.vector_count));
@@ -130,8 +131,7 @@ GemmPlan PlanGemm(int64_t k, int64_t units, int gates, int64_t batch, int weight
   const int64_t share = division.splits_batch ? CeilDiv(batch, division.workers) : batch;
   const int64_t rows = std::min<int64_t>(share, kBlockRows);
   plan.panel_vectors = PanelVectors(rows, batch == 1, columns, weight_bytes, facts);
-  plan.tile_rows =
-      TileRows(plan.panel_vectors, facts.vector_count, TileBytes(rows, weight_bytes));
+  plan.tile_rows = TileRows(plan.panel_vectors, facts.vector_count, TileBytes(rows, weight_bytes));
   plan.panels = CeilDiv(columns, plan.panel_vectors);
   const int64_t vector_bytes = plan.k * facts.vector_lanes * weight_bytes;
   plan.slice_bytes = plan.panels * plan.panel_vectors * vector_bytes;
@@ -167,16 +167,15 @@ CpuPlan PlanCpu(const Problem& problem, const CpuFacts& facts) {
   const int64_t uses = problem.steps * CeilDiv(problem.batch, kChunkRows);
   const int64_t input_uses = CeilDiv(problem.steps * problem.batch, kChunkRows);
   if (forward) {
-    plan.recurrence =
-        PlanGemm(hidden, hidden, gates, problem.batch, bytes, division, uses, facts);
+    plan.recurrence = PlanGemm(hidden, hidden, gates, problem.batch, bytes, division, uses, facts);
     plan.inputs = PlanGemm(inputs, hidden, gates, rows, bytes, division, input_uses, facts);
   } else {
     plan.recurrence = PlanGemm(columns, hidden, 1, problem.batch, bytes, division, uses, facts);
     plan.inputs = PlanGemm(columns, inputs, 1, rows, bytes, division, input_uses, facts);
     // A sum over all rows is one worker's, so that units are divided; its factor, the gates'
     // gradients, is read for the inputs and for h.
-    plan.d_weights = PlanGemm(rows, hidden, gates, hidden, sizeof(float),
-                              {division.workers, false}, 2, facts);
+    plan.d_weights =
+        PlanGemm(rows, hidden, gates, hidden, sizeof(float), {division.workers, false}, 2, facts);
     // What is read again and again, and so may need prefetching, is the accumulators.
     const GemmPlan& d = plan.d_weights;
     const int64_t width = d.panels * d.panel_vectors * d.lanes;

@@ -14,7 +14,8 @@ static void RunPhaseOf(const Workspace<Arrays>& space, int worker, int64_t phase
   switch (space.problem.dtype) {
     case DType::kFloat32: return Kernel<Cell, float>::RunPhase(space, worker, phase);
     case DType::kBfloat16: return Kernel<Cell, bfloat16>::RunPhase(space, worker, phase);
-    case DType::kFloat16: return;  // refused when planned
+    case DType::kFloat16:
+    case DType::kFloat64: return;  // refused when planned
   }
 }
 

@@ -32,11 +32,14 @@ struct ForwardKernel {
       : space(s),
         worker(i),
         at{s.problem, group},
-        times{s.problem.batch, s.problem.steps, s.problem.reverse, s.problem.time_major,
-              at.Group(s.arrays.lengths, batch), at.Group(s.arrays.resets, batch * s.problem.steps)},
+        times{s.problem.batch,
+              s.problem.steps,
+              s.problem.reverse,
+              s.problem.time_major,
+              at.Group(s.arrays.lengths, batch),
+              at.Group(s.arrays.resets, batch * s.problem.steps)},
         slice(s.plan.recurrence, s.packed, i, Kernel(s.arrays.recurrent_kernel, hidden)),
-        inputs(s.plan.inputs, s.packed_inputs, i,
-               Kernel(s.arrays.input_kernel, s.problem.inputs)),
+        inputs(s.plan.inputs, s.packed_inputs, i, Kernel(s.arrays.input_kernel, s.problem.inputs)),
         rows(s.plan.recurrence, batch, i),
         passing(s.passing + i * s.PassingSize()),
         bias(s.bias + (s.plan.recurrence.SplitsBatch() ? 0 : i) * s.InputColumns()),
@@ -110,17 +113,17 @@ struct ForwardKernel {
                });
   }
 
-  // Where a row's values are at a step. Hoisted by hand: stores may alias the workspace, so that the
-  // compiler would reload every pointer.
+  // Where a row's values are at a step. Hoisted by hand: stores may alias the workspace, so that
+  // the compiler would reload every pointer.
   struct Row {
     const float* input_gates;  // from the slice's first unit on: gate after gate, unit after unit
     const float* h;
     float* next_h;
     float* private_state[Cell::kStates];  // from 1 on
     T* output;
-    T* residuals;                    // null if not wanted
-    T* final_state[Cell::kStates];   // null before the last step
-    const T* recurrent_bias;         // zeros if there is none; null in cells that do not read it
+    T* residuals;                   // null if not wanted
+    T* final_state[Cell::kStates];  // null before the last step
+    const T* recurrent_bias;        // zeros if there is none; null in cells that do not read it
     int64_t first_unit, hidden;
     bool runs;
 

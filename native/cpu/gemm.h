@@ -171,8 +171,8 @@ static void MultiplyTile(RowPointers in, int64_t k_begin, int64_t k_count, const
   }
 }
 
-// All rows of a batch times a panel, in tiles of at most kRows. If `next` is not null, they prefetch
-// as many weights from there on.
+// All rows of a batch times a panel, in tiles of at most kRows. If `next` is not null, they
+// prefetch as many weights from there on.
 template <int kVectors, int kRows, class T, class Next>
 static void MultiplyTiles(RowPointers in, int64_t rows, int64_t k_begin, int64_t k_count,
                           const T* panel, const Next* next, Traversal traversal,

@@ -78,8 +78,8 @@ static inline void StorePart(T* p, Vec v, int n) {
   std::memcpy(p, lanes, sizeof(T) * n);
 }
 
-// The lanes of a vector of units that hold units: all of them, which the compiler then knows, or the
-// first n.
+// The lanes of a vector of units that hold units: all of them, which the compiler then knows, or
+// the first n.
 struct AllLanes {
   static constexpr bool kAll = true;
   template <class T>

@@ -179,8 +179,8 @@ struct Slice {
   // products), which may change them, afterwards. Every other step goes through the weights
   // backwards: of weights that a cache can't hold, the ones read last are there.
   //
-  // Weights that are packed at each use, for kChunkRows rows at most, are multiplied as a whole, and
-  // the products go to `passing`.
+  // Weights that are packed at each use, for kChunkRows rows at most, are multiplied as a whole,
+  // and the products go to `passing`.
   template <class Prefetch, class Update>
   void ForBlocks(int64_t step, const float* in, int64_t stride, BatchRows of, bool single_row,
                  float* passing, const Prefetch& prefetch, const Update& update) const {

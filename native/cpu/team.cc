@@ -48,7 +48,8 @@ void Team::Run(int slices, int64_t phases, const Schedule& schedule, Work work) 
     for (int64_t phase = 0; phase < phases; ++phase) work(0, phase);
     return;
   }
-  // Shared: a helper that starts after the job is done finds no phase to claim, and only looks here.
+  // Shared: a helper that starts after the job is done finds no phase to claim, and only looks
+  // here.
   auto team = std::shared_ptr<Team>(new Team(slices, phases, std::move(work)));
   team->cores_[0] = CurrentCore();
   for (int helper = 1; helper < slices; ++helper) {

@@ -35,8 +35,8 @@ class Team {
   void RunClaimed(int slice, int64_t phase, bool keep);
   void Await(int slice, int64_t phase, int home, bool& kept);
 
-  // 2p: phase p is free. 2p + 1: it is claimed. 2p + 2: it is done, and p + 1 is free. 2p + 3: it is
-  // done, and the worker has kept the slice for p + 1, which saves the round trip to the other
+  // 2p: phase p is free. 2p + 1: it is claimed. 2p + 2: it is done, and p + 1 is free. 2p + 3: it
+  // is done, and the worker has kept the slice for p + 1, which saves the round trip to the other
   // cores that a claim takes.
   struct alignas(64) Progress {
     std::atomic<int64_t> value{0};

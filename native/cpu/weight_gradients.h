@@ -159,8 +159,7 @@ struct WeightGradients {
     for (int64_t f = first; f < first + count; ++f, sums += width) {
       T* const to = static_cast<T*>(output.at) + (output.group * output.features + f) * columns;
       const float* from = sums;
-      for (int64_t unit = of_input.first * kLanes; unit < of_input.last * kLanes;
-           unit += kLanes) {
+      for (int64_t unit = of_input.first * kLanes; unit < of_input.last * kLanes; unit += kLanes) {
         for (int g = 0; g < Cell::kGates; ++g, from += kLanes) {
           StorePart(to + g * hidden + unit, Load(from), Lanes(hidden, unit));
         }

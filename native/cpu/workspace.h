@@ -19,9 +19,9 @@ struct Workspace {
 
   Problem problem;
   CpuPlan plan;
-  // Barrier intervals of a group. Phase 0 packs the weights. If workers divide the units, each later
-  // phase is a time step, and backward one more gives the initial states' gradients. If they divide
-  // the batch, it is a chunk of steps or, backward, a chunk's weight gradients after it.
+  // Barrier intervals of a group. Phase 0 packs the weights. If workers divide the units, each
+  // later phase is a time step, and backward one more gives the initial states' gradients. If they
+  // divide the batch, it is a chunk of steps or, backward, a chunk's weight gradients after it.
   int64_t phases;
   int64_t part_rows;  // of a chunk that are taken at a time, kChunkRows at most
   Arrays arrays;
@@ -30,20 +30,20 @@ struct Workspace {
   // workers divide the batch there is one slice.
   void* packed;         // [slices] recurrent weights, in the order in which they are read
   void* packed_inputs;  // [slices] input weights, likewise
-  void* zeros;          // a row of zeros in place of what the problem has not, of the problem's dtype
-  float* bias;          // [slices][InputColumns()] in the order of the packed columns
-  float* products;      // [slices][ChunkRows()] or [workers][part_rows][InputColumns()] of inputs
-  float* copies;        // [workers][part_rows][copy_row] factors that can't be read where they are
-  void* d_gates;        // [2][ChunkRows()][G*H] of two chunks, by turns
-  float* d_columns;     // [workers][Gradients()][packed] a chunk's gradients, packed as weights are
-  float* d_sums;        // [workers][SumsRows()][DWidth()] the weights' gradients so far
+  void* zeros;       // a row of zeros in place of what the problem has not, of the problem's dtype
+  float* bias;       // [slices][InputColumns()] in the order of the packed columns
+  float* products;   // [slices][ChunkRows()] or [workers][part_rows][InputColumns()] of inputs
+  float* copies;     // [workers][part_rows][copy_row] factors that can't be read where they are
+  void* d_gates;     // [2][ChunkRows()][G*H] of two chunks, by turns
+  float* d_columns;  // [workers][Gradients()][packed] a chunk's gradients, packed as weights are
+  float* d_sums;     // [workers][SumsRows()][DWidth()] the weights' gradients so far
   float* d_bias_sums;   // [workers][Gradients()][DWidth()]
   float* d_reset_sums;  // [states][B][padded units] the reset states' gradients so far
   float* transposed;    // [workers][I or H][transposed_row] factors
-  float* passing;       // [workers][PassingSize()] products with weights that are packed at each use
-  float* exchange;      // [2][B][row] what one step hands to the next: h, or the gates' gradients
-  float* carry;         // forward [B], backward [states][B], [padded units]: what stays with a unit
-  int64_t row;          // floats from one row of `exchange` to the next
+  float* passing;   // [workers][PassingSize()] products with weights that are packed at each use
+  float* exchange;  // [2][B][row] what one step hands to the next: h, or the gates' gradients
+  float* carry;     // forward [B], backward [states][B], [padded units]: what stays with a unit
+  int64_t row;      // floats from one row of `exchange` to the next
   int64_t copy_row;
   int64_t transposed_row;
 

@@ -1,162 +1,216 @@
-#include "native/ffi/recurrence_call.h"
+// SPDX-License-Identifier: Apache-2.0
+// The parsing of attributes, and the rules of what goes with what.
+#include "native/problem/parse.h"
 
-#include <algorithm>
-#include <sstream>
-#include <string>
+#include <stdexcept>
 #include <vector>
 
-namespace jp::ffi {
+#include "native/problem/operands.h"
+
+namespace jp {
 namespace {
 
-constexpr const char* kStateNames[] = {"h", "c"};
+struct NamedDType {
+  std::string_view name;
+  DType type;
+};
+constexpr NamedDType kDTypes[] = {{"float32", DType::kFloat32},
+                                  {"bfloat16", DType::kBfloat16},
+                                  {"float16", DType::kFloat16},
+                                  {"float64", DType::kFloat64}};
 
-// What the kernel's and a sequence's types and the attributes say of a call, and the sizes that its
-// buffers must then have.
-struct Header {
-  cpu::Shape shape{};
-  CellTraits cell{};
-  ElementType element{};
-
-  std::vector<int64_t> sequence(int64_t features) const {
-    const cpu::Shape& s = shape;
-    return s.time_major ? std::vector{s.groups, s.steps, s.batch, features}
-                        : std::vector{s.groups, s.batch, s.steps, features};
-  }
-  std::vector<int64_t> state() const { return {shape.groups, shape.batch, shape.hidden}; }
-  std::vector<int64_t> lengths() const { return {shape.groups, shape.batch}; }
-  int64_t columns() const { return cell.gates * shape.hidden; }
-  std::vector<int64_t> kernel() const { return {shape.groups, shape.hidden, columns()}; }
-  std::vector<int64_t> input_kernel() const { return {shape.groups, shape.inputs, columns()}; }
-  std::vector<int64_t> bias() const { return {shape.groups, columns()}; }
+constexpr std::string_view kParts[] = {
+#define JP_PART(part) #part,
+#define JP_OPERAND(...)
+#define JP_RESULT(...)
+#include "jax_persistent/problem/operands.def"
+#undef JP_PART
+#undef JP_OPERAND
+#undef JP_RESULT
 };
 
-Header DecodeHeader(Decoder& decoder, const Attributes& attributes,
-                    std::span<const ElementType> types, const Decoder::Type& kernel,
-                    const Decoder::Type& sequence) {
-  Header header;
-  const CellTraits* cell = FindCell(attributes.cell);
-  if (cell == nullptr) decoder.Fail("cell: got unknown '" + std::string(attributes.cell) + "'");
-  const auto element =
-      std::ranges::find(types, kernel.element, [](const ElementType& e) { return e.type; });
-  if (element == types.end()) {
-    std::ostringstream text;
-    text << "recurrent_kernel: expected element type ";
-    for (size_t i = 0; i < types.size(); ++i) text << (i > 0 ? " or " : "") << types[i].type;
-    decoder.Fail(text.str());
+// Values of an array, at most: their bytes, and offsets of a few times as many, are far from 2^63.
+constexpr int64_t kMostValues = int64_t{1} << 45;
+
+[[noreturn]] void Fail(const std::string& message) { throw std::invalid_argument(message); }
+
+std::string Quoted(std::string_view text) { return std::string("'").append(text).append("'"); }
+
+// The values of attributes, each of which is taken once.
+class Reader {
+ public:
+  explicit Reader(const Attributes& attributes) : left_(attributes) {}
+
+  template <class T>
+  T Take(const std::string& name, const char* type) {
+    const auto found = left_.find(name);
+    if (found == left_.end()) Fail(name + ": expected " + type + "; the attribute is missing");
+    const T* value = std::get_if<T>(&found->second);
+    if (value == nullptr) Fail(name + ": expected " + type + "; got another type");
+    const T copy = *value;
+    left_.erase(found);
+    return copy;
   }
-  if (!decoder.ok()) return header;
-  header.cell = *cell;
-  header.element = *element;
-  header.shape = {.groups = sequence.sizes[0],
-                  .batch = sequence.sizes[attributes.time_major ? 2 : 1],
-                  .steps = sequence.sizes[attributes.time_major ? 1 : 2],
-                  .hidden = kernel.sizes[1],
-                  .reverse = attributes.reverse,
-                  .time_major = attributes.time_major};
-  return header;
+
+  int64_t TakeSize(const std::string& name, int64_t least) {
+    const int64_t size = Take<int64_t>(name, "a 64-bit integer");
+    if (size < least && size != kUnknownSize) {
+      Fail(name + ": expected at least " + std::to_string(least) + "; got " + std::to_string(size));
+    }
+    return size;
+  }
+
+  std::map<std::string, std::string, std::less<>> Rest() {
+    std::map<std::string, std::string, std::less<>> options;
+    for (const auto& [name, value] : left_) {
+      const std::string* text = std::get_if<std::string>(&value);
+      if (text == nullptr) Fail(name + ": unknown attribute");
+      options.emplace(name, *text);
+    }
+    return options;
+  }
+
+ private:
+  Attributes left_;
+};
+
+uint32_t ParseParts(std::string_view text) {
+  Problem problem;
+  int last = -1;
+  while (!text.empty()) {
+    const size_t end = text.find(' ');
+    const std::string_view name = text.substr(0, end);
+    int part = 0;
+    const int count = static_cast<int>(std::size(kParts));
+    while (part < count && kParts[part] != name) ++part;
+    if (part == count) Fail("parts: got unknown " + Quoted(name));
+    if (part <= last)
+      Fail("parts: expected each once, in order; got " + Quoted(name) + " after " +
+           Quoted(kParts[last]));
+    problem.Add(static_cast<Part>(part));
+    last = part;
+    text.remove_prefix(end == std::string_view::npos ? text.size() : end + 1);
+  }
+  return problem.parts;
+}
+
+// What is wrong with a part of a pass, by what else there is.
+struct PartRule {
+  Part part;
+  bool possible;
+  const char* needs;
+};
+
+std::string InvalidParts(const Problem& p) {
+  const bool forward = p.pass == Pass::kForward;
+  const bool has_residuals = p.cell.residuals > 0, reset_after = p.cell.reset_after;
+  std::vector<PartRule> rules = {{Part::reset_state, p.has(Part::resets), "resets"}};
+  if (forward) {
+    if (p.has(Part::inputs) == p.has(Part::input_gates)) {
+      return "parts: expected either inputs or input_gates";
+    }
+    rules.insert(rules.end(), {{Part::bias, p.has(Part::inputs), "inputs"},
+                               {Part::recurrent_bias, reset_after, "a cell that resets after"},
+                               {Part::residuals, has_residuals, "a cell that has some"}});
+  } else {
+    if (p.has(Part::residuals) != has_residuals) {
+      return std::string("parts: expected ") + (has_residuals ? "" : "no ") + "residuals of cell " +
+             Quoted(p.cell.name);
+    }
+    const bool d_recurrent = p.has(Part::d_gates) && reset_after;
+    if (p.has(Part::d_recurrent_gates) != d_recurrent) {
+      return std::string("parts: expected ") + (d_recurrent ? "" : "no ") + "d_recurrent_gates";
+    }
+    rules.insert(rules.end(), {{Part::d_bias, p.has(Part::d_weights), "d_weights"},
+                               {Part::d_recurrent_bias, p.has(Part::d_weights) && reset_after,
+                                "d_weights and a cell that resets after"}});
+  }
+  for (const PartRule& rule : rules) {
+    if (p.has(rule.part) && !rule.possible) {
+      return "parts: " + std::string(NameOf(rule.part)) + " needs " + rule.needs;
+    }
+  }
+  return {};
+}
+
+std::string InvalidSizes(const std::vector<ArrayType>& arrays) {
+  for (const ArrayType& array : arrays) {
+    int64_t values = 1;
+    for (size_t i = 0; i < array.sizes.size(); ++i) {
+      const int64_t size = array.sizes[i];
+      if (size == kUnknownSize) continue;
+      if (size < 1) {
+        return array.name + ": expected every size to be at least 1; got " + std::to_string(size);
+      }
+      if (size > kMostValues / values) return array.name + ": expected at most 2^45 values";
+      values *= size;
+    }
+  }
+  return {};
 }
 
 }  // namespace
 
-RecurrenceCall<cpu::Forward> DecodeForward(Decoder& decoder, const Attributes& attributes,
-                                           Given given, std::span<const ElementType> types,
-                                           size_t result_count) {
-  const bool inputs = given == Given::kInputs;
-  const Decoder::Type sequence = decoder.Peek(0, inputs ? "x" : "gates_x", 4);
-  const Decoder::Type kernel = decoder.Peek(inputs ? 3 : 1, "recurrent_kernel", 3);
-  Header header = DecodeHeader(decoder, attributes, types, kernel, sequence);
-  if (!decoder.ok()) return {};
-  if (inputs) header.shape.inputs = sequence.sizes[3];
-  const int states = header.cell.states;
-
-  cpu::Forward a{};
-  if (inputs) {
-    a.x = decoder.Operand("x", header.element.type, header.sequence(header.shape.inputs));
-    a.input_kernel = decoder.Operand("input_kernel", header.element.type, header.input_kernel());
-    a.bias = decoder.Operand("bias", header.element.type, header.bias());
-  } else {
-    a.gates_x = decoder.Operand("gates_x", header.element.type, header.sequence(header.columns()));
+ParsedProblem ParseProblem(Pass pass, const Attributes& attributes) {
+  Reader reader(attributes);
+  Problem problem;
+  problem.pass = pass;
+  const std::string cell = reader.Take<std::string>("cell", "a string");
+  const CellTraits* traits = FindCell(cell);
+  if (traits == nullptr) Fail("cell: got unknown " + Quoted(cell));
+  problem.cell = *traits;
+  const std::string dtype = reader.Take<std::string>("dtype", "a string");
+  bool known = false;
+  for (const NamedDType& named : kDTypes) {
+    if (named.name != dtype) continue;
+    problem.dtype = named.type;
+    known = true;
   }
-  a.recurrent_kernel = decoder.Operand("recurrent_kernel", header.element.type, header.kernel());
-  if (header.cell.separate_product) {
-    a.recurrent_bias = decoder.Operand("recurrent_bias", header.element.type, header.bias());
-  }
-  a.lengths = static_cast<const int32_t*>(decoder.Operand("lengths", xffi::S32, header.lengths()));
-  for (int s = 0; s < states; ++s) {
-    a.initial[s] = decoder.Operand(kStateNames[s], header.element.type, header.state());
-  }
-  a.outputs = decoder.Result("outputs", header.element.type, header.sequence(header.shape.hidden));
-  for (int s = 0; s < states; ++s) {
-    a.final[s] = decoder.Result(kStateNames[s], header.element.type, header.state());
-  }
-  if (header.cell.saved > 0 && result_count > static_cast<size_t>(1 + states)) {
-    a.saved = decoder.Result("saved", header.element.type,
-                             header.sequence(header.cell.saved * header.shape.hidden));
-  }
-  decoder.Finish();
-  return {header.shape, header.cell, header.element.dtype, a};
+  if (!known) Fail("dtype: got unknown " + Quoted(dtype));
+  problem.groups = reader.TakeSize("groups", 1);
+  problem.batch = reader.TakeSize("batch", 1);
+  problem.steps = reader.TakeSize("steps", 1);
+  problem.inputs = reader.TakeSize("inputs", 0);
+  problem.hidden = reader.TakeSize("hidden", 1);
+  problem.reverse = reader.Take<bool>("reverse", "a boolean");
+  problem.time_major = reader.Take<bool>("time_major", "a boolean");
+  problem.tf32 = reader.Take<bool>("tf32", "a boolean");
+  problem.parts = ParseParts(reader.Take<std::string>("parts", "a string"));
+  const std::string invalid = Invalid(problem);
+  if (!invalid.empty()) Fail(invalid);
+  return {problem, reader.Rest()};
 }
 
-RecurrenceCall<cpu::Backward> DecodeBackward(Decoder& decoder, const Attributes& attributes,
-                                             BackwardForm form,
-                                             std::span<const ElementType> types) {
-  const CellTraits* known = FindCell(attributes.cell);
-  const size_t kernel_at = size_t{form.d_weights} + size_t{form.d_x};
-  const Decoder::Type kernel = decoder.Peek(kernel_at, "recurrent_kernel", 3);
-  const Decoder::Type sequence =
-      decoder.Peek(kernel_at + 2 + (known ? known->states : 0), "outputs", 4);
-  Header header = DecodeHeader(decoder, attributes, types, kernel, sequence);
-  if (form.d_weights) {
-    const Decoder::Type x = decoder.Peek(0, "x", 4);
-    if (decoder.ok()) header.shape.inputs = x.sizes[3];
-  } else if (form.d_x) {
-    const Decoder::Type input_kernel = decoder.Peek(0, "input_kernel", 3);
-    if (decoder.ok()) header.shape.inputs = input_kernel.sizes[1];
+std::string Invalid(const Problem& problem) {
+  std::string invalid = InvalidParts(problem);
+  if (!invalid.empty()) return invalid;
+  if (problem.steps > INT32_MAX) {
+    return "steps: expected at most 2^31 - 1, as lengths are; got " + std::to_string(problem.steps);
   }
-  if (!decoder.ok()) return {};
-  const int states = header.cell.states;
-  const std::vector<int64_t> of_hidden = header.sequence(header.shape.hidden);
-
-  cpu::Backward a{};
-  if (form.d_weights) {
-    a.x = decoder.Operand("x", header.element.type, header.sequence(header.shape.inputs));
-  }
-  if (form.d_x) {
-    a.input_kernel = decoder.Operand("input_kernel", header.element.type, header.input_kernel());
-  }
-  a.recurrent_kernel = decoder.Operand("recurrent_kernel", header.element.type, header.kernel());
-  a.lengths = static_cast<const int32_t*>(decoder.Operand("lengths", xffi::S32, header.lengths()));
-  for (int s = 0; s < states; ++s) {
-    a.initial[s] = decoder.Operand(kStateNames[s], header.element.type, header.state());
-  }
-  a.outputs = decoder.Operand("outputs", header.element.type, of_hidden);
-  if (header.cell.saved > 0) {
-    a.saved = decoder.Operand("saved", header.element.type,
-                              header.sequence(header.cell.saved * header.shape.hidden));
-  }
-  a.d_outputs = decoder.Operand("d_outputs", header.element.type, of_hidden);
-  for (int s = 0; s < states; ++s) {
-    a.d_final[s] = decoder.Operand(kStateNames[s], header.element.type, header.state());
-  }
-  const auto result = [&](const char* name, const std::vector<int64_t>& sizes) {
-    return decoder.Result(name, header.element.type, sizes);
-  };
-  const bool separate = header.cell.separate_product;
-  if (form.d_x) a.d_x = result("d_x", header.sequence(header.shape.inputs));
-  if (form.d_weights) {
-    a.d_input_kernel = result("d_input_kernel", header.input_kernel());
-    a.d_bias = result("d_bias", header.bias());
-    a.d_recurrent_kernel = result("d_recurrent_kernel", header.kernel());
-    if (separate) a.d_recurrent_bias = result("d_recurrent_bias", header.bias());
-  } else {
-    a.d_gates_x = result("d_gates_x", header.sequence(header.columns()));
-    if (separate) a.d_product = result("d_product", header.sequence(header.columns()));
-  }
-  for (int s = 0; s < states; ++s) {
-    a.d_initial[s] = decoder.Result(kStateNames[s], header.element.type, header.state());
-  }
-  decoder.Finish();
-  return {header.shape, header.cell, header.element.dtype, a};
+  const ArrayTypes types = ArrayTypesOf(problem);
+  invalid = InvalidSizes(types.operands);
+  return invalid.empty() ? InvalidSizes(types.results) : invalid;
 }
 
-}  // namespace jp::ffi
+bool HasAllSizes(const Problem& problem) {
+  const ArrayTypes types = ArrayTypesOf(problem);
+  for (const auto* arrays : {&types.operands, &types.results}) {
+    for (const ArrayType& array : *arrays) {
+      for (int64_t size : array.sizes) {
+        if (size == kUnknownSize) return false;
+      }
+    }
+  }
+  return true;
+}
+
+std::string_view NameOf(DType type) {
+  for (const NamedDType& named : kDTypes) {
+    if (named.type == type) return named.name;
+  }
+  return "unknown";
+}
+
+std::string_view NameOf(Part part) { return kParts[static_cast<int>(part)]; }
+
+}  // namespace jp

@@ -1,59 +1,39 @@
-// A recurrence's operands, results and attributes, decoded. What a platform's kernels are given of
-// the inputs is theirs to say: x itself, or what XLA has made of it.
+// SPDX-License-Identifier: Apache-2.0
+// Problems from attributes, as a custom call or Python has them, and what makes one impossible.
 //
-// forward:  x, input_kernel, bias | gates_x; recurrent_kernel, [recurrent_bias], lengths, initial..
-//           -> outputs, final.., [saved]; a caller that wants no `saved` has no result for it.
-// backward: [x], [input_kernel], recurrent_kernel, lengths, initial.., outputs, [saved], d_outputs,
-//           d_final.. -> [d_x], d_gates_x, [d_product], d_initial..
-//           or, if x is given, [d_x], d_input_kernel, d_bias, d_recurrent_kernel,
-//           [d_recurrent_bias], d_initial.. Only kernels that are given inputs take x and
-//           input_kernel; the latter if d_x is wanted.
+// Nothing is trusted: whatever a caller gives, it gets an error in words that says which attribute,
+// what was expected, and what came.
 #pragma once
 
-#include <span>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <string>
 #include <string_view>
+#include <variant>
 
-#include "native/cpu/job.h"
-#include "native/ffi/decode.h"
+#include "native/problem/problem.h"
 
-namespace jp::ffi {
+namespace jp {
 
-inline constexpr const char* kForwardTarget = "jax_persistent.forward";
-inline constexpr const char* kBackwardTarget = "jax_persistent.backward";
+using Attribute = std::variant<bool, int64_t, std::string>;
+using Attributes = std::map<std::string, Attribute, std::less<>>;
 
-struct Attributes {
-  std::string_view cell;  // a name of native/cells
-  bool reverse;
-  bool time_major;
+struct ParsedProblem {
+  Problem problem;                                          // whose sizes may be kUnknownSize
+  std::map<std::string, std::string, std::less<>> options;  // the texts that are no problem's
 };
 
-enum class Given { kInputs, kProjectedInputs };
+// Throws std::invalid_argument where attributes are missing or wrong, or the problem is impossible.
+ParsedProblem ParseProblem(Pass pass, const Attributes& attributes);
 
-// What a backward call wants besides the recurrence: attributes of the platforms that can do it.
-struct BackwardForm {
-  bool d_x = false;
-  bool d_weights = false;
-};
+// Why no array can have the problem's sizes, or no problem its parts; empty if it is possible.
+std::string Invalid(const Problem& problem);
 
-// The element types that a platform's kernels take, as XLA and as the kernels call them.
-struct ElementType {
-  xffi::DataType type;
-  cpu::DType dtype;
-};
+// Whether all sizes that the problem's arrays have are known.
+bool HasAllSizes(const Problem& problem);
 
-template <class Arrays>
-struct RecurrenceCall {
-  cpu::Shape shape;
-  CellTraits cell;
-  cpu::DType dtype;
-  Arrays arrays;
-};
+std::string_view NameOf(DType type);
+std::string_view NameOf(Part part);
 
-// Both leave what is wrong with the call in `decoder`; the result is of no use then.
-RecurrenceCall<cpu::Forward> DecodeForward(Decoder& decoder, const Attributes& attributes,
-                                           Given given, std::span<const ElementType> types,
-                                           size_t result_count);
-RecurrenceCall<cpu::Backward> DecodeBackward(Decoder& decoder, const Attributes& attributes,
-                                             BackwardForm form, std::span<const ElementType> types);
-
-}  // namespace jp::ffi
+}  // namespace jp

@@ -14,9 +14,11 @@ namespace jp {
 
 enum class Pass { kForward, kBackward };
 
-enum class DType { kFloat32, kBfloat16, kFloat16 };  // float16: on GPUs only
+enum class DType { kFloat32, kBfloat16, kFloat16, kFloat64 };  // float64: on no backend so far
 
-constexpr size_t ByteWidth(DType type) { return type == DType::kFloat32 ? 4 : 2; }
+constexpr size_t ByteWidth(DType type) {
+  return type == DType::kFloat64 ? 8 : type == DType::kFloat32 ? 4 : 2;
+}
 
 // The optional parts of a problem; operands.def says what each means and which arrays it brings.
 enum class Part : uint32_t {
@@ -29,6 +31,9 @@ enum class Part : uint32_t {
 #undef JP_RESULT
   always,
 };
+
+// Of a size that is known only once there are arrays: a program was exported for several sizes.
+inline constexpr int64_t kUnknownSize = -1;
 
 struct Problem {
   Pass pass{};

@@ -1,93 +1,171 @@
-#include "native/ffi/decode.h"
+// SPDX-License-Identifier: Apache-2.0
+// The checks of buffers: quick where all is right, and in words where it is not.
+#include "native/xla/buffers.h"
 
 #include <algorithm>
+#include <optional>
 #include <sstream>
+#include <type_traits>
 
 namespace jp::ffi {
 namespace {
 
-template <class Sizes>
-std::string Join(const Sizes& sizes) {
-  std::string text = "[";
-  for (int64_t size : sizes) text += (text.size() > 1 ? ", " : "") + std::to_string(size);
-  return text + "]";
+// An operand or a result; nothing past the last one.
+std::optional<xffi::AnyBuffer> BufferAt(const xffi::RemainingArgs& operands, size_t index) {
+  if (index >= operands.size()) return std::nullopt;
+  auto buffer = operands.get<xffi::AnyBuffer>(index);
+  return buffer.has_value() ? std::optional(*buffer) : std::nullopt;
 }
 
-std::string TypeName(xffi::DataType type) {
+std::optional<xffi::AnyBuffer> BufferAt(const xffi::RemainingRets& results, size_t index) {
+  if (index >= results.size()) return std::nullopt;
+  auto buffer = results.get<xffi::AnyBuffer>(index);
+  return buffer.has_value() ? std::optional(**buffer) : std::nullopt;
+}
+
+xffi::DataType TypeOf(OperandType type, DType element) {
+  if (type == OperandType::kInt32) return xffi::S32;
+  if (type == OperandType::kBool) return xffi::PRED;
+  switch (element) {
+    case DType::kFloat32: return xffi::F32;
+    case DType::kBfloat16: return xffi::BF16;
+    case DType::kFloat16: return xffi::F16;
+    case DType::kFloat64: return xffi::F64;
+  }
+  return xffi::DataType::INVALID;
+}
+
+template <class Sizes>
+bool SameSizes(const Sizes& got, const std::vector<int64_t>& sizes) {
+  return got.size() == sizes.size() && std::equal(got.begin(), got.end(), sizes.begin());
+}
+
+template <class Buffers, class Types>
+bool AllMatch(const Buffers& buffers, const Types& types) {
+  if (buffers.size() != types.size()) return false;
+  for (size_t i = 0; i < types.size(); ++i) {
+    const auto buffer = BufferAt(buffers, i);
+    if (!buffer || buffer->element_type() != types[i].type) return false;
+    if (!SameSizes(buffer->dimensions(), types[i].sizes)) return false;
+  }
+  return true;
+}
+
+template <class Sizes>
+void Print(std::ostream& text, xffi::DataType type, const Sizes& sizes) {
+  text << type << "[";
+  const char* separator = "";
+  for (int64_t size : sizes) {
+    text << separator << size;
+    separator = ", ";
+  }
+  text << "]";
+}
+
+template <class Buffers, class Types>
+std::string FirstMismatch(const char* kind, const Buffers& buffers, const Types& types) {
   std::ostringstream text;
-  text << type;
+  for (size_t i = 0; i < types.size(); ++i) {
+    if (i >= buffers.size()) {
+      text << "expected " << kind << " " << types[i].name << "; got only " << buffers.size() << " "
+           << kind << "s";
+      return text.str();
+    }
+    const auto buffer = BufferAt(buffers, i);
+    if (!buffer) return types[i].name + ": expected a buffer";
+    if (buffer->element_type() == types[i].type &&
+        SameSizes(buffer->dimensions(), types[i].sizes)) {
+      continue;
+    }
+    text << types[i].name << ": expected ";
+    Print(text, types[i].type, types[i].sizes);
+    text << "; got ";
+    Print(text, buffer->element_type(), buffer->dimensions());
+    return text.str();
+  }
+  if (buffers.size() == types.size()) return {};
+  text << "expected " << types.size() << " " << kind << "s; got " << buffers.size();
   return text.str();
+}
+
+// Fills in the problem's unknown sizes, as far as buffers of the right rank say them.
+template <class Buffers>
+void TakeSizes(Problem& problem, const Buffers& buffers, const std::vector<ArrayType>& types) {
+  for (size_t i = 0; i < types.size(); ++i) {
+    const auto buffer = BufferAt(buffers, i);
+    if (!buffer || buffer->dimensions().size() != types[i].sizes.size()) continue;
+    for (size_t d = 0; d < types[i].sizes.size(); ++d) {
+      const int64_t size = buffer->dimensions()[d];
+      const auto take = [&](int64_t& unknown) {
+        if (unknown == kUnknownSize) unknown = size;
+      };
+      switch (types[i].dimensions[d]) {
+        case 'n': take(problem.groups); break;
+        case 'b': take(problem.batch); break;
+        case 't': take(problem.steps); break;
+        case 'i': take(problem.inputs); break;
+        case 'h': take(problem.hidden); break;
+        default: break;  // multiples of H, which other arrays say
+      }
+    }
+  }
 }
 
 }  // namespace
 
-void Decoder::Fail(const std::string& message) {
-  if (ok()) message_ = target_ + ": " + message;
+BufferTypes::BufferTypes(const Problem& problem) {
+  const ArrayTypes types = ArrayTypesOf(problem);
+  const auto copy = [&](const std::vector<ArrayType>& from, std::vector<BufferType>& to) {
+    for (const ArrayType& array : from) {
+      to.push_back({array.name, TypeOf(array.type, problem.dtype), array.sizes});
+    }
+  };
+  copy(types.operands, operands_);
+  copy(types.results, results_);
 }
 
-bool Decoder::Matches(const char* name, const xffi::AnyBuffer& buffer, xffi::DataType type,
-                      const std::vector<int64_t>& sizes) {
-  const auto got = buffer.dimensions();
-  const bool same = got.size() == sizes.size() && std::equal(got.begin(), got.end(), sizes.begin());
-  if (same && buffer.element_type() == type) return true;
-  Fail(std::string(name) + ": expected " + TypeName(type) + Join(sizes) + "; got " +
-       TypeName(buffer.element_type()) + Join(got));
-  return false;
+bool BufferTypes::Match(const xffi::RemainingArgs& operands,
+                        const xffi::RemainingRets& results) const {
+  return AllMatch(operands, operands_) && AllMatch(results, results_);
 }
 
-const void* Decoder::Operand(const char* name, xffi::DataType type,
-                             const std::vector<int64_t>& sizes) {
-  if (!ok()) return nullptr;
-  auto buffer = operands_.get<xffi::AnyBuffer>(next_operand_++);
-  if (!buffer.has_value()) {
-    Fail(std::string("expected operand ") + name + "; got only " +
-         std::to_string(operands_.size()) + " operands");
-    return nullptr;
-  }
-  return Matches(name, *buffer, type, sizes) ? buffer->untyped_data() : nullptr;
+std::string BufferTypes::Mismatch(const xffi::RemainingArgs& operands,
+                                  const xffi::RemainingRets& results) const {
+  const std::string mismatch = FirstMismatch("operand", operands, operands_);
+  return mismatch.empty() ? FirstMismatch("result", results, results_) : mismatch;
 }
 
-void* Decoder::Result(const char* name, xffi::DataType type, const std::vector<int64_t>& sizes) {
-  if (!ok()) return nullptr;
-  auto buffer = results_.get<xffi::AnyBuffer>(next_result_++);
-  if (!buffer.has_value()) {
-    Fail(std::string("expected result ") + name + "; got only " + std::to_string(results_.size()) +
-         " results");
-    return nullptr;
-  }
-  return Matches(name, **buffer, type, sizes) ? (*buffer)->untyped_data() : nullptr;
+Problem WithSizesOf(Problem problem, const xffi::RemainingArgs& operands,
+                    const xffi::RemainingRets& results) {
+  const ArrayTypes types = ArrayTypesOf(problem);
+  TakeSizes(problem, operands, types.operands);
+  TakeSizes(problem, results, types.results);
+  return problem;
 }
 
-Decoder::Type Decoder::Peek(size_t index, const char* name, size_t rank) {
-  if (!ok()) return {};
-  auto buffer = operands_.get<xffi::AnyBuffer>(index);
-  if (!buffer.has_value()) {
-    Fail(std::string("expected operand ") + name + "; got only " +
-         std::to_string(operands_.size()) + " operands");
-    return {};
-  }
-  const auto sizes = buffer->dimensions();
-  if (sizes.size() != rank) {
-    Fail(std::string(name) + ": expected rank " + std::to_string(rank) + "; got " + Join(sizes));
-    return {};
-  }
-  if (std::any_of(sizes.begin(), sizes.end(), [](int64_t size) { return size < 1; })) {
-    Fail(std::string(name) + ": expected every size to be at least 1; got " + Join(sizes));
-    return {};
-  }
-  return {buffer->element_type(), {sizes.begin(), sizes.end()}};
+template <class Arrays>
+Arrays TakeArrays(const Problem& problem, const xffi::RemainingArgs& operands,
+                  const xffi::RemainingRets& results) {
+  Arrays arrays{};
+  size_t next_operand = 0, next_result = 0;
+  const auto take = [&](bool is_result, auto& pointer) {
+    void* const data = is_result ? BufferAt(results, next_result++)->untyped_data()
+                                 : BufferAt(operands, next_operand++)->untyped_data();
+    pointer = static_cast<std::remove_reference_t<decltype(pointer)>>(data);
+  };
+  ForEachOperand(arrays, [&](const Operand& operand, auto& member) {
+    if (!problem.has(operand.part)) return;
+    if constexpr (std::is_array_v<std::remove_reference_t<decltype(member)>>) {
+      for (int s = 0; s < problem.cell.states; ++s) take(operand.is_result, member[s]);
+    } else {
+      take(operand.is_result, member);
+    }
+  });
+  return arrays;
 }
 
-void Decoder::Finish() {
-  if (!ok()) return;
-  if (next_operand_ != operands_.size()) {
-    Fail("expected " + std::to_string(next_operand_) + " operands; got " +
-         std::to_string(operands_.size()));
-  }
-  if (next_result_ != results_.size()) {
-    Fail("expected " + std::to_string(next_result_) + " results; got " +
-         std::to_string(results_.size()));
-  }
-}
+template Forward TakeArrays(const Problem&, const xffi::RemainingArgs&, const xffi::RemainingRets&);
+template Backward TakeArrays(const Problem&, const xffi::RemainingArgs&,
+                             const xffi::RemainingRets&);
 
 }  // namespace jp::ffi

@@ -1,54 +1,45 @@
-// Operands and results of the targets, by name, each checked against the shape it must have.
-//
-// Nothing is trusted: whoever calls a target directly with the wrong buffers gets an error that
-// says which, what was expected, and what came.
+// SPDX-License-Identifier: Apache-2.0
+// The buffers of a custom call: each checked against what the problem says of it, then taken by
+// name.
 #pragma once
 
-#include <cstdint>
 #include <string>
 #include <vector>
 
+#include "native/problem/operands.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace jp::ffi {
 
 namespace xffi = ::xla::ffi;
 
-// Takes buffers in order and remembers the first thing that is wrong with any of them.
-class Decoder {
+// What a call's buffers must be.
+class BufferTypes {
  public:
-  Decoder(std::string target, xffi::RemainingArgs operands, xffi::RemainingRets results)
-      : target_(std::move(target)), operands_(operands), results_(results) {}
+  explicit BufferTypes(const Problem& problem);
 
-  // The next operand or result, of this type and these sizes. Null once something was wrong.
-  const void* Operand(const char* name, xffi::DataType type, const std::vector<int64_t>& sizes);
-  void* Result(const char* name, xffi::DataType type, const std::vector<int64_t>& sizes);
-
-  // Type and sizes of operand `index`, which has this rank: the others' sizes come from it. Takes
-  // nothing; empty sizes once something was wrong.
-  struct Type {
-    xffi::DataType element = xffi::DataType::INVALID;
-    std::vector<int64_t> sizes;
-  };
-  Type Peek(size_t index, const char* name, size_t rank);
-
-  // To be called after the last buffer: are there more?
-  void Finish();
-
-  void Fail(const std::string& message);
-  bool ok() const { return message_.empty(); }
-  xffi::Error error() const { return {xffi::ErrorCode::kInvalidArgument, message_}; }
+  bool Match(const xffi::RemainingArgs& operands, const xffi::RemainingRets& results) const;
+  // Why they do not match.
+  std::string Mismatch(const xffi::RemainingArgs& operands,
+                       const xffi::RemainingRets& results) const;
 
  private:
-  bool Matches(const char* name, const xffi::AnyBuffer& buffer, xffi::DataType type,
-               const std::vector<int64_t>& sizes);
-
-  std::string target_;
-  xffi::RemainingArgs operands_;
-  xffi::RemainingRets results_;
-  size_t next_operand_ = 0;
-  size_t next_result_ = 0;
-  std::string message_;
+  struct BufferType {
+    std::string name;
+    xffi::DataType type;
+    std::vector<int64_t> sizes;
+  };
+  std::vector<BufferType> operands_, results_;
 };
+
+// The problem with the sizes that it does not know taken from buffers that have them, where those
+// have the right number of dimensions.
+Problem WithSizesOf(Problem problem, const xffi::RemainingArgs& operands,
+                    const xffi::RemainingRets& results);
+
+// The pointers to buffers that match the problem's types.
+template <class Arrays>
+Arrays TakeArrays(const Problem& problem, const xffi::RemainingArgs& operands,
+                  const xffi::RemainingRets& results);
 
 }  // namespace jp::ffi

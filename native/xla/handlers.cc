@@ -1,71 +1,200 @@
-// The FFI handlers of the CPU kernels: decode, run, and report.
-#include "native/ffi/cpu_handlers.h"
+// SPDX-License-Identifier: Apache-2.0
+// The handlers: plan when XLA instantiates an executable; check buffers and run when it executes.
+//
+// XLA holds plain functions, so that each backend has its own instances of the templates here.
+// GPU calls are not marked as compatible with command buffers: their scratch memory comes from XLA
+// at every call, and whether a cooperative launch can be captured has not been tried.
+#include "native/xla/handlers.h"
 
 #include <exception>
 #include <functional>
+#include <memory>
 #include <new>
+#include <stdexcept>
 #include <string>
+#include <type_traits>
+#include <utility>
 
-#include "native/cpu/recurrence.h"
-#include "native/ffi/recurrence_call.h"
+#include "native/backends.h"
+#include "native/xla/buffers.h"
+#include "native/xla/planned_calls.h"
 
 namespace jp::ffi {
 namespace {
 
-constexpr ElementType kTypes[] = {{xffi::F32, cpu::DType::kFloat32},
-                                  {xffi::BF16, cpu::DType::kBfloat16}};
+constexpr size_t kMostBackends = 4;
 
-cpu::Team::Schedule On(xffi::ThreadPool& pool) {
-  return [&pool](std::function<void()> task) { pool.Schedule(std::move(task)); };
+// What the instantiate stage hands to the execute stage. XLA sets the id; it has one registry of
+// types for each platform, so that each platform needs a type of its own.
+template <size_t kBackend>
+struct State {
+  static inline xffi::TypeId id = XLA_FFI_UNKNOWN_TYPE_ID;
+  PlannedCalls calls;
+};
+
+template <Pass kPass>
+using ArraysOf = std::conditional_t<kPass == Pass::kForward, Forward, Backward>;
+
+// The error that an exception stands for; to be called where one is handled.
+xffi::Error CurrentError(Pass pass) {
+  const std::string target = std::string(TargetOf(pass)) + ": ";
+  try {
+    throw;
+  } catch (const std::bad_alloc&) {
+    return {xffi::ErrorCode::kResourceExhausted, target + "out of memory"};
+  } catch (const std::invalid_argument& error) {
+    return {xffi::ErrorCode::kInvalidArgument, target + error.what()};
+  } catch (const std::exception& error) {
+    return {xffi::ErrorCode::kInternal, target + error.what()};
+  }
 }
 
-// Runs the kernel and turns what it throws into an error: nothing may unwind into XLA.
-template <class Arrays>
-xffi::Error Run(const char* target, const Decoder& decoder, const RecurrenceCall<Arrays>& call,
-                xffi::ThreadPool& pool) {
-  if (!decoder.ok()) return decoder.error();
+Attributes ReadAttributes(const xffi::Dictionary& dictionary) {
+  Attributes attributes;
+  for (auto it = dictionary.begin(); it != dictionary.end(); ++it) {
+    const std::string name(*it);
+    if (dictionary.isa<bool>(it)) {
+      attributes[name] = *dictionary.get<bool>(*it);
+    } else if (dictionary.isa<int64_t>(it)) {
+      attributes[name] = *dictionary.get<int64_t>(*it);
+    } else if (dictionary.isa<std::string_view>(it)) {
+      attributes[name] = std::string(*dictionary.get<std::string_view>(*it));
+    } else {
+      throw std::invalid_argument(name + ": expected a string, a boolean or a 64-bit integer");
+    }
+  }
+  return attributes;
+}
+
+template <size_t kBackend, Pass kPass>
+xffi::ErrorOr<std::unique_ptr<State<kBackend>>> Instantiate(xffi::Dictionary attributes) {
   try {
-    cpu::Run(call.shape, call.cell, call.dtype, call.arrays, static_cast<int>(pool.num_threads()),
-             On(pool));
-  } catch (const std::bad_alloc&) {
-    return {xffi::ErrorCode::kResourceExhausted, std::string(target) + ": out of memory"};
-  } catch (const std::exception& error) {
-    return {xffi::ErrorCode::kInternal, std::string(target) + ": " + error.what()};
+    const Backend& backend = *Backends()[kBackend];
+    return std::unique_ptr<State<kBackend>>(
+        new State<kBackend>{{backend, ParseProblem(kPass, ReadAttributes(attributes))}});
+  } catch (...) {
+    return xffi::Unexpected(CurrentError(kPass));
+  }
+}
+
+// `workspace(bytes)` is memory of the device, or null.
+template <Pass kPass, class Workspace>
+xffi::Error Execute(PlannedCalls& calls, const xffi::RemainingArgs& operands,
+                    const xffi::RemainingRets& results, const Resources& resources,
+                    const Workspace& workspace) {
+  // Nothing may unwind into XLA.
+  try {
+    const PlannedCall& call = calls.Find(operands, results, resources);
+    if (!call.buffers.Match(operands, results)) {
+      throw std::invalid_argument(call.buffers.Mismatch(operands, results));
+    }
+    if (!call.refusal.empty()) throw std::invalid_argument(call.refusal);
+    const int64_t bytes = call.plan->WorkspaceBytes();
+    void* const memory = bytes > 0 ? workspace(static_cast<size_t>(bytes)) : nullptr;
+    if (bytes > 0 && memory == nullptr) throw std::bad_alloc();
+    const auto arrays = TakeArrays<ArraysOf<kPass>>(call.problem, operands, results);
+    const std::string error = calls.backend().Run(*call.plan, arrays, memory, resources);
+    if (!error.empty()) throw std::runtime_error(error);
+  } catch (...) {
+    return CurrentError(kPass);
   }
   return xffi::Error::Success();
 }
 
-xffi::Error RunForward(std::string_view cell, bool reverse, bool time_major,
-                       xffi::RemainingArgs operands, xffi::RemainingRets results,
-                       xffi::ThreadPool pool) {
-  Decoder decoder(kForwardTarget, operands, results);
-  const auto call =
-      DecodeForward(decoder, {cell, reverse, time_major}, Given::kInputs, kTypes, results.size());
-  return Run(kForwardTarget, decoder, call, pool);
+template <size_t kBackend, Pass kPass>
+xffi::Error ExecuteOnPool(State<kBackend>* state, xffi::RemainingArgs operands,
+                          xffi::RemainingRets results, xffi::ThreadPool pool) {
+  Resources resources;
+  resources.threads = static_cast<int>(pool.num_threads());
+  resources.schedule = [&pool](std::function<void()> task) { pool.Schedule(std::move(task)); };
+  return Execute<kPass>(state->calls, operands, results, resources,
+                        [](size_t) -> void* { return nullptr; });
 }
 
-xffi::Error RunBackward(std::string_view cell, bool reverse, bool time_major, bool d_x,
-                        bool d_weights, xffi::RemainingArgs operands, xffi::RemainingRets results,
-                        xffi::ThreadPool pool) {
-  Decoder decoder(kBackwardTarget, operands, results);
-  const auto call = DecodeBackward(decoder, {cell, reverse, time_major}, {d_x, d_weights}, kTypes);
-  return Run(kBackwardTarget, decoder, call, pool);
+template <size_t kBackend, Pass kPass>
+xffi::Error ExecuteOnStream(State<kBackend>* state, xffi::RemainingArgs operands,
+                            xffi::RemainingRets results, void* stream, int32_t device,
+                            xffi::ScratchAllocator scratch) {
+  Resources resources;
+  resources.stream = stream;
+  resources.device = device;
+  return Execute<kPass>(state->calls, operands, results, resources, [&](size_t bytes) {
+    return scratch.Allocate(bytes, kWorkspaceAlignment).value_or(nullptr);
+  });
 }
 
-auto Bound() {
-  return xffi::Ffi::Bind().Attr<std::string_view>("cell").Attr<bool>("reverse").Attr<bool>(
-      "time_major");
+// Registers the type of a platform's state with XLA, which must know it before it knows a handler
+// that makes one. jax can be told of types, too, but as long as it has not started a platform, it
+// only keeps what it is told, and then hands over the handlers first.
+template <size_t kBackend>
+XLA_FFI_Error* RegisterState(const XLA_FFI_Api* api) {
+  if (State<kBackend>::id != XLA_FFI_UNKNOWN_TYPE_ID) return nullptr;
+  static const XLA_FFI_TypeInfo info = xffi::MakeTypeInfo<State<kBackend>>();
+  const std::string name =
+      "jax_persistent.planned_calls." + std::string(Backends()[kBackend]->Platform());
+  return xffi::Ffi::RegisterTypeId(api, name, &State<kBackend>::id, &info);
 }
 
-template <class Bound>
-auto Buffers(Bound bound) {
-  return std::move(bound).RemainingArgs().RemainingRets().template Ctx<xffi::ThreadPool>();
+template <size_t kBackend, Pass kPass>
+XLA_FFI_Error* CallInstantiate(XLA_FFI_CallFrame* frame) {
+  const bool asks_for_metadata = frame->extension_start != nullptr &&
+                                 frame->extension_start->type == XLA_FFI_Extension_Metadata;
+  if (asks_for_metadata) {
+    if (XLA_FFI_Error* error = RegisterState<kBackend>(frame->api)) return error;
+  }
+  static const auto* const handler = xffi::Ffi::BindInstantiate()
+                                         .Attrs<xffi::Dictionary>()
+                                         .To(Instantiate<kBackend, kPass>)
+                                         .release();
+  return handler->Call(frame);
+}
+
+template <size_t kBackend, Pass kPass>
+XLA_FFI_Error* CallExecuteOnPool(XLA_FFI_CallFrame* frame) {
+  static const auto* const handler = xffi::Ffi::BindExecute()
+                                         .Ctx<xffi::State<State<kBackend>>>()
+                                         .RemainingArgs()
+                                         .RemainingRets()
+                                         .template Ctx<xffi::ThreadPool>()
+                                         .To(ExecuteOnPool<kBackend, kPass>)
+                                         .release();
+  return handler->Call(frame);
+}
+
+template <size_t kBackend, Pass kPass>
+XLA_FFI_Error* CallExecuteOnStream(XLA_FFI_CallFrame* frame) {
+  static const auto* const handler = xffi::Ffi::BindExecute()
+                                         .Ctx<xffi::State<State<kBackend>>>()
+                                         .RemainingArgs()
+                                         .RemainingRets()
+                                         .template Ctx<xffi::PlatformStream<void*>>()
+                                         .template Ctx<xffi::DeviceOrdinal>()
+                                         .template Ctx<xffi::ScratchAllocator>()
+                                         .To(ExecuteOnStream<kBackend, kPass>)
+                                         .release();
+  return handler->Call(frame);
+}
+
+template <size_t kBackend, Pass kPass>
+Stages StagesOfBackend() {
+  const bool pool = Backends()[kBackend]->KindOfExecutor() == Executor::kThreadPool;
+  return {CallInstantiate<kBackend, kPass>,
+          pool ? CallExecuteOnPool<kBackend, kPass> : CallExecuteOnStream<kBackend, kPass>};
+}
+
+template <size_t... kBackend>
+Stages Select(size_t backend, Pass pass, std::index_sequence<kBackend...>) {
+  using Make = Stages (*)();
+  constexpr Make kForward[] = {StagesOfBackend<kBackend, Pass::kForward>...};
+  constexpr Make kBackward[] = {StagesOfBackend<kBackend, Pass::kBackward>...};
+  return (pass == Pass::kForward ? kForward : kBackward)[backend]();
 }
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(CpuForward, RunForward, Buffers(Bound()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(CpuBackward, RunBackward,
-                              Buffers(Bound().Attr<bool>("d_x").Attr<bool>("d_weights")));
+Stages StagesOf(size_t backend, Pass pass) {
+  if (backend >= kMostBackends) throw std::logic_error("more backends than kMostBackends");
+  return Select(backend, pass, std::make_index_sequence<kMostBackends>());
+}
 
 }  // namespace jp::ffi

@@ -1,11 +1,24 @@
-// The XLA FFI handlers of the CPU kernels.
+// SPDX-License-Identifier: Apache-2.0
+// XLA's FFI handlers of the two targets, for each backend of this build.
 #pragma once
 
+#include <cstddef>
+
+#include "native/problem/problem.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace jp::ffi {
 
-XLA_FFI_DECLARE_HANDLER_SYMBOL(CpuForward);
-XLA_FFI_DECLARE_HANDLER_SYMBOL(CpuBackward);
+constexpr const char* TargetOf(Pass pass) {
+  return pass == Pass::kForward ? "jax_persistent.forward" : "jax_persistent.backward";
+}
+
+// The handlers of a target on one platform.
+struct Stages {
+  XLA_FFI_Handler* instantiate;
+  XLA_FFI_Handler* execute;
+};
+// `backend` counts in Backends().
+Stages StagesOf(size_t backend, Pass pass);
 
 }  // namespace jp::ffi

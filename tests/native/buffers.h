@@ -73,7 +73,7 @@ class Buffer {
   static constexpr size_t kGuard = 64;
   static constexpr uint8_t kFill = 0xa5;
 
-  size_t width() const { return ByteWidth(dtype_); }
+  size_t width() const { return dtype_ == DType::kFloat32 ? 4 : 2; }
   uint32_t ToBits(float value) const {
     if (dtype_ == DType::kFloat16) return std::bit_cast<uint16_t>(static_cast<Half>(value));
     const auto bits = std::bit_cast<uint32_t>(value);

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A check that says where it failed and with what values, and lets the test go on.
 #pragma once
 

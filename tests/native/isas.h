@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The instruction sets whose kernels can be run on this machine.
 #pragma once
 

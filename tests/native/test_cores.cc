@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Two workers use two cores, even where the system has put them on one; and it may still put the
 // threads wherever it might before. Needs two cores: with one it only sees that nothing changes.
 #include "native/cpu/cores.h"

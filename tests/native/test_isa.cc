@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The choice of an instruction set: what JAX_PERSISTENT_ISA names, or an error that says why not.
 // Takes the expected name, or "error" and what the message must hold.
 #include <exception>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the planner is told of this machine, and what JAX_PERSISTENT_THREADS allows.
 // Takes the threads to ask for and those expected, or "error" and what the message must hold.
 #include "native/cpu/machine.h"
@@ -11,7 +12,7 @@
 int main(int argc, char** argv) {
   const std::string asked = argc > 1 ? argv[1] : "", expected = argc > 2 ? argv[2] : "";
   try {
-    const jp::CpuFacts facts = jp::cpu::ThisMachine(asked == "error" ? 1 : std::stoi(asked));
+    const jp::cpu::CpuFacts facts = jp::cpu::ThisMachine(asked == "error" ? 1 : std::stoi(asked));
     CHECK(std::to_string(facts.threads) == expected, facts.threads, expected);
     CHECK(facts.vector_lanes == jp::cpu::ChosenIsa().lanes, facts.vector_lanes);
     CHECK(facts.vector_count == jp::cpu::ChosenIsa().registers, facts.vector_count);

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Working memory is aligned, returned to, reused only where it fits, and safe from many threads.
 #include "native/cpu/scratch.h"
 

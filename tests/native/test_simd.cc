@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The functions that cells are made of, over the whole range of float, against double. Built once
 // for each instruction set, with its flags.
 #include "native/cpu/simd.h"
@@ -65,8 +66,7 @@ void TestExp() {
   CHECK(worst <= 2, worst);
   CHECK(At(simd::Exp, 0.0f) == 1.0f);
   CHECK(At(simd::Exp, kDenormal) == 1.0f && At(simd::Exp, -kDenormal) == 1.0f);
-  CHECK(At(simd::Exp, 1e30f) == At(simd::Exp, 88.3f));
-  CHECK(At(simd::Exp, kInfinity) == At(simd::Exp, 88.3f));
+  CHECK(At(simd::Exp, 1e30f) == kInfinity && At(simd::Exp, kInfinity) == kInfinity);
   CHECK(At(simd::Exp, -1e30f) == At(simd::Exp, -87.3f));
   CHECK(At(simd::Exp, -kInfinity) == At(simd::Exp, -87.3f));
   CHECK(std::isnan(At(simd::Exp, kNan)));
@@ -83,7 +83,7 @@ void TestSigmoid() {
   });
   CHECK(At(simd::Sigmoid, 0.0f) == 0.5f);
   CHECK(At(simd::Sigmoid, kInfinity) == 1.0f);
-  CHECK(At(simd::Sigmoid, -kInfinity) < 1e-37f);
+  CHECK(At(simd::Sigmoid, -88.5f) == 0.0f && At(simd::Sigmoid, -kInfinity) == 0.0f);
   CHECK(std::isnan(At(simd::Sigmoid, kNan)));
   std::cout << "sigmoid: " << worst << " ulp\n";
 }
@@ -106,7 +106,7 @@ void TestTanh() {
 
 void TestReluAndStep() {
   const auto relu = [](Vec x) { return simd::Math::Relu(x); };
-  const auto step = [](Vec x) { return simd::Math::Step(x); };
+  const auto step = [](Vec x) { return simd::Math::Heaviside(x); };
   ForFloats(10000019, [&](float x) {
     CHECK(At(relu, x) == std::max(x, 0.0f), x);
     CHECK(At(step, x) == (x > 0 ? 1.0f : 0.0f), x);

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Every step of every slice runs once and in order, whatever happens to the helpers.
 #include "native/cpu/team.h"
 

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// The arrays of a problem, from the table of operands.
+#include "native/problem/operands.h"
+
+namespace jp {
+namespace {
+
+int64_t Times(int count, int64_t size) { return size == kUnknownSize ? size : count * size; }
+
+// A copy without spaces, in the problem's layout.
+std::string InMemory(std::string_view dimensions, bool time_major) {
+  std::string letters;
+  for (char letter : dimensions) {
+    if (letter != ' ') letters += letter;
+  }
+  const size_t at = letters.find("bt");
+  if (time_major && at != std::string::npos) letters.replace(at, 2, "tb");
+  return letters;
+}
+
+template <class Arrays>
+ArrayTypes ArrayTypesOfPass(const Problem& problem) {
+  ArrayTypes types;
+  const Arrays none{};
+  ForEachOperand(none, [&](const Operand& operand, const auto& /*member*/) {
+    if (!problem.has(operand.part)) return;
+    const std::string dimensions = InMemory(operand.dimensions, problem.time_major);
+    std::vector<int64_t> sizes;
+    for (char letter : dimensions) sizes.push_back(SizeOf(problem, letter));
+    const int count = operand.per_state ? problem.cell.states : 1;
+    for (int i = 0; i < count; ++i) {
+      std::string name = operand.name;
+      if (operand.per_state) name.append("[").append(std::to_string(i)).append("]");
+      (operand.is_result ? types.results : types.operands)
+          .push_back({std::move(name), operand.type, sizes, dimensions});
+    }
+  });
+  return types;
+}
+
+}  // namespace
+
+int64_t SizeOf(const Problem& problem, char dimension) {
+  switch (dimension) {
+    case 'n': return problem.groups;
+    case 'b': return problem.batch;
+    case 't': return problem.steps;
+    case 'i': return problem.inputs;
+    case 'h': return problem.hidden;
+    case 'g': return Times(problem.cell.gates, problem.hidden);
+    case 'r': return Times(problem.cell.residuals, problem.hidden);
+    default: return 0;
+  }
+}
+
+ArrayTypes ArrayTypesOf(const Problem& problem) {
+  return problem.pass == Pass::kForward ? ArrayTypesOfPass<Forward>(problem)
+                                        : ArrayTypesOfPass<Backward>(problem);
+}
+
+}  // namespace jp
