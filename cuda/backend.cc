@@ -161,7 +161,7 @@ class GpuBackend : public Backend {
 
 }  // namespace
 
-const Backend& CudaBackend() {
+const Backend& TheBackend() {
   static const GpuBackend backend;
   return backend;
 }

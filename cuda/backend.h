@@ -9,6 +9,6 @@
 
 namespace jp::cuda {
 
-const Backend& CudaBackend();
+const Backend& TheBackend();
 
 }  // namespace jp::cuda

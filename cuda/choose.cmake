@@ -78,7 +78,8 @@ function(jp_find_nvcc result)
   set(${result} "${nvcc}" PARENT_SCOPE)
 endfunction()
 
-# Sets JP_CUDA_ARCHITECTURES to what is to be built, or JP_CUDA_MISSING to why nothing is.
+# Sets JP_CUDA_ARCHITECTURES to what is to be built, or JP_CUDA_MISSING to why nothing is: a text
+# for a compile definition, so without semicolons and quotes.
 set(JP_CUDA_ARCHITECTURES ${JAX_PERSISTENT_CUDA_ARCHITECTURES})
 set(JP_CUDA_MISSING "")
 set(JP_CUDA_NVCC "")
@@ -87,7 +88,7 @@ set(how "build with JAX_PERSISTENT_CUDA=ON to have them (pip install: \
 if(JAX_PERSISTENT_CUDA STREQUAL "AUTO")
   jp_find_gpus(gpus)
   if(NOT gpus)
-    set(JP_CUDA_MISSING "no GPU was found, so they were not built; ${how}")
+    set(JP_CUDA_MISSING "no GPU was found, so they were not built: ${how}")
   elseif(NOT JP_CUDA_ARCHITECTURES AND NOT gpus STREQUAL "unknown")
     foreach(gpu ${gpus})
       if(gpu MATCHES "^([0-9]+)" AND CMAKE_MATCH_1 GREATER_EQUAL 80)
@@ -105,7 +106,7 @@ endif()
 if(NOT JP_CUDA_MISSING)
   jp_find_nvcc(JP_CUDA_NVCC)
   if(NOT JP_CUDA_NVCC AND JAX_PERSISTENT_CUDA STREQUAL "AUTO")
-    set(JP_CUDA_MISSING "no nvcc was found; put one on the PATH, or name it with CUDACXX")
+    set(JP_CUDA_MISSING "no nvcc was found: put one on the PATH, or name it with CUDACXX")
   elseif(NOT JP_CUDA_NVCC)
     message(FATAL_ERROR "JAX_PERSISTENT_CUDA is ${JAX_PERSISTENT_CUDA}, but there is no nvcc: set "
       "CUDACXX to one, or pip install those that pyproject.toml names under cuda-build")

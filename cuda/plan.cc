@@ -34,7 +34,8 @@ Precision PrecisionOf(const Problem& problem) {
   switch (problem.dtype) {
     case DType::kBfloat16: return Precision::kBfloat16;
     case DType::kFloat16: return Precision::kFloat16;
-    case DType::kFloat32: break;
+    case DType::kFloat32:
+    case DType::kFloat64: break;  // the latter is refused
   }
   return problem.tf32 ? Precision::kTf32 : Precision::kFloat32;
 }
@@ -164,9 +165,12 @@ std::optional<Geometry> FitGrid(const Task& task, Exchange exchange) {
   return std::nullopt;
 }
 
-// Of what the kernels take of a problem, whatever its size: they leave all products but the
-// recurrent one to XLA.
+// What the kernels do not take, whatever its size: they leave all products but the recurrent one to
+// XLA.
 std::string RefuseParts(const Problem& p) {
+  if (p.dtype == DType::kFloat64) {
+    return "no cuda kernel for float64; there is one for float32, bfloat16 and float16";
+  }
   if (p.pass == Pass::kForward) {
     if (!p.has(Part::input_gates))
       return "the CUDA kernels take x W + b (input_gates) in place of x";

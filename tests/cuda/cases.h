@@ -35,7 +35,7 @@ struct GpuCase {
   Problem backward() const { return BackwardOf(given, {Part::d_gates}); }
 
   std::string name() const {
-    constexpr const char* kDTypes[] = {"float32", "bfloat16", "float16"};
+    constexpr const char* kDTypes[] = {"float32", "bfloat16", "float16", "float64"};
     constexpr const char* kNames[] = {"any", "grid", "grid with a barrier", "cluster"};
     const auto size = [](const char* letter, int64_t n) {
       return std::string(" ") + letter + "=" + std::to_string(n);
@@ -101,6 +101,7 @@ std::string RunPass(const GpuCase& c, const Problem& problem, const PassArrays& 
 
 inline double Tolerance(const Problem& problem) {
   switch (problem.dtype) {
+    case DType::kFloat64: break;
     case DType::kFloat32: return problem.tf32 ? 4e-3 : 2e-5;  // 11 bits of each factor; sums
     case DType::kFloat16: return 1.0 / 256;
     case DType::kBfloat16: return 1.0 / 32;  // a flip of the last bit, and what grows of it

@@ -19,7 +19,7 @@ using jp::Plan;
 using jp::Problem;
 using namespace jp::test;
 
-const Backend& Cuda() { return jp::cuda::CudaBackend(); }
+const Backend& Cuda() { return jp::cuda::TheBackend(); }
 
 const jp::Resources kHere{
     .threads = 0, .schedule = {}, .device = 3, .stream = const_cast<DeviceFacts*>(&kSmallGpu)};

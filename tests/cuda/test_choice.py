@@ -61,7 +61,7 @@ def machine(tmp_path: Path) -> Machine:
 def test_none_without_a_gpu(machine: Machine) -> None:
     machine.tool("nvcc", "exit 1")
     said = machine.chooses()
-    assert "left out: no GPU was found, so they were not built; build with" in said
+    assert "left out: no GPU was found, so they were not built: build with" in said
     assert "--config-settings=cmake.define.JAX_PERSISTENT_CUDA=ON" in said
 
 

@@ -389,6 +389,9 @@ void TestRefusals() {
     const DeviceFacts facts = FactsOfArchitecture(architecture);
     CheckRefused(Forward("lstm", kBf16, 512), facts, any, "no kernels for this GPU's architecture");
   }
+  Problem wide = Forward("lstm", kBf16, 512);
+  wide.dtype = jp::DType::kFloat64;
+  CheckRefused(wide, h100, any, "no cuda kernel for float64; there is one for float32");
   Problem gru = Make(Pass::kBackward, Cell("gru"), kBf16, {512});
   gru.parts = 0;
   CheckRefused(gru.Add(Part::d_gates), h100, any, "(d_recurrent_gates)");
