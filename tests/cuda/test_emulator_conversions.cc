@@ -6,7 +6,7 @@
 #include <limits>
 #include <random>
 
-#include "cuda/arch.h"
+#include "cuda/dtypes.h"
 #include "tests/native/check.h"
 
 namespace {
@@ -100,6 +100,21 @@ void Elementary() {
   CHECK(std::isnan(arch::Tanh(std::numeric_limits<float>::quiet_NaN())));
 }
 
+// Large arguments come to the limits exactly: a unit that is saturated has no gradient.
+template <class Math>
+void Saturation() {
+  const float infinity = std::numeric_limits<float>::infinity();
+  for (float x : {20.0f, 90.0f, 1e3f, 1e9f, 3e38f, infinity}) {
+    CHECK(Math::Tanh(x) == 1 && Math::Tanh(-x) == -1, x, Math::Tanh(x), Math::Tanh(-x));
+    CHECK(Math::Sigmoid(x) == 1, x, Math::Sigmoid(x));
+    CHECK(Math::Sigmoid(-x) >= 0 && Math::Sigmoid(-x) < 3e-9f, x, Math::Sigmoid(-x));
+  }
+  CHECK(Math::Sigmoid(-infinity) == 0 && Math::Relu(infinity) == infinity);
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  CHECK(std::isnan(Math::Tanh(nan)) && std::isnan(Math::Sigmoid(nan)) &&
+        std::isnan(Math::Relu(nan)));
+}
+
 }  // namespace
 
 int main() {
@@ -107,5 +122,7 @@ int main() {
   Bfloat16();
   Tf32();
   Elementary();
+  Saturation<QuickMath>();
+  Saturation<PreciseMath>();
   return jp::test::Finish("emulator: conversions");
 }

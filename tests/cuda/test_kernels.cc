@@ -28,6 +28,7 @@ Problem With(const Options& options, Problem problem, int seed) {
   if (options.resets) problem.Add(Part::resets);
   if (options.reset_state) problem.Add(Part::reset_state);
   problem.reverse = options.reverse;
+  if (seed % 5 == 0) problem.parts &= ~(1u << static_cast<uint32_t>(Part::recurrent_bias));
   problem.time_major = seed % 3 == 0;
   return problem;
 }
