@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Strictness for every test: eight CPU devices, no silent promotion, warnings as errors.
 
 Warnings become errors through `filterwarnings` in pyproject.toml.

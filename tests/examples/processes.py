@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Programs that run as several hosts: processes of this machine that meet at a loopback port."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The recogniser's program on made-up speech, a tone a letter: it learns, goes on bitwise, reports.
 
 On two devices its loss takes the same course as on one.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The translator on several hosts, which are processes: one curve, whoever computes it."""
 
 from __future__ import annotations

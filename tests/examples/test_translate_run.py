@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The translator's program on a small made-up language: it learns, goes on bitwise, reports."""
 
 from __future__ import annotations
