@@ -184,9 +184,9 @@ def includes(path: Path) -> list[str]:
 
 
 def is_in(name: str, places: Sequence[str]) -> bool:
-    return any(
-        name == place or (place.endswith("/") and name.startswith(place)) for place in places
-    )
+    """Whether a path from the root is one of the places, or in one of the folders among them."""
+    folders = tuple(place for place in places if place.endswith("/"))
+    return name in places or name.startswith(folders)
 
 
 NATIVE_DEPTH = {place: depth for depth, places in enumerate(NATIVE_LAYERS) for place in places}
@@ -278,7 +278,7 @@ def is_described(path: Path) -> bool:
         return False
     if path.suffix == ".py":
         return bool(ast.get_docstring(ast.parse(path.read_text())))
-    comment = re.match(r"(//|#)\s*\w", lines[start + 1]) if len(lines) > start + 1 else None
+    comment = re.match(r"(//|#)\s*\S", lines[start + 1]) if len(lines) > start + 1 else None
     return comment is not None and not re.match(r"#\s*(include|pragma|if|define)", lines[start + 1])
 
 
