@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A GPU's figures, and how the planner lays a shape over it, as far as that has a cost."""
 
 from __future__ import annotations
