@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Programs exported for CUDA, on any machine: which custom calls are in them, with which operands.
 
 Nothing is compiled, and nothing runs.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Kernels over a mesh: what the compiled program communicates, and that results stay the same."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Plain lax.scan in one dtype throughout: the yardstick whose rounding error is the tests' budget.
 
 Written apart from the package, with every optional operand given, so that one compiled function

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The equations in plain numpy, row by row and step by step, apart from JAX and the package.
 
 Everything is float64, batch-major, and takes any number of leading axes on every array, so that one

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Random problems, the package called through one signature, and the error budget."""
 
 from __future__ import annotations

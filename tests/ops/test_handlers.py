@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Native handlers called past all validation: a wrong buffer is an FFI error, never trusted."""
 
 from __future__ import annotations

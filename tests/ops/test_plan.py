@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`plan`: what it says of each platform and architecture, and why there is no kernel."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The specification, as one body that every backend passes, held against float64."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every JAX transform of a recurrence is the same transform of a plain lax.scan."""
 
 from __future__ import annotations
