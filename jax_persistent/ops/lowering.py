@@ -17,6 +17,7 @@ from jax_persistent.ops import reference
 from jax_persistent.ops.cells import CELLS
 from jax_persistent.ops.operands import (
     NO_INPUTS,
+    NO_WEIGHTS,
     RESULTS,
     dims,
     per_group,
@@ -54,7 +55,8 @@ def register_lowerings(primitive: Any, kind: type, function: Function) -> None:
 def register_backward(primitive: Any, in_parts: Callable[..., list[Array]]) -> None:
     """Lowers the whole backward pass, which only a CPU does in one call.
 
-    Sums of the weights' gradients go over the batch: they are XLA's where it may split that.
+    Sums of the weights' gradients go over the batch: they are XLA's where it may split that. Where
+    nobody wants them, the steps are all there is.
 
     Args:
       in_parts: the same from a primitive for the steps; takes (spec, without, *operands).
@@ -63,10 +65,11 @@ def register_backward(primitive: Any, in_parts: Callable[..., list[Array]]) -> N
     def parts(*flat: Array, spec: Spec, without: Without) -> list[Array]:
         return in_parts(spec, without, *flat)
 
-    def on_cpu(ctx: Any, *flat: Any, **params: Any) -> Any:
+    def on_cpu(ctx: Any, *flat: Any, spec: Spec, without: Without) -> Any:
         whole = partial(_native, "cpu", Backward, reference.backward)
-        run = parts if compat.is_split_by_xla(ctx) else whole
-        return mlir.lower_fun(run, multiple_results=True)(ctx, *flat, **params)
+        in_one_call = set(NO_WEIGHTS).isdisjoint(without) and not compat.is_split_by_xla(ctx)
+        run = mlir.lower_fun(whole if in_one_call else parts, multiple_results=True)
+        return run(ctx, *flat, spec=spec, without=without)
 
     mlir.register_lowering(primitive, mlir.lower_fun(parts, multiple_results=True))
     mlir.register_lowering(primitive, on_cpu, platform="cpu")
@@ -149,7 +152,7 @@ def _call(platform: str, target: str, operands: Any, spec: Spec, without: Withou
         "tf32": spec.tf32,
         "exchange": call.cuda_exchange(),
         "d_x": "d_x" not in without,
-        "d_weights": kind is Backward and "x" not in without,
+        "d_weights": kind is Backward,
     }
     both = dims(kind, spec, without), dims(RESULTS[kind], spec, without)
     results = partitioned("recurrence", static, *both)(*jax.tree.leaves(operands))
