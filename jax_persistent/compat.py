@@ -12,7 +12,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax import Array
-from jax._src import config, core, custom_partitioning_sharding_rule, sharding_impls, xla_bridge
+from jax._src import (
+    config,
+    core,
+    custom_partitioning_sharding_rule,
+    dispatch,
+    sharding_impls,
+    xla_bridge,
+)
 from jax._src.interpreters import mlir
 from jax._src.lib import xla_client
 
@@ -33,6 +40,11 @@ def result_aval(like: Any, shape: tuple[int, ...], dtype: Any) -> Any:
 def shaped(like: Any) -> Any:
     """The type of an array with the shape and dtype of `like`."""
     return core.ShapedArray(like.shape, like.dtype)
+
+
+def compiled_by_itself(primitive: Any) -> Callable[..., Any]:
+    """What runs a primitive outside `jax.jit`, and under `jax.disable_jit`: its own program."""
+    return partial(dispatch.apply_primitive, primitive)
 
 
 def runtime_ffi_version() -> tuple[int, int] | None:

@@ -99,7 +99,7 @@ def _in_parts(spec: Spec, without, *flat):
 def _primitive(name: str, kind: type) -> Primitive:
     primitive = Primitive(f"jax_persistent_{name}")
     primitive.multiple_results = True
-    primitive.def_impl(jax.jit(primitive.bind, static_argnames=("spec", "without")))
+    primitive.def_impl(compat.compiled_by_itself(primitive))
     primitive.def_abstract_eval(partial(_abstract, kind))
     batching.primitive_batchers[primitive] = partial(_batch, primitive, kind)
     return primitive
