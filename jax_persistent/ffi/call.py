@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax import Array
+from jax.export import is_symbolic_dim
 
 from jax_persistent.ffi.registration import native_module
 
@@ -34,7 +35,10 @@ _ASSUMED_ARCHITECTURE = 90  # where a program is lowered for a GPU that is not h
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a platform's planner asks of a call."""
+    """What a platform's planner asks of a call.
+
+    A program that is exported for any size has symbols for some of them, which can't be compared.
+    """
 
     cell: str
     target: str
@@ -53,6 +57,8 @@ def refusal(platform: str, sizes: Sizes) -> str | None:
         return reason
     if not has_cuda_kernels():
         return NO_CUDA_KERNELS
+    if is_symbolic_dim(sizes.hidden):
+        return f"H = {sizes.hidden}: where weights live is laid out for a known number of units"
     try:
         found = gpu_plan(sizes, gpu_facts())
     except RuntimeError as error:  # of CUDA: a driver that is too old, say
@@ -64,8 +70,11 @@ def slower_than_reference(platform: str, sizes: Sizes) -> str | None:
     """Why a kernel that could run such a call would be slower than the reference, or None.
 
     A CPU's kernels copy the weights into the order in which they read them, which a step or two of
-    a few rows, as when a model generates its own input, don't make up for.
+    a few rows, as when a model generates its own input, don't make up for. Sizes that are not known
+    yet are not taken for small.
     """
+    if any(map(is_symbolic_dim, (sizes.hidden, sizes.steps, sizes.batch))):
+        return None
     weights = sizes.hidden * sizes.hidden * np.dtype(sizes.dtype).itemsize
     few = sizes.steps <= _FEW_STEPS and sizes.batch <= _FEW_ROWS
     if platform != "cpu" or not few or weights <= _LARGE_BYTES:
@@ -144,14 +153,18 @@ def gpu_facts(device: Any = None) -> dict[str, int]:
 
 
 def gpu_plan(sizes: Sizes, facts: Mapping[str, int]) -> dict[str, Any]:
-    """The native planner's answer for a GPU."""
+    """The native planner's answer for a GPU.
+
+    Whether there is a kernel depends on no number of rows, so a symbolic one is taken for 1.
+    """
+    groups, batch = (1 if is_symbolic_dim(n) else n for n in (sizes.groups, sizes.batch))
     number = np.dtype(sizes.dtype).name
     return native_module().plan_gpu(
         sizes.cell,
         sizes.target == BACKWARD,
         "tf32" if number == "float32" and sizes.tf32 else number,
-        sizes.groups,
-        sizes.batch,
+        groups,
+        batch,
         sizes.hidden,
         cuda_exchange(),
         **facts,

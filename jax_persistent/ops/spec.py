@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.export import is_symbolic_dim
 
 from jax_persistent.ops.cells import CELLS, Cell
 
@@ -286,15 +287,17 @@ def check_lengths(lengths: Any, batch: int, steps: int) -> Array:
     known = lengths if isinstance(lengths, (np.ndarray, Array)) else array
     if not isinstance(known, jax.core.Tracer):
         values = np.asarray(known)
-        wrong = np.flatnonzero((values < 0) | (values > steps))
+        too_long = False if is_symbolic_dim(steps) else values > steps
+        wrong = np.flatnonzero((values < 0) | too_long)
         if wrong.size:
             row = int(wrong[0])
             raise ValueError(
                 f"lengths: expected values in 0..T = 0..{steps}; got lengths[{row}] = {values[row]}"
                 + (f" and {wrong.size - 1} more outside" if wrong.size > 1 else "")
             )
-    limit = min(steps, jnp.iinfo(array.dtype).max)
-    return jnp.clip(array, 0, limit).astype(jnp.int32)
+    # As wide as T, which may be a symbol that can't be compared; only then may they be narrowed.
+    wide = array if array.dtype.itemsize >= 4 else array.astype(jnp.int32)
+    return jnp.clip(wide, 0, jnp.asarray(steps, wide.dtype)).astype(jnp.int32)
 
 
 def check_dtype(name: str, array: Array, x: Array) -> None:
