@@ -98,11 +98,11 @@ def activation_name(function: Any) -> str | None:
 
 
 def is_sequence(inputs: Any) -> bool:
-    """Whether `inputs` is one real array [*batch, T, I] with no empty axis: what an op takes."""
+    """Whether `inputs` is one real array [*batch, T, I] with any features: what an op takes."""
     return (
         isinstance(inputs, (jax.Array, np.ndarray))
         and inputs.ndim >= 2
-        and inputs.size > 0
+        and inputs.shape[-1] > 0
         and jnp.issubdtype(inputs.dtype, jnp.number)
     )
 
@@ -171,8 +171,9 @@ def run_cell(
     folded = (steps, rows) if layout.time_major else (rows, steps)
     x = jnp.asarray(inputs, dtypes.compute).reshape(*folded, inputs.shape[-1])
     # flax's LSTM carry is (c, h), the op's state is (h, c).
-    states = [jnp.asarray(s, dtypes.compute).reshape(rows, -1) for s in jax.tree.leaves(carry)][
-        ::-1
+    hidden = weights.recurrent_kernel.shape[0]
+    states = [
+        jnp.asarray(s, dtypes.compute).reshape(rows, hidden) for s in jax.tree.leaves(carry)[::-1]
     ]
     op = _bound_op(weights, dtypes.compute, states, layout.time_major)
     lengths = None
@@ -182,7 +183,7 @@ def run_cell(
     def flip(sequences: Array) -> Array:
         return flip_sequences(sequences, lengths, num_batch_dims=1, time_major=layout.time_major)
 
-    if lengths is None or layout.mask_outputs:
+    if lengths is None or layout.mask_outputs or steps == 0:
         outputs, final = op(x, lengths=lengths, reverse=layout.reverse)
         if layout.reverse and not layout.keep_order:
             outputs = flip(outputs)
@@ -198,7 +199,6 @@ def run_cell(
         if layout.reverse and layout.keep_order:
             outputs = flip(outputs)
 
-    hidden = outputs.shape[-1]
     outputs = outputs.astype(dtypes.state).reshape(*inputs.shape[:-1], hidden)
     if not layout.return_carry:
         return outputs

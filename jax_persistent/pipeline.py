@@ -141,7 +141,8 @@ class _Schedule:
     def join(self, parts: Array, steps: int) -> Array:
         """The inverse of `cut`."""
         parts = jnp.flip(parts, 0) if self.reverse else parts
-        shape = (*parts.shape[1 : self.time_axis + 1], -1, *parts.shape[self.time_axis + 2 :])
+        before, after = parts.shape[1 : self.time_axis + 1], parts.shape[self.time_axis + 2 :]
+        shape = (*before, self.chunks * self.length, *after)
         whole = jnp.moveaxis(parts, 0, self.time_axis).reshape(shape)
         return lax.slice_in_dim(whole, 0, steps, axis=self.time_axis)
 

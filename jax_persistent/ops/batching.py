@@ -7,8 +7,9 @@ those without b are weights.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -51,3 +52,15 @@ def unfold(
         for r, p in zip(results, places, strict=True)
     ]
     return unfolded, places
+
+
+def of_none(
+    function: Callable[..., Sequence[Array]], operands: Sequence[Array], axes: Sequence[int | None]
+) -> tuple[list[Array], list[int]]:
+    """The results of a function mapped over an axis of size 0: empty along their first."""
+    one = [
+        jax.ShapeDtypeStruct(o.shape if a is None else (*o.shape[:a], *o.shape[a + 1 :]), o.dtype)
+        for o, a in zip(operands, axes, strict=True)
+    ]
+    results = jax.eval_shape(function, *one)
+    return [jnp.zeros((0, *r.shape), r.dtype) for r in results], [0] * len(results)

@@ -21,7 +21,7 @@ from jax.interpreters import ad, batching, mlir, partial_eval
 
 from jax_persistent import compat
 from jax_persistent.ops import reference
-from jax_persistent.ops.batching import BATCH, fold, unfold
+from jax_persistent.ops.batching import BATCH, fold, of_none, unfold
 from jax_persistent.ops.lowering import register_backward, register_lowerings
 from jax_persistent.ops.operands import (
     NO_INPUTS,
@@ -49,8 +49,11 @@ from jax_persistent.ops.spec import (
 
 
 def recurrence(spec: Spec, problem: Problem) -> Result:
-    """Runs one recurrence; `saved` is None, as it is the backward pass's own affair."""
-    if spec.backend == "reference":
+    """Runs one recurrence; `saved` is None, as it is the backward pass's own affair.
+
+    Without rows or steps there is nothing for a kernel to do, whatever the backend.
+    """
+    if spec.backend == "reference" or 0 in problem.x.shape:
         return reference.forward(spec, problem)._replace(saved=None)
     if problem.bias is None:
         zeros = lax.full(problem.recurrent_kernel.shape[1:], 0, problem.x.dtype)
@@ -70,6 +73,8 @@ def _abstract(kind: type, *avals, spec: Spec, without: tuple[str, ...]):
 
 def _batch(primitive: Primitive, kind: type, operands, axes, *, spec: Spec, without):
     (size,) = {o.shape[a] for o, a in zip(operands, axes, strict=True) if a is not None}
+    if size == 0:
+        return of_none(partial(primitive.bind, spec=spec, without=without), operands, axes)
     folded, into = fold(dims(kind, spec, without), size, operands, axes)
     results = primitive.bind(*folded, spec=spec, without=without)
     return unfold(dims(RESULTS[kind], spec, without), size, results, into)
