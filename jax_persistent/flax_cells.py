@@ -178,7 +178,9 @@ def run_cell(
     op = _bound_op(weights, dtypes.compute, states, layout.time_major)
     lengths = None
     if seq_lengths is not None:
-        lengths = check_lengths(jnp.reshape(seq_lengths, (rows,)), rows, steps)
+        # Reshaping a known array would make it a traced one under `jax.jit`.
+        one_axis = jnp.ndim(seq_lengths) == 1
+        lengths = check_lengths(seq_lengths if one_axis else seq_lengths.reshape(rows), rows, steps)
 
     def flip(sequences: Array) -> Array:
         return flip_sequences(sequences, lengths, num_batch_dims=1, time_major=layout.time_major)

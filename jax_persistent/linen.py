@@ -19,6 +19,7 @@ from jax import Array, random
 
 from jax_persistent import flax_cells
 from jax_persistent.flax_cells import CellWeights, Layout
+from jax_persistent.ops.spec import read_lengths
 
 # flax's method without the wrapper that flax puts around a Module's methods: ours has that wrapper
 # already, and a call within a call would be captured, intercepted and tabulated twice.
@@ -74,12 +75,13 @@ class RNN(nn.RNN):
           inputs: [*batch, T, I], or [T, *batch, I] time-major.
           initial_carry: the cell's own, for example (c, h), each [*batch, H], for an LSTM.
           init_key: for a `carry_init` that draws; `jax.random.key(0)` if not given.
-          seq_lengths: [*batch] integers in 0..T.
+          seq_lengths: [*batch] integers in 0..T, an array or a list.
           return_carry, time_major, reverse, keep_order: override the attributes.
 
         Returns:
           outputs [*batch, T, H] (time-major as the inputs are), or (carry, outputs).
         """
+        seq_lengths = read_lengths("seq_lengths", seq_lengths)
         layout = Layout(
             time_major=self.time_major if time_major is None else time_major,
             reverse=self.reverse if reverse is None else reverse,

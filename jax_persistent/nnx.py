@@ -15,6 +15,7 @@ from jax import Array, lax
 
 from jax_persistent import flax_cells
 from jax_persistent.flax_cells import CellWeights, Layout
+from jax_persistent.ops.spec import read_lengths
 
 
 class RNN(nnx.RNN):
@@ -91,13 +92,14 @@ class RNN(nnx.RNN):
         Args:
           inputs: [*batch, T, I], or [T, *batch, I] time-major.
           initial_carry: the cell's own, for example (c, h), each [*batch, H], for an LSTM.
-          seq_lengths: [*batch] integers in 0..T.
+          seq_lengths: [*batch] integers in 0..T, an array or a list.
           return_carry, time_major, reverse, keep_order: override the attributes.
           rngs: for a `carry_init` that draws.
 
         Returns:
           outputs [*batch, T, H] (time-major as the inputs are), or (carry, outputs).
         """
+        seq_lengths = read_lengths("seq_lengths", seq_lengths)
         layout = Layout(
             time_major=self.time_major if time_major is None else time_major,
             reverse=self.reverse if reverse is None else reverse,

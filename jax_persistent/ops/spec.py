@@ -275,6 +275,7 @@ def check_lengths(lengths: Any, batch: int, steps: int) -> Array:
     """Lengths as int32 [B]. Concrete values outside 0..T raise; traced ones are clamped into it."""
     if lengths is None:
         return jnp.full((batch,), steps, jnp.int32)
+    lengths = read_lengths("lengths", lengths)
     array = _as_array("lengths", lengths)
     if array.shape != (batch,):
         raise ValueError(f"lengths: expected [B] = {(batch,)}; got shape {array.shape}")
@@ -295,6 +296,21 @@ def check_lengths(lengths: Any, batch: int, steps: int) -> Array:
     # As wide as T, which may be a symbol that can't be compared; only then may they be narrowed.
     wide = array if array.dtype.itemsize >= 4 else array.astype(jnp.int32)
     return jnp.clip(wide, 0, jnp.asarray(steps, wide.dtype)).astype(jnp.int32)
+
+
+def read_lengths(name: str, value: Any) -> Any:
+    """A list, a tuple or a number as an array; anything else as it is.
+
+    An array of numpy's, whose values are known under a trace too, unless one of them is traced.
+    """
+    if not isinstance(value, (list, tuple, int)):
+        return value
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
+    try:
+        # numpy would take an empty list for floats.
+        return jnp.asarray(value) if traced else np.asarray(value, None if value else np.int32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: expected an array of integers; got {value!r}") from error
 
 
 def check_dtype(name: str, array: Array, x: Array) -> None:
