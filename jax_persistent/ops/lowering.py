@@ -150,7 +150,7 @@ def _call(platform: str, target: str, operands: Any, spec: Spec, without: Withou
         "reverse": spec.reverse,
         "time_major": spec.time_major,
         "tf32": spec.tf32,
-        "exchange": call.cuda_exchange(),
+        "exchange": call.cuda_exchange() if platform == "cuda" else "",
         "d_x": "d_x" not in without,
         "d_weights": kind is Backward,
     }

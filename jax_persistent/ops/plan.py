@@ -15,6 +15,8 @@ from jax_persistent.ffi import call
 from jax_persistent.ops.cells import CELLS, GRU, LSTM, Cell
 from jax_persistent.ops.spec import DTYPES, tf32_is_asked_for
 
+# The letter of a family or of an architecture's own instructions: the machine is the same.
+_ARCHITECTURE = re.compile(r"sm_([0-9]{1,4})[af]?")
 _NAMES = {"lstm": LSTM, "gru": GRU, "elman": CELLS["elman_tanh"]}
 
 
@@ -57,14 +59,15 @@ def plan(
       hidden: H, units.
       batch: B, rows a device works on at once.
       dtype: of the operands.
-      device: a device, a platform's name, or a GPU architecture such as "sm_90", whose flagship is
-        meant; the default device if not given. For another machine's CPU only the platform is
-        known, and this machine's caches are assumed; for "cuda", its first GPU, or sm_90.
+      device: a device, a platform's name, or a GPU architecture such as "sm_90" or "sm_90a", whose
+        flagship is meant; the default device if not given. For another machine's CPU only the
+        platform is known, and this machine's caches are assumed; for "cuda", its first GPU, or
+        sm_90.
       steps: T, time steps. One or two may be faster as the reference, and for a single one a CPU
         need not keep the weights.
 
     Raises:
-      ValueError: an unknown cell, a size below 1, or a dtype that no recurrence has.
+      ValueError: an unknown cell, a size below 1, a dtype that no recurrence has, or no device.
     """
     known = _cell(cell)
     for name, size in (("hidden", hidden), ("batch", batch), ("steps", steps)):
@@ -127,9 +130,8 @@ def _gpu_plan(
 
 def _architecture(device: jax.Device | str | None) -> int | None:
     """90 for "sm_90"; None for what is no architecture's name."""
-    if not isinstance(device, str) or not device.startswith("sm_"):
-        return None
-    return int(device.removeprefix("sm_"))
+    found = _ARCHITECTURE.fullmatch(device) if isinstance(device, str) else None
+    return None if found is None else int(found.group(1))
 
 
 def _cell(name: Any) -> Cell:
@@ -149,11 +151,11 @@ def _element(dtype: Any) -> Any:
     return element
 
 
-def _platform(device: jax.Device | str | None) -> str:
-    if device is None:
-        name = jax.default_backend()
-    else:
-        name = device if isinstance(device, str) else device.platform
-    if re.fullmatch(r"gpu|sm_\d+", name):
-        return "cuda"
-    return name
+def _platform(device: Any) -> str:
+    name = jax.default_backend() if device is None else getattr(device, "platform", device)
+    if not isinstance(name, str):
+        raise ValueError(
+            "device: expected a jax.Device, a platform such as 'cpu', or an architecture such as "
+            f"'sm_90'; got {device!r}"
+        )
+    return "cuda" if name == "gpu" or _ARCHITECTURE.fullmatch(name) else name
