@@ -1,26 +1,23 @@
-# SPDX-License-Identifier: Apache-2.0
-"""The GPU kernels' binaries: all are there, and none spills registers.
-
-They are those of the module that Python loads, if it has any, or object files in the folder that
-JAX_PERSISTENT_CUDA_OBJECTS names: `make native-test-cuda` builds some where there is an nvcc.
-"""
+"""The GPU kernels in the module that Python loads: all are there, and none spills registers."""
 
 from __future__ import annotations
 
 import itertools
 import os
 import re
+import shutil
 import subprocess
+import sys
 from importlib.metadata import distribution
 from pathlib import Path
 from typing import NamedTuple
 
-import pytest
-
 from jax_persistent.ffi.registration import native_module
 
 ROOT = Path(__file__).resolve().parents[2]
-OBJECTS = os.environ.get("JAX_PERSISTENT_CUDA_OBJECTS")
+ARCHITECTURES = native_module().cuda_architectures().split()
+REAL = [name.removesuffix("-real") for name in ARCHITECTURES if name.endswith("-real")]
+VIRTUAL = [name.removesuffix("-virtual") for name in ARCHITECTURES if name.endswith("-virtual")]
 
 PASSES = ("Forward", "Backward")
 CELLS = ("Lstm", "Gru", "ElmanTanh", "ElmanRelu")
@@ -42,32 +39,10 @@ MANGLED = re.compile(
 )
 
 
-def binaries() -> list[Path]:
-    if OBJECTS is not None:
-        return sorted(Path(OBJECTS).rglob("*.cu.o"))
-    module = native_module()
-    return [Path(module.__file__)] if module.cuda_architectures() else []
-
-
 def cuobjdump(*options: str) -> str:
-    """What it says of all binaries, one after the other."""
     tool = distribution("nvidia-cuda-cuobjdump").locate_file("nvidia/cu13/bin/cuobjdump")
-    return "".join(
-        subprocess.run(
-            [str(tool), *options, str(path)], capture_output=True, text=True, check=True
-        ).stdout
-        for path in binaries()
-    )
-
-
-@pytest.fixture(scope="module")
-def architectures() -> set[str]:
-    """Those that there is machine code for, as in 90a."""
-    found = set(re.findall(r"\.sm_(\w+)\.cubin", cuobjdump("--list-elf")))
-    if not found and OBJECTS is None:
-        pytest.skip("the module has no GPU kernels: `make native-test-cuda` looks at others")
-    assert found, f"no GPU kernels in {OBJECTS}"
-    return found
+    command = [str(tool), *options, str(native_module().__file__)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def resources(architecture: str) -> dict[Kernel, dict[str, int]]:
@@ -86,10 +61,10 @@ def resources(architecture: str) -> dict[Kernel, dict[str, int]]:
     return kernels
 
 
-def test_kernels_stay_in_registers(architectures: set[str]) -> None:
+def test_kernels_stay_in_registers() -> None:
     """Of 65536 registers a block's 256 threads can have 255 each; what spills is LOCAL or STACK."""
     expected = {Kernel(*parts) for parts in itertools.product(PASSES, CELLS, NUMBERS, TEAMS)}
-    for architecture in sorted(architectures):
+    for architecture in REAL:
         found = resources(architecture)
         assert set(found) == expected
         for kernel, used in found.items():
@@ -101,16 +76,19 @@ def test_kernels_stay_in_registers(architectures: set[str]) -> None:
             assert (used["REG"] >= 128) == has_code, where
 
 
-def test_gpus_to_come_find_ptx(architectures: set[str]) -> None:
-    """In a build for all GPUs, which names PTX."""
-    built = native_module().cuda_architectures().split()
-    virtual = [name.removesuffix("-virtual") for name in built if name.endswith("-virtual")]
-    if OBJECTS is not None or not virtual:
-        pytest.skip("these kernels are not for GPUs to come")
-    listed = cuobjdump("--list-ptx")
-    for architecture in virtual:
+def test_gpus_to_come_find_ptx() -> None:
+    listed = cuobjdump("--list-ptx") if VIRTUAL else ""
+    for architecture in VIRTUAL:
         files = re.findall(rf"\.sm_{architecture}\.ptx", listed)
         assert len(files) == len(CELLS) * len(NUMBERS)
+
+
+def test_where_there_is_an_nvcc_there_are_kernels() -> None:
+    """Or the tests above would pass for want of them."""
+    of_packages = (f"{folder}/nvidia/cu13/bin" for folder in sys.path)
+    folders = os.environ["PATH"], "/usr/local/cuda/bin", *of_packages
+    nvcc = shutil.which("nvcc", path=os.pathsep.join(folders))
+    assert REAL or nvcc is None, f"built without GPU kernels, although there is {nvcc}"
 
 
 def arch_functions(header: str) -> set[str]:
