@@ -1,8 +1,8 @@
 """What both flax layers share: which cells have a kernel, and a call of it in flax's conventions.
 
-A layer describes its cell as `CellWeights`, or as None where only flax's own code knows what to do;
-`plan_call` says whether this call fits the op, and `run_cell` makes it. Whatever is unusual answers
-None, and the layer takes flax's own path, which is right for everything.
+A layer describes its cell as `CellWeights`; `plan_call` says whether this call fits the op, and
+`run_cell` makes it. Whatever is unusual raises `NoKernel`, which says why, and the layer takes
+flax's own path, which is right for everything.
 
 Legend: T time steps, I input features, H hidden units, G gates; rows are all batch axes folded.
 """
@@ -10,7 +10,7 @@ Legend: T time steps, I input features, H hidden units, G gates; rows are all ba
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,10 @@ _OPS: dict[str, tuple[Callable[..., Any], int]] = {
 }
 _SIGMOIDS = (jax.nn.sigmoid, jax.lax.logistic)
 _TANHS = (jnp.tanh, jax.nn.tanh, jax.lax.tanh)
+
+
+class NoKernel(Exception):
+    """Why only flax's own code knows what to do."""
 
 
 @dataclass(frozen=True)
@@ -83,11 +87,37 @@ class Dtypes:
     state: Any
 
 
-def gated_by_sigmoid_and_tanh(cell: Any) -> bool:
+def check_gated_cell(cell: Any) -> None:
     """Whether an LSTM or a GRU cell has the functions that its op has."""
-    return (
-        any(cell.gate_fn is f for f in _SIGMOIDS) and activation_name(cell.activation_fn) == "tanh"
-    )
+    gated = any(cell.gate_fn is f for f in _SIGMOIDS)
+    if not gated or activation_name(cell.activation_fn) != "tanh":
+        raise NoKernel(
+            f"{type(cell).__name__}: a kernel has sigmoid as gate_fn and tanh as activation_fn; "
+            f"got {_named(cell.gate_fn)} and {_named(cell.activation_fn)}"
+        )
+
+
+def activation_of_simple_cell(cell: Any) -> str:
+    """The Elman op's name for what a cell without gates does."""
+    activation = activation_name(cell.activation_fn)
+    if activation is None:
+        got = _named(cell.activation_fn)
+        raise NoKernel(f"SimpleCell: a kernel has tanh or relu as activation_fn; got {got}")
+    if cell.residual:
+        raise NoKernel("SimpleCell: there is no kernel for residual=True")
+    return activation
+
+
+def _named(function: Any) -> str:
+    return getattr(function, "__name__", None) or repr(function)
+
+
+def gatherer(cell: Any, gatherers: Mapping[type, Callable[[Any], CellWeights]]) -> Any:
+    """The function that gathers this cell's weights."""
+    if type(cell) not in gatherers:
+        names = ", ".join(known.__name__ for known in gatherers)
+        raise NoKernel(f"{type(cell).__name__} has no kernel; {names} have, without subclasses")
+    return gatherers[type(cell)]
 
 
 def activation_name(function: Any) -> str | None:
@@ -97,42 +127,45 @@ def activation_name(function: Any) -> str | None:
     return "relu" if function is jax.nn.relu else None
 
 
-def is_sequence(inputs: Any) -> bool:
+def check_sequence(inputs: Any) -> None:
     """Whether `inputs` is one real array [*batch, T, I] with any features: what an op takes."""
-    return (
-        isinstance(inputs, (jax.Array, np.ndarray))
-        and inputs.ndim >= 2
-        and inputs.shape[-1] > 0
-        and jnp.issubdtype(inputs.dtype, jnp.number)
-    )
+    if not isinstance(inputs, (jax.Array, np.ndarray)):
+        raise NoKernel(f"a kernel takes one array; got inputs {type(inputs).__name__}")
+    number = jnp.issubdtype(inputs.dtype, jnp.number)
+    if inputs.ndim < 2 or inputs.shape[-1] == 0 or not number:
+        got = f"{inputs.dtype.name}{list(inputs.shape)}"
+        raise NoKernel(f"a kernel takes numbers [*batch, T, I]; got inputs {got}")
 
 
 def plan_call(
     weights: CellWeights, inputs: Array, carry: Any, seq_lengths: Any, layout: Layout
-) -> Dtypes | None:
-    """The dtypes of this call of an op, or None if it isn't one that the op can answer for flax."""
+) -> Dtypes:
+    """The dtypes of this call of an op; raises NoKernel if the op can't answer it for flax."""
     batch = layout.batch_shape(inputs)
-    if seq_lengths is not None and not (
-        jnp.shape(seq_lengths) == batch
-        and jnp.issubdtype(jnp.result_type(seq_lengths), jnp.integer)
-    ):
-        return None
+    if seq_lengths is not None:
+        shape, dtype = jnp.shape(seq_lengths), jnp.result_type(seq_lengths)
+        if shape != batch or not jnp.issubdtype(dtype, jnp.integer):
+            got = f"{dtype.name}{list(shape)}"
+            raise NoKernel(f"a kernel takes integer seq_lengths {list(batch)}; got {got}")
     features, hidden = inputs.shape[-1], weights.recurrent_kernel.shape[0]
     columns = _OPS[weights.op][1] * hidden
     shapes = [(features, columns), (hidden, columns), (columns,), (columns,)]
     if any(a.shape != s for a, s in zip(weights.arrays, shapes, strict=False)):
-        return None
+        raise NoKernel(f"the cell's parameters are not those for {features} features")
     structure: Any = jax.tree.structure((0, 0) if weights.op == "lstm" else 0)
-    if jax.tree.structure(carry) != structure:
-        return None
     states = jax.tree.leaves(carry)
-    if any(jnp.shape(state) != (*batch, hidden) for state in states):
-        return None
+    if jax.tree.structure(carry) != structure or any(
+        jnp.shape(state) != (*batch, hidden) for state in states
+    ):
+        expected = f"{structure.num_leaves} of {[*batch, hidden]}"
+        raise NoKernel(
+            f"a kernel takes a carry of {expected}; got {jax.tree.map(jnp.shape, carry)}"
+        )
     return _dtypes(weights, inputs, states)
 
 
-def _dtypes(weights: CellWeights, inputs: Array, states: list[Any]) -> Dtypes | None:
-    """The dtypes that flax would arrive at, or None if it wouldn't or no op has them."""
+def _dtypes(weights: CellWeights, inputs: Array, states: list[Any]) -> Dtypes:
+    """The dtypes that flax would arrive at; raises NoKernel if it wouldn't or no op has them."""
     with jax.numpy_dtype_promotion("standard"):
         biases = weights.arrays[2:]
         of_inputs, of_state = weights.input_dtype, weights.recurrent_dtype
@@ -148,7 +181,10 @@ def _dtypes(weights: CellWeights, inputs: Array, states: list[Any]) -> Dtypes | 
     if weights.op == "elman":
         kept = kept and state == compute
     known = {jnp.dtype(compute).name, jnp.dtype(state).name} <= set(DTYPES)
-    return Dtypes(compute, state) if kept and known and len(after_a_step) == 1 else None
+    if not kept or not known or len(after_a_step) > 1:
+        names = ", ".join(jnp.result_type(s).name for s in states)
+        raise NoKernel(f"no kernel computes in {jnp.dtype(compute).name} from a carry of {names}")
+    return Dtypes(compute, state)
 
 
 def run_cell(

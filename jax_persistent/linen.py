@@ -17,8 +17,8 @@ from flax.core.scope import in_filter
 from flax.linen import module as linen_module
 from jax import Array, random
 
-from jax_persistent import flax_cells
-from jax_persistent.flax_cells import CellWeights, Layout
+from jax_persistent import flax_cells, notices
+from jax_persistent.flax_cells import CellWeights, Layout, NoKernel
 from jax_persistent.ops.spec import read_lengths
 
 # flax's method without the wrapper that flax puts around a Module's methods: ours has that wrapper
@@ -39,7 +39,8 @@ class RNN(nn.RNN):
     `OptimizedLSTMCell`, `LSTMCell`, `GRUCell` and `SimpleCell` run on the kernel: those classes
     themselves with sigmoid gates and tanh (`SimpleCell`: tanh or relu, no residual), in float32,
     bfloat16, float16 or float64. Subclasses, other cells, other functions, scanned or carried
-    variables and intercepted methods run through flax's own code, with flax's results.
+    variables and intercepted methods run through flax's own code, with flax's results; the logger
+    "jax_persistent" warns then, once for each reason.
 
     With `seq_lengths` [*batch] the outputs past a row's length are flax's too: the cell goes on
     over the padding, and an LSTM that returns its carry as well runs twice for that.
@@ -96,15 +97,17 @@ class RNN(nn.RNN):
             init_key=init_key,
             time_major=layout.time_major,
         )
-        weights = _weights(self, inputs, layout, through_flax)
-        if weights is not None:
+        try:
+            weights = _weights(self, inputs, layout, through_flax)
             carry = initial_carry
             if carry is None:
                 key = random.key(0) if init_key is None else init_key
                 carry = self.cell.initialize_carry(key, layout.step_shape(inputs))
             dtypes = flax_cells.plan_call(weights, inputs, carry, seq_lengths, layout)
-            if dtypes is not None:
-                return flax_cells.run_cell(weights, dtypes, inputs, carry, seq_lengths, layout)
+        except NoKernel as error:
+            reason = str(error)
+        else:
+            return flax_cells.run_cell(weights, dtypes, inputs, carry, seq_lengths, layout)
         result = through_flax(
             inputs,
             seq_lengths=seq_lengths,
@@ -112,6 +115,7 @@ class RNN(nn.RNN):
             reverse=layout.reverse,
             keep_order=layout.keep_order,
         )
+        notices.warn("jax_persistent.linen.RNN runs flax's own code", reason)
         return flax_cells.mask_padding(result, seq_lengths, layout)
 
 
@@ -125,33 +129,30 @@ class Bidirectional(nn.Bidirectional):
 
 def _weights(
     rnn: RNN, inputs: Any, layout: Layout, through_flax: Callable[..., Any]
-) -> CellWeights | None:
-    """The weights of the layer's cell, or None if flax has to run it.
+) -> CellWeights:
+    """The weights of the layer's cell; raises NoKernel if flax has to run it.
 
     Where the parameters are yet to be created, flax's own path creates them, running one step.
     """
-    gather = _GATHERERS.get(type(rnn.cell))
-    if (
-        gather is None
-        or not flax_cells.is_sequence(inputs)
-        or len(linen_module._global_interceptor_stack)  # they expect to see the cell's methods
-        or rnn.variable_axes
-        or rnn.variable_carry
-        or not in_filter(rnn.variable_broadcast, "params")
-    ):
-        return None
-    weights = gather(rnn.cell)
-    if weights is None and rnn.cell.is_mutable_collection("params"):
-        step = inputs[:1] if layout.time_major else inputs[..., :1, :]
-        # Only its shape matters, and flax's scan takes no arrays whose types name mesh axes.
-        through_flax(jnp.zeros(step.shape, step.dtype), initial_carry=None)
-        weights = gather(rnn.cell)
-    return weights
+    gather = flax_cells.gatherer(rnn.cell, _GATHERERS)
+    flax_cells.check_sequence(inputs)
+    if len(linen_module._global_interceptor_stack):
+        raise NoKernel("methods are intercepted, and a kernel calls none of the cell's")
+    if rnn.variable_axes or rnn.variable_carry or not in_filter(rnn.variable_broadcast, "params"):
+        raise NoKernel("variable_axes and variable_carry ask for a scan, and so do own parameters")
+    try:
+        return gather(rnn.cell)
+    except NoKernel:
+        if not rnn.cell.is_mutable_collection("params"):
+            raise
+    step = inputs[:1] if layout.time_major else inputs[..., :1, :]
+    # Only its shape matters, and flax's scan takes no arrays whose types name mesh axes.
+    through_flax(jnp.zeros(step.shape, step.dtype), initial_carry=None)
+    return gather(rnn.cell)
 
 
-def _lstm(cell: Any) -> CellWeights | None:
-    if not flax_cells.gated_by_sigmoid_and_tanh(cell):
-        return None
+def _lstm(cell: Any) -> CellWeights:
+    flax_cells.check_gated_cell(cell)
     return _stacked(
         cell,
         "lstm",
@@ -161,9 +162,8 @@ def _lstm(cell: Any) -> CellWeights | None:
     )
 
 
-def _gru(cell: Any) -> CellWeights | None:
-    if not flax_cells.gated_by_sigmoid_and_tanh(cell):
-        return None
+def _gru(cell: Any) -> CellWeights:
+    flax_cells.check_gated_cell(cell)
     weights = _stacked(
         cell,
         "gru",
@@ -172,24 +172,21 @@ def _gru(cell: Any) -> CellWeights | None:
         bias=["ir", "iz", "in"],
         recurrent_bias=["hn"],
     )
-    if weights is None or weights.recurrent_bias is None:
-        return None
     # Only the n gate has one; with the others summed into the input's, theirs are zero.
     bias = weights.recurrent_bias
+    assert bias is not None
     padded = jnp.pad(bias, (2 * bias.shape[0], 0))
     return replace(weights, recurrent_bias=padded)
 
 
-def _simple(cell: Any) -> CellWeights | None:
-    activation = flax_cells.activation_name(cell.activation_fn)
-    if activation is None or cell.residual:
-        return None
+def _simple(cell: Any) -> CellWeights:
+    activation = flax_cells.activation_of_simple_cell(cell)
     return _stacked(
         cell, "elman", activation, input_kernel=["i"], recurrent_kernel=["h"], bias=["i"]
     )
 
 
-_GATHERERS: dict[type, Callable[[Any], CellWeights | None]] = {
+_GATHERERS: dict[type, Callable[[Any], CellWeights]] = {
     nn.OptimizedLSTMCell: _lstm,
     nn.LSTMCell: _lstm,
     nn.GRUCell: _gru,
@@ -197,12 +194,11 @@ _GATHERERS: dict[type, Callable[[Any], CellWeights | None]] = {
 }
 
 
-def _stacked(
-    cell: Any, op: str, activation: str | None = None, **layers: list[str]
-) -> CellWeights | None:
+def _stacked(cell: Any, op: str, activation: str | None = None, **layers: list[str]) -> CellWeights:
     """Weights from the cell's own parameters, each gate's layer by its name in flax's tree.
 
-    None if one is missing, or isn't an array of the expected rank: flax says then what is wrong.
+    Raises NoKernel if one is missing, or isn't an array of the expected rank: flax says then what
+    is wrong.
     """
     tree = meta.unbox(cell.variables.get("params", {}))
     stacked = {}
@@ -211,10 +207,10 @@ def _stacked(
         parts: list[Any] = [
             tree[n].get(leaf) if isinstance(tree.get(n), Mapping) else None for n in names
         ]
-        if any(not isinstance(p, (jax.Array, np.ndarray)) or p.ndim != rank for p in parts):
-            return None
-        if len({(p.shape, p.dtype) for p in parts}) > 1:
-            return None
+        unfit = any(not isinstance(p, (jax.Array, np.ndarray)) or p.ndim != rank for p in parts)
+        if unfit or len({(p.shape, p.dtype) for p in parts}) > 1:
+            where = f"{leaf}s of {', '.join(names)}"
+            raise NoKernel(f"the {where} are not arrays of one shape and dtype, of rank {rank}")
         stacked[array] = jnp.concatenate(parts, axis=-1)
     return CellWeights(
         op, input_dtype=cell.dtype, recurrent_dtype=cell.dtype, activation=activation, **stacked

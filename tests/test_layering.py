@@ -24,6 +24,7 @@ LAYERS = {
     "ffi": 1,
     "_native": 0,
     "compat": 0,
+    "notices": 0,
 }
 
 # What users import, besides the package itself.

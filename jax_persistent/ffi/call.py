@@ -62,7 +62,7 @@ def refusal(platform: str, sizes: Sizes) -> str | None:
     try:
         found = gpu_plan(sizes, gpu_facts())
     except RuntimeError as error:  # of CUDA: a driver that is too old, say
-        return str(error)
+        return f"CUDA can't be used: {error}"
     return None if found["runs"] else found["explanation"]
 
 

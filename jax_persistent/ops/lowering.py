@@ -10,7 +10,7 @@ import jax
 from jax import Array
 from jax.interpreters import mlir
 
-from jax_persistent import compat
+from jax_persistent import compat, notices
 from jax_persistent.ffi import call
 from jax_persistent.ffi.sharding import partitioned, register
 from jax_persistent.ops import reference
@@ -88,13 +88,18 @@ def _native(
     steps = next(a for a in flat if a.ndim == 4).shape[1 + spec.time_axis]
     sizes = call.Sizes(spec.cell.name, target, dtype, groups, batch, hidden, steps, spec.tf32)
     reason = call.refusal(platform, sizes)
-    chosen = spec.backend is not None or call.slower_than_reference(platform, sizes) is None
-    if reason is None and chosen:
+    by_choice = call.refusal_of_dtype(platform, dtype) is not None
+    if reason is None and spec.backend is None:
+        reason = call.slower_than_reference(platform, sizes)
+        by_choice = reason is not None
+    if reason is None:
         run = _ON_CUDA[kind] if platform == "cuda" else _call
         return jax.tree.leaves(run(platform, target, operands, spec, without))
     if spec.backend == "native":
         message = f"backend='native': {reason}. Use backend=None or 'reference'"
         raise NotImplementedError(message)
+    say = notices.inform if by_choice else notices.warn
+    say(f"{target} ({spec.cell.name}) runs as a lax.scan", reason)
     return run_reference(kind, function, *flat, spec=spec, without=without)
 
 
@@ -102,11 +107,11 @@ def _elsewhere(
     kind: type, function: Function, *flat: Array, spec: Spec, without: Without
 ) -> list[Array]:
     """The same on platforms that have no kernels."""
+    reason = f"no kernel for this platform; kernels exist for {', '.join(call.PLATFORMS)}"
     if spec.backend == "native":
-        raise NotImplementedError(
-            "backend='native': no kernel for this platform; kernels exist for "
-            f"{', '.join(call.PLATFORMS)}. Use backend=None or 'reference'"
-        )
+        message = f"backend='native': {reason}. Use backend=None or 'reference'"
+        raise NotImplementedError(message)
+    notices.warn(f"{_TARGETS[kind]} ({spec.cell.name}) runs as a lax.scan", reason)
     return run_reference(kind, function, *flat, spec=spec, without=without)
 
 
