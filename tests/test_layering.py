@@ -27,7 +27,7 @@ PYTHON_LAYERS = (
     ("ffi",),
     ("problem",),
     ("cells",),
-    ("compat", "_native"),
+    ("compat", "notices", "_native"),
 )
 # The same for includes: folders, and single sources beside them.
 NATIVE_LAYERS = (

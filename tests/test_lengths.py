@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lengths in every form: lists and tuples, numpy's and jax's arrays, known and traced."""
 
 from __future__ import annotations

@@ -15,17 +15,17 @@ from jax_persistent.ffi import call
 from jax_persistent.ffi.registration import native_module
 from jax_persistent.problem import Arrays, Problem
 
-_DTYPES = ("float32", "bfloat16")
 # For `slower_than_reference`; bytes of a gate's recurrent weights.
 _FEW_STEPS, _FEW_ROWS, _LARGE_BYTES = 2, 4, 256 << 10
 
 
 class CpuBackend(Backend):
     platform = "cpu"
+    dtypes = ("float32", "bfloat16")
     sums_weight_gradients = True
 
     def refusal(self, problem: Problem) -> str | None:
-        return refusal_of_dtype(self.platform, problem.dtype, _DTYPES)
+        return self.refusal_of_dtype(problem)
 
     def slower_than_reference(self, problem: Problem) -> str | None:
         """Packing does not pay off for one or two steps of few rows (autoregressive decoding)."""
@@ -50,11 +50,3 @@ class CpuBackend(Backend):
         native = native_module()
         facts = native.facts("cpu", threads=os.cpu_count() or 1)
         return native.plan("cpu", problem.encoded() | {"pass": problem.pass_}, facts)
-
-
-def refusal_of_dtype(platform: str, dtype: str, known: tuple[str, ...]) -> str | None:
-    """Why this platform has no kernel for this type, or None if it has."""
-    if dtype in known:
-        return None
-    *others, last = known
-    return f"no {platform} kernel for {dtype}; there is one for {', '.join(others)} and {last}"

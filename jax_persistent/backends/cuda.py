@@ -16,14 +16,12 @@ from jax.export import is_symbolic_dim
 
 from jax_persistent.backends import reference
 from jax_persistent.backends.base import Backend
-from jax_persistent.backends.cpu import refusal_of_dtype
 from jax_persistent.ffi import call
 from jax_persistent.ffi.registration import native_module
 from jax_persistent.problem import Arrays, Problem
 
 EXCHANGE = "JAX_PERSISTENT_CUDA_EXCHANGE"
 _EXCHANGES = ("", "grid", "grid-barrier", "cluster")
-_DTYPES = ("float32", "bfloat16", "float16")
 _NATIVE = "CUDA"  # the platform's name to XLA and to the native module
 _ASSUMED_ARCHITECTURE = "90"  # where a program is lowered for a GPU that is not here
 _ARCHITECTURE = re.compile(r"sm_(\d+)[af]?")
@@ -31,6 +29,7 @@ _ARCHITECTURE = re.compile(r"sm_(\d+)[af]?")
 
 class CudaBackend(Backend):
     platform = "cuda"
+    dtypes = ("float32", "bfloat16", "float16")
 
     def refusal(self, problem: Problem) -> str | None:
         found = self.plan(problem, None)
@@ -44,7 +43,7 @@ class CudaBackend(Backend):
         return name in ("cuda", "gpu") or _architecture(name) is not None
 
     def plan(self, problem: Problem, device: jax.Device | str | None) -> dict[str, Any]:
-        reason = refusal_of_dtype(self.platform, problem.dtype, _DTYPES)
+        reason = self.refusal_of_dtype(problem)
         here = _architecture(device) is None  # and not a plan for some other machine
         if reason is None and here:
             reason = native_module().missing(_NATIVE) or None
@@ -58,7 +57,7 @@ class CudaBackend(Backend):
         try:
             facts = _facts(device)
         except RuntimeError as error:  # of CUDA: a driver that is too old, say
-            return {"runs": False, "explanation": str(error)}
+            return {"runs": False, "explanation": f"CUDA can't be used: {error}"}
         return native_module().plan(_NATIVE, attributes, facts, {"exchange": exchange()})
 
 

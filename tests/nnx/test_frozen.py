@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Layers some of whose state is constant train as flax's do."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """No rows, no steps, or an axis of size 0 under `jax.vmap`: empty results, as from a lax.scan."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Gradients of some of the arguments, the others constant, against the reference's.
 
 A frozen layer above a trainable one, a saliency map, a learned initial state, a gradient penalty:

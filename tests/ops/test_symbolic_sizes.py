@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Programs exported for any number of rows and steps, serialised, and run with some."""
 
 from __future__ import annotations

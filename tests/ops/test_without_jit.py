@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Outside `jax.jit`, and under the settings that take jit away or compile at once."""
 
 from __future__ import annotations
