@@ -173,7 +173,8 @@ def test_a_platform_without_kernels(said: Said, platform: str) -> None:
 
 
 def test_a_build_without_kernels_for_gpus(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native_module(), "cuda_architectures", lambda: "")
+    missing = {"CUDA": "this build has no CUDA kernels: no nvcc was found"}
+    monkeypatch.setattr(native_module(), "missing", missing.__getitem__)
     lower(jax.grad(lambda x: jp.gru(x, *weights())[0].sum()), X, "cuda")
     ((level, message),) = said()
     assert (level, "this build has no CUDA kernels" in message) == ("WARNING", True)
@@ -182,13 +183,13 @@ def test_a_build_without_kernels_for_gpus(said: Said, monkeypatch: pytest.Monkey
 def test_a_driver_that_is_too_old(said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     """One warning, however many calls of whatever cells become scans."""
 
-    def fails(_: int) -> None:
+    def fails(platform: str, device: int) -> None:
         raise RuntimeError("cudaSetDevice: cudaErrorInsufficientDriver")
 
     here = SimpleNamespace(platform="gpu", local_hardware_id=0)
-    monkeypatch.setattr(native_module(), "cuda_architectures", lambda: "90a-real")
+    monkeypatch.setattr(native_module(), "missing", lambda platform: "")
     monkeypatch.setattr(native_module(), "facts", fails)
-    monkeypatch.setattr(jax, "devices", lambda *_: [here])
+    monkeypatch.setattr(jax, "local_devices", lambda backend: [here])
     lower(jax.grad(lambda x: jp.gru(x, *weights())[0].sum()), X, "cuda")
     lower(lambda x: jp.elman(x, *(w[:, :H] for w in weights())), X, "cuda")
     assert said() == [

@@ -146,7 +146,8 @@ def test_a_device_that_cannot_say_is_a_reason(monkeypatch) -> None:
     monkeypatch.setattr(native_module(), "facts", fails)
     device = SimpleNamespace(platform="gpu", local_hardware_id=0)
     found = jp.plan("lstm", 64, 8, "bfloat16", device)
-    assert str(found) == "reference: cudaSetDevice: cudaErrorInsufficientDriver"
+    says = "reference: CUDA can't be used: cudaSetDevice: cudaErrorInsufficientDriver"
+    assert str(found) == says
 
 
 def test_a_build_without_cuda_kernels_says_so(monkeypatch) -> None:
