@@ -82,7 +82,7 @@ void TestSigmoid() {
     CHECK(std::fabs(got - ExactSigmoid(x)) < 2e-7, x, got);
   });
   CHECK(At(simd::Sigmoid, 0.0f) == 0.5f);
-  CHECK(At(simd::Sigmoid, kInfinity) == 1.0f);
+  CHECK(At(simd::Sigmoid, 17.4f) == 1.0f && At(simd::Sigmoid, kInfinity) == 1.0f);
   CHECK(At(simd::Sigmoid, -88.5f) == 0.0f && At(simd::Sigmoid, -kInfinity) == 0.0f);
   CHECK(std::isnan(At(simd::Sigmoid, kNan)));
   std::cout << "sigmoid: " << worst << " ulp\n";
@@ -98,8 +98,14 @@ void TestTanh() {
     CHECK(At(simd::Tanh, -x) == -got, x, got);
   });
   CHECK(At(simd::Tanh, 0.0f) == 0.0f);
-  CHECK(At(simd::Tanh, kInfinity) == At(simd::Tanh, 1e30f));
-  CHECK(std::fabs(At(simd::Tanh, kInfinity) - 1) < 1e-6);
+  // Saturated where float32 is: 1 - tanh(x)^2 is 0 from here on, whatever multiplies it later.
+  CHECK(static_cast<float>(std::tanh(double{simd::kTanhIsOne})) == 1.0f);
+  CHECK(static_cast<float>(std::tanh(double{std::nextafter(simd::kTanhIsOne, 0.0f)})) < 1.0f);
+  for (float x : {simd::kTanhIsOne, 10.0f, 20.0f, 1e6f, kInfinity}) {
+    CHECK(At(simd::Tanh, x) == 1.0f && At(simd::Tanh, -x) == -1.0f, x, At(simd::Tanh, x));
+  }
+  // And not long before: not where one step of float32 less than 1 is a better answer by far.
+  CHECK(At(simd::Tanh, 7.9f) < 1.0f && At(simd::Tanh, 8.2f) < 1.0f);
   CHECK(std::isnan(At(simd::Tanh, kNan)));
   std::cout << "tanh: " << worst << " ulp\n";
 }
