@@ -9,8 +9,9 @@
 # make cuda-build  installs PyPI's nvcc in .venv, for machines without one: the next `make setup`
 #                  builds the GPU kernels with it
 #
-# PYTHON=python3.12 picks the interpreter of a new .venv, WERROR=ON makes every compiler warning an
-# error, JOBS=2 limits the processes that build and test.
+# PYTHON=python3.12 picks the interpreter of a new .venv, JAX=0.10.0 its jax instead of the newest one,
+# WERROR=ON makes every compiler warning an error, JOBS=2 limits the processes that build and test.
+# ccache is used where it is installed.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -19,17 +20,22 @@ MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
 WERROR ?= OFF
+JAX ?=
 JOBS ?= 2
 bin := .venv/bin
+pip := $(bin)/python -m pip install --quiet --disable-pip-version-check
+export CMAKE_CXX_COMPILER_LAUNCHER ?= $(shell command -v ccache)
 folders := $(wildcard native cuda tests/native tests/cuda)
 native_sources := $(shell find $(folders) -name "*.cc" -o -name "*.h" -o -name "*.cuh")
-built_from := pyproject.toml CMakeLists.txt cuda/cuda.cmake cuda/instance.in $(filter-out tests/%,$(native_sources))
+built_from := pyproject.toml CMakeLists.txt $(shell find native cuda jax_persistent -name "*.cmake" \
+  -o -name "*.def" -o -name "*.in") $(filter-out tests/%,$(native_sources))
 
 # Both are needed; on AArch64 itself the plain native tests are those for NEON.
 neon_tools := $(and $(shell command -v aarch64-linux-gnu-g++),$(shell command -v qemu-aarch64))
 neon_install := apt install g++-aarch64-linux-gnu qemu-user
 
-.PHONY: setup cuda-build train train-speech test lint native-test pytest format neon-tools neon-unchecked
+.PHONY: setup cuda-build train train-speech test lint native-test pytest format neon-tools \
+  neon-unchecked
 setup: .venv/installed
 
 .venv/bin/python:
@@ -41,15 +47,22 @@ setup: .venv/installed
 	  echo "make: no C++ compiler (Debian: apt install g++)" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 
-# Rebuilt when a native source changes: an editable install does not notice that by itself.
-.venv/installed: .venv/bin/python $(built_from)
-	$(bin)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' \
+# Nothing is compiled to bytecode before it is imported: half of it never is.
+.venv/requirements: .venv/bin/python .ci/requirements.py pyproject.toml
+	@$(bin)/python .ci/requirements.py > $@.new
+	$(pip) --no-compile --requirement $@.new $(if $(JAX),jax==$(JAX) jaxlib==$(JAX))
+	@mv $@.new $@
+
+# Rebuilt when a native source changes, as far as it changed: an editable install does not notice that
+# by itself.
+.venv/installed: .venv/requirements $(built_from)
+	CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(pip) --no-build-isolation --no-deps --editable . \
 	  --config-settings=cmake.define.JAX_PERSISTENT_WERROR=$(WERROR)
 	$(bin)/python -m jax_persistent info
 	@touch $@
 
 cuda-build: .venv/bin/python
-	$(bin)/python -m pip install --quiet --disable-pip-version-check $$($(bin)/python -c \
+	$(pip) $$($(bin)/python -c \
 	  'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["cuda-build"])')
 	@rm -f .venv/installed
 
@@ -59,9 +72,9 @@ train: setup
 train-speech: setup
 	$(bin)/python -m examples.speech $(ARGS)
 
+# First what keeps one core busy each, the longest first; then the Python tests, which share them out.
 test: setup
-	@$(MAKE) lint
-	@$(MAKE) native-test
+	@$(MAKE) -j $(JOBS) --output-sync=target JOBS=$$((($(JOBS) + 1) / 2)) native-test lint
 	@$(MAKE) pytest
 
 lint: setup
@@ -77,7 +90,7 @@ format: setup
 	$(bin)/clang-format -i $(native_sources)
 
 # The shipped code as it is, and twice under sanitizers, which cannot be combined.
-native-test: native-test-plain native-test-address native-test-thread
+native-test: native-test-thread native-test-address native-test-plain
 ifneq ($(neon_tools),)
 native-test: native-test-neon
 else ifeq ($(filter aarch64 arm64,$(shell uname -m)),)
@@ -99,5 +112,6 @@ native-test-%: setup
 	@$(bin)/cmake --build build/native/$* -j $(JOBS) -- --quiet
 	@UBSAN_OPTIONS=print_stacktrace=1 $(bin)/ctest --test-dir build/native/$* --output-on-failure
 
+# A file's tests stay on one worker, as they share what they train; conftest.py has the long ones first.
 pytest: setup
-	$(bin)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart=0 $(ARGS)
+	$(bin)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart=0 $(ARGS)

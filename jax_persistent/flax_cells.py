@@ -103,11 +103,11 @@ def activation_name(function: Any) -> str | None:
 
 
 def is_sequence(inputs: Any) -> bool:
-    """Whether `inputs` is one real array [*batch, T, I] with no empty axis: what a kernel takes."""
+    """Whether `inputs` is one real array [*batch, T, I] with any features: what a kernel takes."""
     return (
         isinstance(inputs, (jax.Array, np.ndarray))
         and inputs.ndim >= 2
-        and inputs.size > 0
+        and inputs.shape[-1] > 0
         and jnp.issubdtype(inputs.dtype, jnp.number)
     )
 
@@ -150,7 +150,7 @@ def kernel_dtypes(
     batch = options.batch_shape(inputs)
     if seq_lengths is not None and not (
         jnp.shape(seq_lengths) == batch
-        and jnp.issubdtype(jnp.asarray(seq_lengths).dtype, jnp.integer)
+        and jnp.issubdtype(jnp.result_type(seq_lengths), jnp.integer)
     ):
         return None
     features, hidden = inputs.shape[-1], weights.recurrent_kernel.shape[0]
@@ -204,14 +204,14 @@ def run_cell(
     without lengths unless the outputs are masked; the LSTM's c at a row's length takes a second run
     then (which XLA removes when nothing reads it). The other cells' state is one of their outputs.
     """
-    batch = options.batch_shape(inputs)
+    batch, hidden = options.batch_shape(inputs), weights.recurrent_kernel.shape[0]
     rows, steps, time_axis = math.prod(batch), options.steps(inputs), 0 if options.time_major else 1
     folded = (steps, rows) if options.time_major else (rows, steps)
 
     def states_of(carry: Any) -> tuple[Array, ...]:
         # flax's LSTM carry is (c, h), the functions' state is (h, c).
-        leaves = [jnp.asarray(s, dtypes.compute).reshape(rows, -1) for s in jax.tree.leaves(carry)]
-        return tuple(leaves[::-1])
+        leaves = [jnp.asarray(s, dtypes.compute) for s in jax.tree.leaves(carry)]
+        return tuple(s.reshape(rows, hidden) for s in leaves[::-1])
 
     x = jnp.asarray(inputs, dtypes.compute).reshape(*folded, inputs.shape[-1])
     arrays = Arrays({n: a.astype(dtypes.compute) for n, a in weights.arrays.items()})
@@ -222,7 +222,9 @@ def run_cell(
             arrays["reset_state"] = states_of(reset_carry)
     lengths = None
     if seq_lengths is not None:
-        lengths = check_lengths(jnp.asarray(seq_lengths).reshape(rows), rows, steps)
+        # Reshaping a known array would make it a traced one under `jax.jit`.
+        one_axis = jnp.ndim(seq_lengths) == 1
+        lengths = check_lengths(seq_lengths if one_axis else seq_lengths.reshape(rows), rows, steps)
 
     def flip(sequences: Array) -> Array:
         return flip_sequences(sequences, lengths, num_batch_dims=1, time_major=options.time_major)
@@ -238,7 +240,7 @@ def run_cell(
             backend=None,
         )
 
-    if lengths is None or options.mask_outputs:
+    if lengths is None or options.mask_outputs or steps == 0:
         outputs, final = run(x, resets, lengths, options.reverse)
         if options.reverse and not options.keep_order:
             outputs = flip(outputs)
@@ -255,7 +257,6 @@ def run_cell(
         if options.reverse and options.keep_order:
             outputs = flip(outputs)
 
-    hidden = outputs.shape[-1]
     outputs = outputs.astype(dtypes.state).reshape(*inputs.shape[:-1], hidden)
     if not options.return_carry:
         return outputs

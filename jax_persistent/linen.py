@@ -24,6 +24,7 @@ from jax_persistent.cells.elman import ELMAN
 from jax_persistent.cells.gru import GRU
 from jax_persistent.cells.lstm import LSTM
 from jax_persistent.flax_cells import CallOptions, CellWeights
+from jax_persistent.ops.validation import read_lengths
 
 # flax's method without the wrapper that flax puts around a Module's methods: ours has that wrapper
 # already, and a call within a call would be captured, intercepted and tabulated twice.
@@ -83,7 +84,7 @@ class RNN(nn.RNN):
           inputs: [*batch, T, I], or [T, *batch, I] time-major.
           initial_carry: the cell's own, for example (c, h), each [*batch, H], for an LSTM.
           init_key: for a `carry_init` that draws; `jax.random.key(0)` if not given.
-          seq_lengths: [*batch] integers in 0..T.
+          seq_lengths: [*batch] integers in 0..T, an array or a list.
           resets: [*batch, T], or [T, *batch] time-major; bool. Where true, the carry before that
             step is `reset_carry`: the `done` flags of episodes, or the first steps of sequences
             that are packed end to end. A reversed layer meets them in the order in which it runs.
@@ -93,6 +94,7 @@ class RNN(nn.RNN):
         Returns:
           outputs [*batch, T, H] (time-major as the inputs are), or (carry, outputs).
         """
+        seq_lengths = read_lengths("seq_lengths", seq_lengths)
         options = CallOptions(
             time_major=self.time_major if time_major is None else time_major,
             reverse=self.reverse if reverse is None else reverse,

@@ -22,6 +22,7 @@ from jax_persistent.cells.elman import ELMAN
 from jax_persistent.cells.gru import GRU
 from jax_persistent.cells.lstm import LSTM
 from jax_persistent.flax_cells import CallOptions, CellWeights
+from jax_persistent.ops.validation import read_lengths
 
 
 class RNN(nnx.RNN):
@@ -102,7 +103,7 @@ class RNN(nnx.RNN):
         Args:
           inputs: [*batch, T, I], or [T, *batch, I] time-major.
           initial_carry: the cell's own, for example (c, h), each [*batch, H], for an LSTM.
-          seq_lengths: [*batch] integers in 0..T.
+          seq_lengths: [*batch] integers in 0..T, an array or a list.
           resets: [*batch, T], or [T, *batch] time-major; bool. Where true, the carry before that
             step is `reset_carry`: the `done` flags of episodes, or the first steps of sequences
             that are packed end to end. A reversed layer meets them in the order in which it runs.
@@ -113,6 +114,7 @@ class RNN(nnx.RNN):
         Returns:
           outputs [*batch, T, H] (time-major as the inputs are), or (carry, outputs).
         """
+        seq_lengths = read_lengths("seq_lengths", seq_lengths)
         options = CallOptions(
             time_major=self.time_major if time_major is None else time_major,
             reverse=self.reverse if reverse is None else reverse,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Problems and comparisons that the tests of the linen and of the nnx layers share."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stacked layers as a wavefront over devices, against the same layers one after another."""
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.export import is_symbolic_dim
 
 from jax_persistent.backends.base import Backend
 from jax_persistent.ffi import call
@@ -28,8 +29,10 @@ class CpuBackend(Backend):
 
     def slower_than_reference(self, problem: Problem) -> str | None:
         """Packing does not pay off for one or two steps of few rows (autoregressive decoding)."""
-        few = _is_at_most(problem.steps, _FEW_STEPS) and _is_at_most(problem.batch, _FEW_ROWS)
+        if any(map(is_symbolic_dim, (problem.steps, problem.batch, problem.hidden))):
+            return None  # a program for many sizes is made for large ones
         weights = problem.hidden * problem.hidden * np.dtype(problem.dtype).itemsize
+        few = problem.steps <= _FEW_STEPS and problem.batch <= _FEW_ROWS
         if not few or weights <= _LARGE_BYTES:
             return None
         return (
@@ -45,9 +48,8 @@ class CpuBackend(Backend):
         if reason is not None:
             return {"runs": False, "explanation": reason}
         native = native_module()
-        facts = native.cpu_facts(os.cpu_count() or 1)
-        attributes = problem.encoded() | {"pass": problem.pass_}
-        return native.plan(self.platform, attributes, facts, {})
+        facts = native.facts("cpu", threads=os.cpu_count() or 1)
+        return native.plan("cpu", problem.encoded() | {"pass": problem.pass_}, facts)
 
 
 def refusal_of_dtype(platform: str, dtype: str, known: tuple[str, ...]) -> str | None:
@@ -56,8 +58,3 @@ def refusal_of_dtype(platform: str, dtype: str, known: tuple[str, ...]) -> str |
         return None
     *others, last = known
     return f"no {platform} kernel for {dtype}; there is one for {', '.join(others)} and {last}"
-
-
-def _is_at_most(size: Any, limit: int) -> bool:
-    """False for a symbolic size: programs for many sizes are made for large ones."""
-    return isinstance(size, int) and size <= limit

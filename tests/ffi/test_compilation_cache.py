@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The second start of a program finds what the first one compiled, however it is split."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The flax layers over a mesh: a batch that is split, and parameters that are (FSDP)."""
 
 from __future__ import annotations

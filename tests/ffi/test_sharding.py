@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Kernels over a mesh: what the compiled program communicates, and that results stay the same."""
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from jax.export import DisabledSafetyCheck
 from jax.sharding import PartitionSpec as P
 
 import jax_persistent as jp
-from jax_persistent.ffi.call import PLATFORMS
+from jax_persistent.backends import registry
 from jax_persistent.ffi.registration import native_module
 
 STEPS, ROWS, FEATURES, UNITS = 5, 16, 3, 6  # T, B, I, H
 OPS = {"lstm": (jp.lstm, 4), "gru": (jp.gru, 3), "elman": (jp.elman, 1)}
 LENGTHS = np.array([n % (STEPS + 1) for n in range(ROWS)], np.int32)
-BUILT = [p for p in PLATFORMS if p != "cuda" or native_module().cuda_architectures()]
+BUILT = [p for p in registry.platforms() if p != "cuda" or not native_module().missing("CUDA")]
 jit = partial(jax.jit, compiler_options=FAST_COMPILE)
 
 

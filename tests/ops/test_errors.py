@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every wrong argument is a ValueError that names it, says what was expected and what was given."""
 
 from __future__ import annotations

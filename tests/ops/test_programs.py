@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What calls become: native calls with nothing moved about around them, where they pay."""
 
 from __future__ import annotations

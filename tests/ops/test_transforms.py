@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every JAX transform of a recurrence is the same transform of a plain lax.scan."""
 
 from __future__ import annotations
@@ -11,17 +12,19 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax_problems import FAST_COMPILE
 from jax.sharding import PartitionSpec as P
 from numpy.testing import assert_allclose, assert_array_equal
 
 from . import baseline, oracle
-from .problems import SMALL, Case, call, complete, problem
+from .problems import SMALL, Case, call, complete, problem, some_resets
 
 BACKENDS = ["reference", "native"]
 CELL_NAMES = oracle.CELLS
 CASE = Case("lstm", lengths=(3, 5, 0))
 Run = Callable[[dict, np.ndarray], dict]
 
+jit = partial(jax.jit, compiler_options=FAST_COMPILE)
 backends = pytest.mark.parametrize("backend", BACKENDS)
 # The reference is one scan whatever the cell, and seconds to compile: one cell stands for all.
 cells = pytest.mark.parametrize(
@@ -37,7 +40,14 @@ def plain(case: Case, params: dict, lengths) -> dict:
 
 
 def ours(case: Case, backend: str | None, params: dict, lengths) -> dict:
-    return call(case.cell, params, lengths=lengths, reverse=case.reverse, backend=backend)
+    return call(
+        case.cell,
+        params,
+        lengths=lengths,
+        resets=some_resets(case),
+        reverse=case.reverse,
+        backend=backend,
+    )
 
 
 def weighted(run: Run, case: Case, params: dict, lengths) -> jax.Array:
@@ -50,8 +60,8 @@ def same(
     transform: Callable, case: Case, backend: str, *arguments, tolerance: float = 2e-5
 ) -> None:
     """`transform(run)` on the package and on the plain scan, compared array by array."""
-    got = jax.jit(transform(partial(ours, case, backend)))(*arguments)
-    want = jax.jit(transform(partial(plain, case)))(*arguments)
+    got = jit(transform(partial(ours, case, backend)))(*arguments)
+    want = jit(transform(partial(plain, case)))(*arguments)
     close(got, want, tolerance)
 
 
@@ -80,7 +90,7 @@ WEIGHTS = ("input_kernel", "recurrent_kernel", "bias", "recurrent_bias")
 
 @cells
 def test_value_and_grad(cell: str, backend: str) -> None:
-    case = Case(cell, lengths=(3, 5, 0), reverse=True)
+    case = Case(cell, lengths=(3, 5, 0), reverse=True, resets=True, reset_state=True)
     p = problem(case)
     same(
         lambda run: jax.value_and_grad(partial(weighted, run, case)),
@@ -95,18 +105,16 @@ def test_value_and_grad(cell: str, backend: str) -> None:
 def test_without_jit(backend: str) -> None:
     p = problem(CASE)
     run = partial(ours, CASE, backend)
-    close(run(p.params, p.lengths), jax.jit(partial(plain, CASE))(p.params, p.lengths))
+    close(run(p.params, p.lengths), jit(partial(plain, CASE))(p.params, p.lengths))
     got = jax.grad(partial(weighted, run, CASE))(p.params, p.lengths)
-    close(
-        got, jax.jit(jax.grad(partial(weighted, partial(plain, CASE), CASE)))(p.params, p.lengths)
-    )
+    close(got, jit(jax.grad(partial(weighted, partial(plain, CASE), CASE)))(p.params, p.lengths))
 
 
 @two_cells
 @pytest.mark.parametrize("mapped", [DATA, WEIGHTS, DATA + WEIGHTS, ("recurrent_kernel",), ("h0",)])
 def test_vmap_of_the_gradient(mapped: tuple[str, ...], cell: str, backend: str) -> None:
     """Mapped over sequences, over weights, over both, over one operand; results come along."""
-    case = Case(cell, lengths=(3, 5, 0), reverse=len(mapped) % 2 == 0)
+    case = Case(cell, lengths=(3, 5, 0), reverse=len(mapped) % 2 == 0, resets=True)
     p = problem(case)
     axes = {k: 0 if k in mapped else None for k in p.params}
 
@@ -173,8 +181,8 @@ def test_vmap_time_major_and_grouped_gradient(backend: str) -> None:
     def time_major(params, lengths):
         return call("lstm", params, time_major=True, backend=backend)
 
-    got = jax.jit(jax.grad(partial(loss, time_major)))(stacked)
-    close(got, jax.jit(jax.grad(partial(loss, partial(plain, case))))(stacked))
+    got = jit(jax.grad(partial(loss, time_major)))(stacked)
+    close(got, jit(jax.grad(partial(loss, partial(plain, case))))(stacked))
 
 
 @backends
@@ -231,7 +239,7 @@ def test_inside_control_flow(backend: str) -> None:
 
 @cells
 def test_jvp(cell: str, backend: str) -> None:
-    case = Case(cell, lengths=(3, 5, 0), reverse=True)
+    case = Case(cell, lengths=(3, 5, 0), reverse=True, resets=True, reset_state=True)
     p = problem(case)
     direction = jax.tree.map(np.cos, p.params)
 
@@ -255,7 +263,7 @@ def test_jvp(cell: str, backend: str) -> None:
 )
 def test_second_order(cell: str, backend: str, order: str) -> None:
     """A Hessian-vector product by each of its three roads."""
-    case = Case(cell, lengths=(3, 5, 0))
+    case = Case(cell, lengths=(3, 5, 0), resets=True, reset_state=cell == "lstm")
     p = problem(case)
     direction = jax.tree.map(np.cos, p.params)
 
@@ -340,7 +348,7 @@ def test_shard_map(check_vma: bool, backend: str) -> None:
 
     def both(run):
         grad = jax.grad(partial(weighted, run, WIDE))
-        return jax.jit(lambda q, n: (run(q, n), grad(q, n)))
+        return jit(lambda q, n: (run(q, n), grad(q, n)))
 
     close(both(sharded)(p.params, p.lengths), both(partial(plain, WIDE))(p.params, p.lengths))
 
@@ -362,7 +370,7 @@ def test_gradient_inside_shard_map(check_vma: bool, backend: str) -> None:
             return grads
         return {k: g if k in DATA else jax.lax.psum(g, "rows") for k, g in grads.items()}
 
-    got = jax.jit(
+    got = jit(
         jax.shard_map(
             local,
             mesh=on_mesh(),
@@ -371,7 +379,7 @@ def test_gradient_inside_shard_map(check_vma: bool, backend: str) -> None:
             check_vma=check_vma,
         )
     )(p.params, p.lengths, weights)
-    want = jax.jit(jax.grad(partial(weighted, partial(plain, WIDE), WIDE)))(p.params, p.lengths)
+    want = jit(jax.grad(partial(weighted, partial(plain, WIDE), WIDE)))(p.params, p.lengths)
     close(got, want)
 
 
