@@ -188,6 +188,50 @@ def test_more_chunks_than_needed_and_no_jit():
     close((outputs, final), expected)
 
 
+def some_on(mesh, weights):
+    return weights | {"bias": put(mesh, weights["bias"], "layers")}
+
+
+def none_on(mesh, weights):
+    return weights
+
+
+@pytest.mark.parametrize(
+    ("placed", "axes"),
+    [
+        (put, {"layers": 4}),
+        (some_on, {"layers": 4}),
+        (none_on, {"layers": 4}),
+        (none_on, {"data": 2, "layers": 4}),
+    ],
+    ids=["copies", "some", "none", "none-2d"],
+)
+def test_weights_need_not_be_placed(placed, axes):
+    """Also where the mesh's axes are part of types, as they are by default, and outside jit."""
+    case = Case("elman", 4, 3, lengths=True, initial=True)
+    x, weights, initial = case.arrays()
+    mesh = mesh_of(**axes, explicit=True)
+    options = {"mesh": mesh, "axis": "layers", "chunks": 3, **case.flags()}
+    found = wavefront(case.op, x, placed(mesh, weights), initial, **options)
+    expected = jax.jit(partial(one_after_another, case.op, **case.flags()))(x, weights, initial)
+    close(found, expected, 5e-5)
+    assert found[1].sharding.spec[0] == "layers"
+
+
+def test_weights_that_are_not_placed_under_jit():
+    """Something has to say which devices the program is for: an argument, or the context."""
+    case = Case("elman", 4, 3)
+    x, weights, _ = case.arrays()
+    mesh = mesh_of(layers=4, explicit=True)
+    run = graded(partial(wavefront, case.op, mesh=mesh, axis="layers", chunks=3))
+    expected = graded(partial(one_after_another, case.op))(x, weights, None)
+    close(run(put(mesh, x), weights, None), expected, 5e-5)
+    with jax.set_mesh(mesh):
+        close(run(x, weights, None), expected, 5e-5)
+    with pytest.raises(ValueError, match=r"enter your `jit` into a mesh context via `jax.set_mesh"):
+        run(x, weights, None)
+
+
 def test_bad_arguments():
     case = Case("lstm", 4, 3, initial=True)
     mesh = mesh_of(layers=4)

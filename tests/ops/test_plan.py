@@ -110,6 +110,30 @@ def test_a_device_is_asked_for_its_own_facts(monkeypatch) -> None:
     assert jp.plan("lstm", 1024, 8, "bfloat16", "cuda") == found
 
 
+@pytest.mark.parametrize("name", ["sm_90a", "sm_100a", "sm_100f"])
+def test_a_letter_after_an_architecture_changes_nothing(name: str) -> None:
+    found = jp.plan("lstm", 384, 4, "bfloat16", name)
+    assert found.backend == "native"
+    assert found == jp.plan("lstm", 384, 4, "bfloat16", name[:-1])
+
+
+@pytest.mark.parametrize(
+    "device", [7, 0, True, 1.5, 10**30, b"cpu", ["cpu"], {}, object(), SimpleNamespace(platform=3)]
+)
+def test_what_is_no_device(device: object) -> None:
+    with pytest.raises(ValueError, match=r"device: expected a jax.Device, .*'sm_90'; got ") as bad:
+        jp.plan("lstm", 64, 8, "float32", device)
+    assert repr(device) in str(bad.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "sm_", "sm_90x", "sm_-90", "sm_\u0669\u0660", "sm_" + "9" * 40]
+)
+def test_a_name_that_nothing_has(name: str) -> None:
+    found = jp.plan("lstm", 64, 8, "bfloat16", name)
+    assert str(found) == f"reference: no kernel for platform {name!r}; there are for cpu, cuda"
+
+
 def test_an_architecture_without_kernels() -> None:
     found = jp.plan("lstm", 64, 8, "bfloat16", "sm_75")
     assert str(found) == "reference: no kernels for this GPU's architecture"
@@ -151,6 +175,15 @@ def test_the_exchange_can_be_chosen(monkeypatch) -> None:
     monkeypatch.setenv(cuda.EXCHANGE, "L2")
     with pytest.raises(ValueError, match=r"JAX_PERSISTENT_CUDA_EXCHANGE: expected one of .*'L2'"):
         jp.plan("lstm", 512, 4, "bfloat16", "sm_90")
+
+
+def test_a_cpu_does_not_ask_how_gpus_exchange(monkeypatch) -> None:
+    run = jax.jit(jax.grad(lambda x: jp.elman(x, x[0], x[0], backend="native")[0].sum()))
+    expected = run(jax.numpy.ones((2, 3, 3)))
+    jax.clear_caches()
+    monkeypatch.setenv(call.EXCHANGE, "L2")
+    assert (run(jax.numpy.ones((2, 3, 3))) == expected).all()
+    assert jp.plan("lstm", 64, 8, "float32", "cpu").backend == "native"
 
 
 @pytest.mark.parametrize(
