@@ -7,9 +7,10 @@
 #                         there are a cross compiler and qemu
 # make format  puts the sources in the style that `make lint` asks for
 # make cuda-build  installs PyPI's nvcc in .venv, for machines without one: the next `make setup`
-#                  builds the GPU kernels with it
+#                  builds the GPU kernels with it, as CUDA says
 #
 # PYTHON=python3.12 picks the interpreter of a new .venv, JAX=0.10.0 its jax instead of the newest one,
+# CUDA=ON builds GPU kernels for all GPUs and not, as AUTO does, only for one that is there,
 # WERROR=ON makes every compiler warning an error, JOBS=2 limits the processes that build and test.
 # ccache is used where it is installed.
 
@@ -20,6 +21,7 @@ MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
 WERROR ?= OFF
+CUDA ?= AUTO
 JAX ?=
 JOBS ?= 2
 bin := .venv/bin
@@ -34,8 +36,7 @@ built_from := pyproject.toml CMakeLists.txt $(shell find native cuda jax_persist
 neon_tools := $(and $(shell command -v aarch64-linux-gnu-g++),$(shell command -v qemu-aarch64))
 neon_install := apt install g++-aarch64-linux-gnu qemu-user
 
-.PHONY: setup cuda-build train train-speech test lint native-test pytest format neon-tools \
-  neon-unchecked
+.PHONY: setup cuda-build train train-speech test lint native-test pytest format neon-tools neon-unchecked
 setup: .venv/installed
 
 .venv/bin/python:
@@ -53,11 +54,12 @@ setup: .venv/installed
 	$(pip) --no-compile --requirement $@.new $(if $(JAX),jax==$(JAX) jaxlib==$(JAX))
 	@mv $@.new $@
 
-# Rebuilt when a native source changes, as far as it changed: an editable install does not notice that
-# by itself.
+# An editable install does not notice by itself that a native source has changed. What has not changed
+# is not compiled again.
 .venv/installed: .venv/requirements $(built_from)
 	CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(pip) --no-build-isolation --no-deps --editable . \
-	  --config-settings=cmake.define.JAX_PERSISTENT_WERROR=$(WERROR)
+	  --config-settings=cmake.define.JAX_PERSISTENT_WERROR=$(WERROR) \
+	  --config-settings=cmake.define.JAX_PERSISTENT_CUDA=$(CUDA)
 	$(bin)/python -m jax_persistent info
 	@touch $@
 
@@ -72,19 +74,20 @@ train: setup
 train-speech: setup
 	$(bin)/python -m examples.speech $(ARGS)
 
-# First what keeps one core busy each, the longest first; then the Python tests, which share them out.
-test: setup
-	@$(MAKE) -j $(JOBS) --output-sync=target JOBS=$$((($(JOBS) + 1) / 2)) native-test lint
+# First what keeps a core or two busy each, side by side, the longest first: each prints when it is
+# done. Then the Python tests, which share the cores out among themselves.
+test: .venv/requirements
+	@$(MAKE) -j $(JOBS) --output-sync=target JOBS=$$((($(JOBS) + 1) / 2)) native-test setup lint
 	@$(MAKE) pytest
 
-lint: setup
+lint: .venv/requirements
 	$(bin)/ruff check --quiet
 	$(bin)/ruff format --quiet --check --diff
 	@echo "clang-format on $(words $(native_sources)) files"
 	@$(bin)/clang-format --dry-run -Werror $(native_sources)
 	$(bin)/mypy
 
-format: setup
+format: .venv/requirements
 	$(bin)/ruff check --quiet --fix
 	$(bin)/ruff format
 	$(bin)/clang-format -i $(native_sources)
@@ -104,7 +107,7 @@ neon-tools:
 	@$(if $(neon_tools),:,echo "make: no cross compiler and emulator for AArch64 (Debian: $(neon_install))" >&2; exit 1)
 neon-unchecked:
 	@echo "native tests: neon NOT CHECKED, no cross compiler and emulator (Debian: $(neon_install))"
-native-test-%: setup
+native-test-%: .venv/requirements
 	@echo "native tests: $*"
 	@$(bin)/cmake -S . -B build/native/$* -G Ninja --log-level=WARNING \
 	  -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(bin)/ninja -DPython_EXECUTABLE=$(CURDIR)/$(bin)/python \

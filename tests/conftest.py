@@ -13,9 +13,10 @@ import pytest
 from compiling import xla_flags
 
 # XLA's flags are read once, when jax first starts its CPU client.
-os.environ["XLA_FLAGS"] = xla_flags("--xla_force_host_platform_device_count=8")
+FLAG = "--xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = xla_flags(FLAG)
 
-import jax
+import jax  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -53,12 +53,22 @@ class CudaBackend(Backend):
         if is_symbolic_dim(problem.hidden):
             reason = f"H = {problem.hidden}: where weights live is laid out for a known number"
             return {"runs": False, "explanation": f"{reason} of units"}
-        attributes = _known_sizes(problem).encoded() | {"pass": problem.pass_}
+        recurrence = _recurrence_of(_known_sizes(problem))
+        attributes = recurrence.encoded() | {"pass": problem.pass_}
         try:
             facts = _facts(device)
         except RuntimeError as error:  # of CUDA: a driver that is too old, say
             return {"runs": False, "explanation": str(error)}
         return native_module().plan(_NATIVE, attributes, facts, {"exchange": exchange()})
+
+
+def _recurrence_of(problem: Problem) -> Problem:
+    """What is left of a problem for the kernel: the products with the inputs are XLA's."""
+    parts = set(problem.parts) & {"recurrent_bias", "lengths", "resets", "reset_state", "residuals"}
+    if problem.pass_ == "forward":
+        return problem.having("forward", parts | {"input_gates"})
+    gates = {"d_gates", "d_recurrent_gates"} if problem.cell.reset_after else {"d_gates"}
+    return problem.having("backward", parts | gates)
 
 
 def _known_sizes(problem: Problem) -> Problem:
@@ -81,17 +91,13 @@ def exchange() -> str:
 
 
 def _forward(problem: Problem, arrays: Arrays) -> Arrays:
-    parts = (set(problem.parts) - {"inputs", "bias"}) | {"input_gates"}
     gates = reference.each_group(reference.project, arrays.x, arrays.input_kernel, arrays.bias)
     projected = Arrays(arrays | {"input_gates": gates})
-    return call.kernel_call(problem.having("forward", parts), projected, exchange=exchange())
+    return call.kernel_call(_recurrence_of(problem), projected, exchange=exchange())
 
 
 def _backward(problem: Problem, arrays: Arrays) -> Arrays:
-    parts = (set(problem.parts) - {"d_x"}) | {"d_gates"}
-    if problem.cell.reset_after:
-        parts.add("d_recurrent_gates")
-    found = call.kernel_call(problem.having("backward", parts), arrays, exchange=exchange())
+    found = call.kernel_call(_recurrence_of(problem), arrays, exchange=exchange())
     if arrays.input_kernel is not None:
         found["d_x"] = reference.each_group(
             reference.input_gradient, found.d_input_gates, arrays.input_kernel

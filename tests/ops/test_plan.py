@@ -181,7 +181,7 @@ def test_a_cpu_does_not_ask_how_gpus_exchange(monkeypatch) -> None:
     run = jax.jit(jax.grad(lambda x: jp.elman(x, x[0], x[0], backend="native")[0].sum()))
     expected = run(jax.numpy.ones((2, 3, 3)))
     jax.clear_caches()
-    monkeypatch.setenv(call.EXCHANGE, "L2")
+    monkeypatch.setenv(cuda.EXCHANGE, "L2")
     assert (run(jax.numpy.ones((2, 3, 3))) == expected).all()
     assert jp.plan("lstm", 64, 8, "float32", "cpu").backend == "native"
 
