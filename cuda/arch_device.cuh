@@ -102,8 +102,8 @@ JP_DEVICE float Tanh(float x) { return tanhf(x); }
 JP_DEVICE float QuickExp(float x) { return __expf(x); }
 JP_DEVICE float QuickDivide(float a, float b) { return __fdividef(a, b); }
 
-// ---- Memory that other blocks write meanwhile, of gpu scope. A Vec16B is four words in one access:
-// each of them is whole, the four need not be of one time.
+// ---- Memory that other blocks write meanwhile, of gpu scope. A Vec16B is four words in one
+// access: each of them is whole, the four need not be of one time.
 
 JP_DEVICE Vec16B LoadRelaxed(const void* from) {
   Vec16B q;

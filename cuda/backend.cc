@@ -140,7 +140,7 @@ class GpuBackend : public Backend {
     if (name.ends_with('a') || name.ends_with('f')) name.remove_suffix(1);
     int number = 0;
     const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), number);
-    if (error != std::errc() || end != name.data() + name.size() || number < 10) return {};
+    if (error != std::errc() || end != name.data() + name.size()) return {};
     return AsFacts(cuda::FactsOfArchitecture(number));
   }
 

@@ -107,7 +107,7 @@ class BackwardPass : PassBase<Dtype, kBackwardTraits<Cell, Dtype>, Backward, Blo
   template <int kState = 1>
   JP_DEVICE void LoadPrivate(int time, const Pair& p, Bits (&previous)[kStates]) const {
     if constexpr (kState < kStates) {
-      previous[kState] = Previous<kState, Cell::kResiduals, kResidualOfState<Cell>(kState)>(
+      previous[kState] = Previous<kState, Cell::kResiduals, ResidualOfState<Cell>(kState)>(
           args_.arrays.residuals, time, p);
       LoadPrivate<kState + 1>(time, p, previous);
     }

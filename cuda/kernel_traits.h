@@ -23,14 +23,13 @@ struct KernelTraits {
   constexpr int units() const { return 8 * halves; }
   constexpr int tiles() const { return gates * units() / kMmaRows; }
   constexpr int slots() const { return 2 * halves; }  // (unit, row) pairs of a lane
-  constexpr int chunk_vectors() const {
-    return 2 * tiles();
-  }  // 16 bytes a lane: weights of a chunk
+  // Vec16Bs of a lane that hold its weights of one chunk.
+  constexpr int chunk_vectors() const { return 2 * tiles(); }
   constexpr int chunk_registers() const { return 4 * chunk_vectors(); }
 };
 
-// Loads of a message that a warp has in flight: four for each of eight warps fill the way from L2.
-// In float32 the sums need the registers, and the multiplying takes longer than the way.
+// Loads of a message that a warp has in flight: 4 for each of 8 warps saturate L2's bandwidth. In
+// float32 the sums need the registers, and multiplying takes longer than loading.
 constexpr int LoadsInFlight(Precision precision) {
   return precision == Precision::kFloat32 ? 2 : 4;
 }

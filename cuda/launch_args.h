@@ -17,7 +17,7 @@ namespace jp::cuda {
 struct Messages {
   void* base;
   int64_t group_stride, step_stride, row_stride;
-  bool is_result;  // nobody need store the values a second time
+  bool is_result;  // the values need not be stored a second time
   // Forward, [N,B] rows: what a row reads at its first step and at a reset, likewise the operands
   // or padded copies. No reset state: zeros.
   const void* initial_state;

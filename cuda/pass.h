@@ -16,7 +16,7 @@ struct Pair {
 
 // The residual that holds the private state s, from 1 on: cell.h puts those states last.
 template <class Cell>
-constexpr int kResidualOfState(int s) {
+constexpr int ResidualOfState(int s) {
   return Cell::kResiduals - Cell::kStates + s;
 }
 

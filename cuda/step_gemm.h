@@ -34,7 +34,7 @@ class StepGemm {
   }
 
   // `weight(gate, unit, k)`: the bits of one weight, unit counted in the unit block; zero past the
-  // edges. Every lane reads back what it wrote itself, so nobody need wait for anybody.
+  // edges. A lane reads back only what it wrote itself: no barrier is needed.
   template <class WeightAt>
   JP_DEVICE void LoadWeights(const WeightAt& weight) {
     for (int c = 0; c < at_.chunks; ++c) {
@@ -109,8 +109,8 @@ class StepGemm {
         to[(slot * kTraits.gates + gate) * kLanes] = value[tile][2 * half + slot % 2];
       }
     }
-    // One barrier a product: whoever is past the next one has read this one's sums, and the sums
-    // after that go where these are.
+    // One barrier a product: a warp that is past the next one has read this one's sums, and the
+    // sums after that go where these are.
     if (geometry_.warps_k == 1) {
       arch::SyncWarp();
     } else {

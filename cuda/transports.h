@@ -8,7 +8,7 @@
 //
 // Cluster: into the shared memory of every block of the team, two messages deep. A block writes a
 // message only when it has read the one before in full, from all blocks, and each of those was
-// written after its writer had read the one before that: so nobody still reads what is overwritten.
+// written after its writer had read the one before that: what is overwritten has been read.
 #pragma once
 
 #include "cuda/dtypes.h"

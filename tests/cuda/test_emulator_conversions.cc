@@ -22,7 +22,7 @@ double Float16Value(uint16_t bits) {
   return sign * std::ldexp(1024 + fraction, exponent - 25);
 }
 
-void Float16() {
+void CheckFloat16() {
   for (uint32_t i = 0; i < 65536; ++i) {
     const auto bits = static_cast<uint16_t>(i);
     const float value = arch::FromFloat16(bits);
@@ -53,7 +53,7 @@ void Float16() {
   CHECK(arch::RoundToFloat16(1e-40f) == 0);
 }
 
-void Bfloat16() {
+void CheckBfloat16() {
   for (uint32_t i = 0; i < 65536; ++i) {
     const auto bits = static_cast<uint16_t>(i);
     const float value = arch::FromBfloat16(bits);
@@ -74,7 +74,7 @@ void Bfloat16() {
   CHECK(arch::RoundToBfloat16(Float(0xffffffff)) == 0x7fff);
 }
 
-void Tf32() {
+void CheckTf32() {
   std::mt19937 random(5);
   for (int i = 0; i < 10000; ++i) {
     const uint32_t bits = static_cast<uint32_t>(random());
@@ -90,7 +90,7 @@ void Tf32() {
   CHECK(std::isnan(Float(arch::RoundToTf32(0x7f800001))));
 }
 
-void Elementary() {
+void CheckElementary() {
   for (float x = -9; x < 9; x += 0.37f) {
     CHECK(std::fabs(arch::Exp(x) / std::exp(double{x}) - 1) < 3e-7, x);
     CHECK(std::fabs(arch::QuickExp(x) / std::exp(double{x}) - 1) < 3e-6, x);
@@ -102,7 +102,7 @@ void Elementary() {
 
 // Large arguments come to the limits exactly: a unit that is saturated has no gradient.
 template <class Math>
-void Saturation() {
+void CheckSaturation() {
   const float infinity = std::numeric_limits<float>::infinity();
   for (float x : {20.0f, 90.0f, 1e3f, 1e9f, 3e38f, infinity}) {
     CHECK(Math::Tanh(x) == 1 && Math::Tanh(-x) == -1, x, Math::Tanh(x), Math::Tanh(-x));
@@ -118,11 +118,11 @@ void Saturation() {
 }  // namespace
 
 int main() {
-  Float16();
-  Bfloat16();
-  Tf32();
-  Elementary();
-  Saturation<QuickMath>();
-  Saturation<PreciseMath>();
+  CheckFloat16();
+  CheckBfloat16();
+  CheckTf32();
+  CheckElementary();
+  CheckSaturation<QuickMath>();
+  CheckSaturation<PreciseMath>();
   return jp::test::Finish("emulator: conversions");
 }
