@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 from flax import nnx
-from flax_problems import FAST_COMPILE, assert_trees_close, assert_trees_equal, drawn
+from flax_problems import assert_trees_close, assert_trees_equal, drawn
 
 import jax_persistent as jp
 from jax_persistent.linen import RNN, Bidirectional
@@ -33,7 +33,6 @@ FORMS: dict[str, Any] = {
 CELL = nn.GRUCell(H, recurrent_kernel_init=nn.initializers.normal())
 VARIABLES = drawn(jax.eval_shape(nn.RNN(CELL).init, jax.random.key(0), X))
 KERNELS = np.cos(np.arange((I + H) * 3 * H, dtype=np.float32)).reshape(I + H, 3 * H)
-jit = partial(jax.jit, compiler_options=FAST_COMPILE)
 
 
 def function(x: Any, lengths: Any, **flags: Any) -> Any:
@@ -61,13 +60,13 @@ every_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 @every_call
 def test_forms(call: Callable[..., Any], form: Any) -> None:
     run = partial(call, reverse=True)
-    assert_trees_equal(jit(lambda x: run(x, form))(X), jit(lambda x: run(x, LENGTHS))(X))
+    assert_trees_equal(jax.jit(lambda x: run(x, form))(X), jax.jit(lambda x: run(x, LENGTHS))(X))
 
 
 @every_call
 def test_a_list_of_traced_integers(call: Callable[..., Any]) -> None:
-    found = jit(lambda x, a, b: call(x, [a, b]))(X, 5, 2)
-    assert_trees_close(found, jit(call)(X, LENGTHS))
+    found = jax.jit(lambda x, a, b: call(x, [a, b]))(X, 5, 2)
+    assert_trees_close(found, jax.jit(call)(X, LENGTHS))
 
 
 @pytest.mark.parametrize("form", [[6, 2], (5, -1), np.array([6, 2])], ids=str)
@@ -106,11 +105,11 @@ def test_what_only_flax_takes(lengths: Any, reverse: bool) -> None:
     """Floats, which it doesn't read here, and one length for all rows: flax's own results."""
     run = partial(RNN(CELL).apply, seq_lengths=lengths, reverse=reverse)
     plain = partial(nn.RNN(CELL).apply, seq_lengths=np.array(lengths), reverse=reverse)
-    assert_trees_equal(jit(run)(VARIABLES, X), jit(plain)(VARIABLES, X))
+    assert_trees_equal(jax.jit(run)(VARIABLES, X), jax.jit(plain)(VARIABLES, X))
 
 
 def test_both_directions() -> None:
     rnn = Bidirectional(RNN(CELL), RNN(CELL.clone(parent=None)))
     variables = drawn(jax.eval_shape(rnn.init, jax.random.key(0), X))
-    run = jit(lambda x: rnn.apply(variables, x, seq_lengths=[5, 2]))
-    assert_trees_equal(run(X), jit(partial(rnn.apply, seq_lengths=LENGTHS))(variables, X))
+    run = jax.jit(lambda x: rnn.apply(variables, x, seq_lengths=[5, 2]))
+    assert_trees_equal(run(X), jax.jit(partial(rnn.apply, seq_lengths=LENGTHS))(variables, X))

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from devices import close, collectives, collectives_in_loops, kernel_results, mesh_of, put
-from flax_problems import FAST_COMPILE
 from jax.sharding import PartitionSpec as P
 
 import jax_persistent as jp
@@ -92,9 +91,7 @@ def graded(function: Any) -> Any:
         )
         return sum(weighted), results
 
-    return jax.jit(
-        jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True), compiler_options=FAST_COMPILE
-    )
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
 
 
 @pytest.mark.parametrize(
@@ -155,7 +152,7 @@ def test_inside_shard_map_weights_gradients_are_summed_once():
         outputs, (h, _) = wavefront(case.op, x, weights, axis="layers", chunks=3, **flags)
         return outputs, h
 
-    @partial(jax.jit, compiler_options=FAST_COMPILE)
+    @jax.jit
     @partial(jax.grad, argnums=(0, 1))
     def run(x, weights):
         everywhere = jax.shard_map(

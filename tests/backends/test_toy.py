@@ -12,7 +12,6 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax_problems import FAST_COMPILE
 from jax.export import DisabledSafetyCheck
 from numpy.testing import assert_allclose
 
@@ -83,7 +82,7 @@ def on_toy(function: Any, *operands: Any) -> Any:
     anywhere = [DisabledSafetyCheck.platform()]
     jitted = jax.jit(function)
     exported = jax.export.export(jitted, platforms=["toy"], disabled_checks=anywhere)(*operands)
-    return jax.jit(exported.call, compiler_options=FAST_COMPILE)(*operands)
+    return jax.jit(exported.call)(*operands)
 
 
 def test_it_is_asked_about_the_problem_and_runs_it(toy: ToyBackend) -> None:

@@ -11,7 +11,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from flax_problems import FAST_COMPILE
 
 
 def lstm_step(a, r, h, c):
@@ -61,7 +60,7 @@ def run(cell: str, params: dict, lengths: jax.Array, resets: jax.Array, reverse:
     return results | {"c": c} if cell == "lstm" else results
 
 
-@partial(jax.jit, static_argnums=(0, 4), compiler_options=FAST_COMPILE)
+@partial(jax.jit, static_argnums=(0, 4))
 def run_and_pull(
     cell: str,
     params: dict,

@@ -7,13 +7,12 @@ import contextlib
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
-from flax_problems import FAST_COMPILE
 
 import jax_persistent as jp
 
@@ -277,7 +276,7 @@ def run_and_pull(function: Callable[[dict], dict], params: dict, cotangents: dic
 def compiled(cell: str, reverse: bool, time_major: bool, backend: str | None):
     """One jitted function per set of static options; other operands and sizes retrace it."""
 
-    @partial(jax.jit, compiler_options=FAST_COMPILE)
+    @jax.jit
     def both(params, cotangents, lengths, resets):
         def function(q):
             return call(

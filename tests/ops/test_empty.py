@@ -14,7 +14,7 @@ import pytest
 from devices import close, mesh_of, put
 from flax import linen as nn
 from flax import nnx
-from flax_problems import FAST_COMPILE, assert_trees_equal, drawn
+from flax_problems import assert_trees_equal, drawn
 
 import jax_persistent as jp
 from jax_persistent.linen import RNN
@@ -28,7 +28,6 @@ CELLS: dict[str, tuple[Callable[..., Any], int]] = {
     "elman": (jp.elman, 1),
 }
 KEY = jax.random.key(7)
-jit = partial(jax.jit, compiler_options=FAST_COMPILE)
 
 
 def kernels(gates: int) -> tuple[np.ndarray, ...]:
@@ -66,7 +65,7 @@ def test_no_rows_or_no_steps(
     assert outputs.shape == (*x.shape[:2], H)
     assert outputs.dtype == np.float32
     assert_trees_equal(final, jax.tree.map(jnp.asarray, initial))
-    slopes = jit(jax.grad(lambda *a: total(run(*a)), (0, 1, 2, 3)))(x, initial, *kernels(gates))
+    slopes = jax.jit(jax.grad(lambda *a: total(run(*a)), (0, 1, 2, 3)))(x, initial, *kernels(gates))
     close(slopes[1], jax.tree.map(np.cos, initial), 1e-6)
     assert slopes[0].shape == x.shape
     assert not any(np.any(slope) for slope in slopes[2:])
@@ -113,7 +112,7 @@ def test_vmap_over_nothing(transform: Callable[..., Any], mapped: tuple[int, ...
     operands = np.ones((B, T, I), np.float32), *kernels(gates)
     none = [np.zeros((0, *a.shape), a.dtype) if n in mapped else a for n, a in enumerate(operands)]
     axes = tuple(0 if n in mapped else None for n in range(3))
-    found = jit(transform(partial(function, lengths=np.array([4, 0], np.int32)), axes))(*none)
+    found = jax.jit(transform(partial(function, lengths=np.array([4, 0], np.int32)), axes))(*none)
     reference = partial(function, lengths=np.array([4, 0], np.int32), backend="reference")
     expected = jax.eval_shape(transform(reference, axes), *none)
     assert jax.tree.map(lambda a: (a.shape, a.dtype), found) == jax.tree.map(
@@ -129,7 +128,7 @@ def test_nested_vmap_over_nothing(sizes: tuple[int, int]) -> None:
     run = jax.vmap(jax.vmap(lambda x, *w: jp.lstm(x, *w)[0], inner), outer)
     x = np.zeros((*sizes, B, T, I), np.float32)
     several = np.zeros((sizes[0], *weights[0].shape), np.float32)
-    assert jit(run)(x, several, weights[1]).shape == (*sizes, B, T, H)
+    assert jax.jit(run)(x, several, weights[1]).shape == (*sizes, B, T, H)
 
 
 @pytest.mark.parametrize("name", ["x", "h0"])
@@ -156,12 +155,14 @@ def test_layers(name: str, shape: tuple[int, ...], lengths: bool) -> None:
     given = drawn(jax.eval_shape(lambda: cell.initialize_carry(KEY, (*batch, I))))
     flags = {"initial_carry": given, "reverse": True, "return_carry": True}
     ends = jnp.zeros(batch, jnp.int32) if lengths else None
-    carry, outputs = jit(partial(RNN(cell).apply, seq_lengths=ends, **flags))(variables, x)
+    carry, outputs = jax.jit(partial(RNN(cell).apply, seq_lengths=ends, **flags))(variables, x)
     assert_trees_equal(carry, given)
     assert outputs.shape == (*shape[:-1], H)
     masked = RNN(cell, mask_outputs=True).apply(variables, x, seq_lengths=ends)
     assert masked.shape == outputs.shape
-    assert_trees_equal(jit(RNN(cell).apply)(variables, x), jit(nn.RNN(cell).apply)(variables, x))
+    assert_trees_equal(
+        jax.jit(RNN(cell).apply)(variables, x), jax.jit(nn.RNN(cell).apply)(variables, x)
+    )
     assert jax.eval_shape(RNN(cell).init, KEY, x) == jax.eval_shape(nn.RNN(cell).init, KEY, x)
 
 
@@ -176,7 +177,7 @@ def test_a_wavefront_without_rows() -> None:
     mesh = mesh_of(layers=2)
     weights = {k: np.ones((2, H, H), np.float32) for k in ("input_kernel", "recurrent_kernel")}
     run = partial(wavefront, jp.elman, mesh=mesh, axis="layers", chunks=2)
-    outputs, final = jit(run)(np.zeros((0, T, H), np.float32), put(mesh, weights, "layers"))
+    outputs, final = jax.jit(run)(np.zeros((0, T, H), np.float32), put(mesh, weights, "layers"))
     assert (outputs.shape, final.shape) == ((0, T, H), (2, 0, H))
     with pytest.raises(ValueError, match=r"chunks: expected an integer in 1..T = 1..0"):
         run(np.zeros((B, 0, H), np.float32), weights)
@@ -186,5 +187,5 @@ def test_a_wavefront_without_rows() -> None:
 def test_no_rows_on_a_mesh(explicit: bool) -> None:
     mesh, weights = mesh_of(rows=2, explicit=explicit), kernels(4)
     x = put(mesh, np.zeros((0, T, I), np.float32), "rows")
-    outputs, (h, c) = jit(jp.lstm)(x, *put(mesh, weights))
+    outputs, (h, c) = jax.jit(jp.lstm)(x, *put(mesh, weights))
     assert (outputs.shape, h.shape, c.shape) == ((0, T, H), (0, H), (0, H))

@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from devices import close, mesh_of, put
-from flax_problems import FAST_COMPILE
 from jax import Array
 
 import jax_persistent as jp
@@ -32,7 +31,6 @@ CELLS: dict[str, tuple[Callable[..., Any], int]] = {
     "elman": (jp.elman, 1),
     "relu": (partial(jp.elman, activation="relu"), 1),
 }
-jit = partial(jax.jit, compiler_options=FAST_COMPILE)
 
 
 def arrays(cell: str, hidden: int, *, rows: int = B, dtype: Any = np.float32) -> Arrays:
@@ -91,7 +89,7 @@ def check_every_subset(cell: str, given: Arrays, compile: Callable[..., Any], **
 
     found = compile(of_each)(given, options)
     whole = partial(loss, cell, "reference")
-    wanted = jit(jax.grad(lambda given, options: whole(given, **options)))(given, options)
+    wanted = jax.jit(jax.grad(lambda given, options: whole(given, **options)))(given, options)
     assert len(found) == 2 ** len(given) - 1
     for names, part in zip(subsets(given), found, strict=True):
         assert tuple(part) == names
@@ -105,7 +103,7 @@ every_cell = pytest.mark.parametrize(
 
 @every_cell
 def test_every_subset(cell: str, hidden: int) -> None:
-    check_every_subset(cell, arrays(cell, hidden), jit)
+    check_every_subset(cell, arrays(cell, hidden), jax.jit)
 
 
 @every_cell
@@ -122,13 +120,13 @@ def test_every_subset_on_a_mesh(cell: str, hidden: int, explicit: bool) -> None:
     mesh = mesh_of(rows=DEVICES, explicit=explicit)
     given = arrays(cell, hidden, rows=2 * DEVICES)
     split = {k: put(mesh, v, *(["rows"] if k in DATA else [])) for k, v in given.items()}
-    check_every_subset(cell, split, jit)
+    check_every_subset(cell, split, jax.jit)
 
 
 def same(transform: Callable[..., Any], cell: str, *arguments: Any, tolerance: float = 3e-5):
     """`transform` of the loss on the kernels and on the reference, each as one program."""
     found, wanted = (
-        jit(transform(partial(loss, cell, backend)))(*arguments)
+        jax.jit(transform(partial(loss, cell, backend)))(*arguments)
         for backend in ("native", "reference")
     )
     close(found, wanted, tolerance)
@@ -187,7 +185,7 @@ def test_layers_of_a_scan_with_constant_weights(names: tuple[str, ...]) -> None:
 
     part = {k: widened[k] for k in ("x", "h0")}
     found, wanted = (
-        jit(partial(gradients, names, partial(through_layers, backend)))(part)
+        jax.jit(partial(gradients, names, partial(through_layers, backend)))(part)
         for backend in ("native", "reference")
     )
     close(found, wanted, 3e-5)
@@ -292,7 +290,7 @@ def test_wavefront(name: str) -> None:
         return jnp.sum(jnp.sin(outputs)) + jnp.sum(jnp.cos(final))
 
     found, wanted = (
-        jit(partial(gradients, (name,), partial(value, backend)))(given)
+        jax.jit(partial(gradients, (name,), partial(value, backend)))(given)
         for backend in ("native", "reference")
     )
     close(found, wanted, 3e-5)

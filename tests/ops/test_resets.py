@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from devices import close, collectives, mesh_of, put
-from flax_problems import FAST_COMPILE
 from numpy.testing import assert_allclose, assert_array_equal
 
 import jax_persistent as jp
@@ -21,7 +20,6 @@ from .problems import Case, call, problem
 
 T, B, I, H = 7, 3, 4, 6  # noqa: E741
 BACKENDS = ("native", "reference")
-jit = partial(jax.jit, compiler_options=FAST_COMPILE)
 backends = pytest.mark.parametrize("backend", BACKENDS)
 cells = pytest.mark.parametrize("cell", oracle.CELLS)
 both_ways = pytest.mark.parametrize("reverse", [False, True])
@@ -65,7 +63,7 @@ def test_the_reset_state_stands_in_for_whatever_was_there(cell: str, backend: st
         results = call(cell, q, resets=at(0), backend=backend)
         return sum(jnp.sin(v).sum() for v in results.values()), results
 
-    (_, results), grads = jit(jax.value_and_grad(loss, has_aux=True))(given)
+    (_, results), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(given)
     moved = {**without(given, "h0", "c0", "reset_h", "reset_c"), "h0": given["reset_h"]}
     if cell == "lstm":
         moved["c0"] = given["reset_c"]
@@ -87,7 +85,7 @@ def test_no_gradient_flows_across(cell: str, reverse: bool, backend: str) -> Non
         outputs = call(cell, {**given, "x": x}, resets=resets, reverse=reverse, backend=backend)
         return outputs["outputs"][:, later].sum()
 
-    found = np.asarray(jit(jax.grad(loss))(given["x"]))
+    found = np.asarray(jax.jit(jax.grad(loss))(given["x"]))
     seen = np.zeros(T, bool)
     seen[later] = True
     assert_array_equal(found[:, ~seen], 0)
@@ -107,7 +105,7 @@ def test_a_reset_in_the_padding_is_none(cell: str, reverse: bool, backend: str) 
         results = call(cell, q, lengths=lengths, resets=resets, reverse=reverse, backend=backend)
         return sum(jnp.sin(v).sum() for v in results.values()), results
 
-    run = jit(jax.value_and_grad(run, has_aux=True))
+    run = jax.jit(jax.value_and_grad(run, has_aux=True))
     jax.tree.map(assert_array_equal, run(given, resets), run(given, inside))
 
 
@@ -134,7 +132,7 @@ def test_vmap(mapped: str) -> None:
 
         return jax.grad(loss)({**given, "reset_h": state})
 
-    run = {b: jit(jax.vmap(partial(gradient, b), axes)) for b in BACKENDS}
+    run = {b: jax.jit(jax.vmap(partial(gradient, b), axes)) for b in BACKENDS}
     close(run["native"](state, which), run["reference"](state, which), 2e-5)
 
 
@@ -149,7 +147,7 @@ def test_over_a_mesh_and_under_checkpoint() -> None:
 
     rows = {name for name in p.params if "kernel" not in name and "bias" not in name}
     split = {n: put(mesh, v, "data") if n in rows else v for n, v in p.params.items()}
-    gradient = jit(jax.grad(loss))
+    gradient = jax.jit(jax.grad(loss))
     compiled = gradient.lower(split, put(mesh, p.resets, "data")).compile()
     assert set(collectives(compiled)) == {"all-reduce"}
     close(compiled(split, put(mesh, p.resets, "data")), gradient(p.params, p.resets), 2e-5)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from devices import close
 from flax import linen as nn
-from flax_problems import FAST_COMPILE, drawn
+from flax_problems import drawn
 from jax import ShapeDtypeStruct, export
 
 import jax_persistent as jp
@@ -22,7 +22,6 @@ from jax_persistent.linen import RNN
 B, T, I, H = 2, 5, 3, 7  # noqa: E741
 CELLS = {"lstm": (jp.lstm, 4), "gru": (jp.gru, 3), "elman": (jp.elman, 1)}
 LENGTHS = np.array([4, 1], np.int32)
-jit = partial(jax.jit, compiler_options=FAST_COMPILE)
 KERNELS = [
     export.DisabledSafetyCheck.custom_call(f"jax_persistent.{direction}")
     for direction in ("forward", "backward")
@@ -66,7 +65,7 @@ def test_without_lengths(backend: str | None, shape: str) -> None:
     x, *weights = arrays(4)
     again = exported(lambda x: jp.lstm(x, *weights, backend=backend), shape)
     assert ("jax_persistent.forward" in again.mlir_module()) == (backend != "reference")
-    close(again.call(x), jit(partial(jp.lstm, backend="reference"))(x, *weights))
+    close(again.call(x), jax.jit(partial(jp.lstm, backend="reference"))(x, *weights))
 
 
 @pytest.mark.parametrize(
@@ -83,13 +82,13 @@ def test_lengths_and_gradients(cell: str, backend: str | None) -> None:
     again = exported(both, f"b, t, {I}", "b")
     rows = np.tile(x, (2, 1, 1)), np.array([T + 3, -1, 4, 1], np.int32)  # clamped, being traced
     clipped = rows[0], np.array([T, 0, 4, 1], np.int32)
-    close(jit(again.call)(*rows), jit(partial(both, backend="reference"))(*clipped))
+    close(jax.jit(again.call)(*rows), jax.jit(partial(both, backend="reference"))(*clipped))
 
 
 def test_known_lengths_and_an_unknown_number_of_steps() -> None:
     x, *weights = arrays(3)
     again = exported(lambda x: jp.gru(x, *weights, lengths=LENGTHS), f"{B}, t, {I}")
-    want = jit(partial(jp.gru, lengths=LENGTHS, backend="reference"))(x, *weights)
+    want = jax.jit(partial(jp.gru, lengths=LENGTHS, backend="reference"))(x, *weights)
     close(again.call(x), want)
     with pytest.raises(ValueError, match="lengths: expected values in 0"):
         exported(lambda x: jp.gru(x, *weights, lengths=-LENGTHS), f"{B}, t, {I}")
@@ -110,7 +109,9 @@ def test_time_major_and_several_copies() -> None:
         flags = {"time_major": True, "backend": backend}
         return jax.vmap(lambda x: jp.gru(x, *weights, **flags)[0])(many)
 
-    close(exported(run, f"n, t, b, {I}").call(many), jit(partial(run, backend="reference"))(many))
+    close(
+        exported(run, f"n, t, b, {I}").call(many), jax.jit(partial(run, backend="reference"))(many)
+    )
 
 
 @pytest.mark.parametrize("mask", [False, True])
@@ -125,7 +126,7 @@ def test_layers(mask: bool) -> None:
 
     again = exported(apply, f"b, t, {I}", "b")
     assert "jax_persistent.forward" in again.mlir_module()
-    close(jit(again.call)(x, LENGTHS), jit(apply)(x, LENGTHS))
+    close(jax.jit(again.call)(x, LENGTHS), jax.jit(apply)(x, LENGTHS))
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])

@@ -12,7 +12,6 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax_problems import FAST_COMPILE
 from jax.sharding import PartitionSpec as P
 from numpy.testing import assert_allclose, assert_array_equal
 
@@ -24,7 +23,6 @@ CELL_NAMES = oracle.CELLS
 CASE = Case("lstm", lengths=(3, 5, 0))
 Run = Callable[[dict, np.ndarray], dict]
 
-jit = partial(jax.jit, compiler_options=FAST_COMPILE)
 backends = pytest.mark.parametrize("backend", BACKENDS)
 # The reference is one scan whatever the cell, and seconds to compile: one cell stands for all.
 cells = pytest.mark.parametrize(
@@ -60,8 +58,8 @@ def same(
     transform: Callable, case: Case, backend: str, *arguments, tolerance: float = 2e-5
 ) -> None:
     """`transform(run)` on the package and on the plain scan, compared array by array."""
-    got = jit(transform(partial(ours, case, backend)))(*arguments)
-    want = jit(transform(partial(plain, case)))(*arguments)
+    got = jax.jit(transform(partial(ours, case, backend)))(*arguments)
+    want = jax.jit(transform(partial(plain, case)))(*arguments)
     close(got, want, tolerance)
 
 
@@ -105,9 +103,11 @@ def test_value_and_grad(cell: str, backend: str) -> None:
 def test_without_jit(backend: str) -> None:
     p = problem(CASE)
     run = partial(ours, CASE, backend)
-    close(run(p.params, p.lengths), jit(partial(plain, CASE))(p.params, p.lengths))
+    close(run(p.params, p.lengths), jax.jit(partial(plain, CASE))(p.params, p.lengths))
     got = jax.grad(partial(weighted, run, CASE))(p.params, p.lengths)
-    close(got, jit(jax.grad(partial(weighted, partial(plain, CASE), CASE)))(p.params, p.lengths))
+    close(
+        got, jax.jit(jax.grad(partial(weighted, partial(plain, CASE), CASE)))(p.params, p.lengths)
+    )
 
 
 @two_cells
@@ -181,8 +181,8 @@ def test_vmap_time_major_and_grouped_gradient(backend: str) -> None:
     def time_major(params, lengths):
         return call("lstm", params, time_major=True, backend=backend)
 
-    got = jit(jax.grad(partial(loss, time_major)))(stacked)
-    close(got, jit(jax.grad(partial(loss, partial(plain, case))))(stacked))
+    got = jax.jit(jax.grad(partial(loss, time_major)))(stacked)
+    close(got, jax.jit(jax.grad(partial(loss, partial(plain, case))))(stacked))
 
 
 @backends
@@ -348,7 +348,7 @@ def test_shard_map(check_vma: bool, backend: str) -> None:
 
     def both(run):
         grad = jax.grad(partial(weighted, run, WIDE))
-        return jit(lambda q, n: (run(q, n), grad(q, n)))
+        return jax.jit(lambda q, n: (run(q, n), grad(q, n)))
 
     close(both(sharded)(p.params, p.lengths), both(partial(plain, WIDE))(p.params, p.lengths))
 
@@ -370,7 +370,7 @@ def test_gradient_inside_shard_map(check_vma: bool, backend: str) -> None:
             return grads
         return {k: g if k in DATA else jax.lax.psum(g, "rows") for k, g in grads.items()}
 
-    got = jit(
+    got = jax.jit(
         jax.shard_map(
             local,
             mesh=on_mesh(),
@@ -379,7 +379,7 @@ def test_gradient_inside_shard_map(check_vma: bool, backend: str) -> None:
             check_vma=check_vma,
         )
     )(p.params, p.lengths, weights)
-    want = jit(jax.grad(partial(weighted, partial(plain, WIDE), WIDE)))(p.params, p.lengths)
+    want = jax.jit(jax.grad(partial(weighted, partial(plain, WIDE), WIDE)))(p.params, p.lengths)
     close(got, want)
 
 

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from devices import close, mesh_of, put
 from flax.nnx import Rngs, SimpleCell
-from flax_problems import FAST_COMPILE
 
 import jax_persistent as jp
 from jax_persistent.nnx import RNN
@@ -51,7 +50,7 @@ def test_disable_jit(transform: Callable[..., Any]) -> None:
     run = transform(partial(function, backend="native"))
     with jax.disable_jit():
         found = run(*arrays(gates))
-    close(found, jax.jit(run, compiler_options=FAST_COMPILE)(*arrays(gates)))
+    close(found, jax.jit(run)(*arrays(gates)))
 
 
 @pytest.mark.parametrize("cell", CELLS)
