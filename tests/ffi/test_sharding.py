@@ -134,6 +134,21 @@ def test_wherever_operands_are_results_are_right(place):
     close(compiled(*split), gradient(x, w, r, b, states, LENGTHS))
 
 
+def test_a_kernel_is_chosen_for_the_rows_that_a_device_has():
+    """Two steps of four rows on each of eight devices don't repay packing; 32 rows on one do."""
+    hidden = 320
+    x = np.ones((32, 2, FEATURES), np.float32)
+    sizes = (FEATURES, 4 * hidden), (hidden, 4 * hidden)
+    w, r = (np.full(size, 0.01, np.float32) for size in sizes)
+    run = jax.jit(lambda x: jp.lstm(x, w, r)[0])
+    alone = run.lower(x).compile()
+    split = run.lower(put(mesh_of(data=8), x, "data")).compile()
+    assert len(kernel_results(alone)) == 1
+    assert kernel_results(split) == []
+    assert collectives(split) == []
+    close(split(put(mesh_of(data=8), x, "data")), alone(x))
+
+
 def test_the_older_partitioner_splits_as_well():
     """`jax_use_shardy_partitioner=False`, which jax is about to drop."""
     mesh = mesh_of(model=2, data=4)
