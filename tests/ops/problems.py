@@ -7,12 +7,13 @@ import contextlib
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+from compiling import AS_SHIPPED
 
 import jax_persistent as jp
 
@@ -273,10 +274,10 @@ def run_and_pull(function: Callable[[dict], dict], params: dict, cotangents: dic
 
 
 @lru_cache(maxsize=256)
-def compiled(cell: str, reverse: bool, time_major: bool, backend: str | None):
+def compiled(cell: str, reverse: bool, time_major: bool, backend: str | None, as_shipped: bool):
     """One jitted function per set of static options; other operands and sizes retrace it."""
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=AS_SHIPPED if as_shipped else None)
     def both(params, cotangents, lengths, resets):
         def function(q):
             return call(
@@ -294,10 +295,12 @@ def compiled(cell: str, reverse: bool, time_major: bool, backend: str | None):
     return both
 
 
-def evaluate(case: Case, backend: str | None, given: Problem | None = None) -> tuple[dict, dict]:
+def evaluate(
+    case: Case, backend: str | None, given: Problem | None = None, as_shipped: bool = False
+) -> tuple[dict, dict]:
     """Results and gradients of the package, in numpy; lengths are traced."""
     p = given or problem(case)
-    both = compiled(case.cell, case.reverse, case.time_major, backend)
+    both = compiled(case.cell, case.reverse, case.time_major, backend, as_shipped)
     with precision(case.dtype):
         return jax.tree.map(np.asarray, both(p.params, p.cotangents, p.lengths, p.resets))
 
