@@ -73,9 +73,12 @@ def lay_out(shape: Shape, residency: str, backward: bool = False) -> Layout:
     cell = CELLS["elman_tanh" if shape.cell == "elman" else shape.cell]
     pass_ = "backward" if backward else "forward"
     kept = {"residuals"} if cell.residuals else set()
+    parts = kept | ({"d_gates"} if backward else {"input_gates"})
+    if backward and cell.reset_after:
+        parts.add("d_recurrent_gates")
     problem = Problem(
         pass_, cell, 1, shape.batch, shape.steps, 1, shape.hidden, shape.dtype
-    ).having(pass_, kept | {"d_gates" if backward else "input_gates"})
+    ).having(pass_, parts)
     plan = native.plan(
         "CUDA",
         problem.encoded() | {"pass": pass_},

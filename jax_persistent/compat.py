@@ -46,6 +46,23 @@ def apply_primitive(primitive: Primitive, *operands: Any, **params: Any) -> Any:
     return dispatch.apply_primitive(primitive, *operands, **params)
 
 
+# jax's matmul precisions that tf32 satisfies, as it does on a GPU for jax's own products.
+_AT_MOST_TF32 = (
+    "default",
+    "fastest",
+    "high",
+    "bfloat16",
+    "tensorfloat32",
+    "BF16_BF16_F32",
+    "TF32_TF32_F32",
+)
+
+
+def tf32_is_asked_for() -> bool:
+    """Whether the user asks for less than float32, as with `jax.default_matmul_precision`."""
+    return jax.config.jax_default_matmul_precision in _AT_MOST_TF32  # type: ignore[attr-defined]
+
+
 def runtime_ffi_version() -> tuple[int, int] | None:
     """(major, minor) of XLA's FFI in the jaxlib that runs, from the headers it ships."""
     header = Path(jax.ffi.include_dir()) / "xla" / "ffi" / "api" / "c_api.h"

@@ -24,7 +24,8 @@ EXCHANGE = "JAX_PERSISTENT_CUDA_EXCHANGE"
 _EXCHANGES = ("", "grid", "grid-barrier", "cluster")
 _NATIVE = "CUDA"  # the platform's name to XLA and to the native module
 _ASSUMED_ARCHITECTURE = "90"  # where a program is lowered for a GPU that is not here
-_ARCHITECTURE = re.compile(r"sm_(\d+)[af]?")
+# The letter of a family or of an architecture's own instructions: the machine is the same.
+_ARCHITECTURE = re.compile(r"sm_([0-9]{1,4})[af]?")
 
 
 class CudaBackend(Backend):

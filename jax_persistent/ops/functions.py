@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from jax_persistent import compat
 from jax_persistent.cells import Cell
 from jax_persistent.cells.gru import GRU
 from jax_persistent.cells.lstm import LSTM
@@ -23,16 +23,6 @@ from jax_persistent.ops.explicit_sharding import in_auto_axes
 from jax_persistent.problem import Arrays, Problem
 from jax_persistent.problem.operands import Leaf
 
-# jax's matmul precisions that tf32 satisfies, as it does on a GPU for jax's own products.
-_AT_MOST_TF32 = (
-    "default",
-    "fastest",
-    "high",
-    "bfloat16",
-    "tensorfloat32",
-    "BF16_BF16_F32",
-    "TF32_TF32_F32",
-)
 _OPTIONAL = ("bias", "recurrent_bias", "lengths", "resets", "reset_state")
 _LETTERS = {"b": "B", "t": "T", "i": "I", "h": "H", "g": "G*H"}
 
@@ -247,7 +237,7 @@ def run(
         dtype=x.dtype.name,
         reverse=bool(reverse),
         time_major=bool(time_major),
-        tf32=_tf32_is_asked_for(),
+        tf32=compat.tf32_is_asked_for(),
         backend=backend,
     ).having("forward", parts)
 
@@ -279,9 +269,3 @@ def _labelled(problem: Problem, flat: list[Array]) -> dict[str, tuple[str, Array
             label = f"reset_state {next(states[leaf.name])}0"
         found[label] = _dims(problem, leaf), array
     return found
-
-
-def _tf32_is_asked_for() -> bool:
-    """Whether the user asks for less than float32, as with `jax.default_matmul_precision`."""
-    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
-    return precision in _AT_MOST_TF32

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from jax_persistent import compat
 from jax_persistent.backends import registry
 from jax_persistent.backends.base import Plan
 from jax_persistent.cells import CELLS, Cell
@@ -60,7 +61,8 @@ def plan(
         kernels = ", ".join(registry.platforms())
         return Plan("reference", f"no kernel for platform {name!r}; there are for {kernels}")
     kept = {"residuals"} if known.residuals else set()
-    forward = Problem("forward", known, 1, batch, steps, 1, hidden, element.name).having(
+    tf32 = compat.tf32_is_asked_for()
+    forward = Problem("forward", known, 1, batch, steps, 1, hidden, element.name, tf32=tf32).having(
         "forward", {"inputs", *kept}
     )
     backward = forward.having("backward", {"d_x", "d_weights", *kept})
