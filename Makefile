@@ -7,10 +7,12 @@
 #                         there are a cross compiler and qemu
 # make format  puts the sources in the style that `make lint` asks for
 # make cuda-build  installs PyPI's nvcc in .venv, for machines without one: the next `make setup`
-#                  builds the GPU kernels with it
+#                  builds the GPU kernels with it, as CUDA says
 #
-# PYTHON=python3.12 picks the interpreter of a new .venv, WERROR=ON makes every compiler warning an
-# error, JOBS=2 limits the processes that build and test.
+# PYTHON=python3.12 picks the interpreter of a new .venv, JAX=0.10.0 its jax instead of the newest one,
+# CUDA=ON builds GPU kernels for all GPUs and not, as AUTO does, only for one that is there,
+# WERROR=ON makes every compiler warning an error, JOBS=2 limits the processes that build and test.
+# ccache is used where it is installed.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -19,11 +21,16 @@ MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
 WERROR ?= OFF
+CUDA ?= AUTO
+JAX ?=
 JOBS ?= 2
 bin := .venv/bin
+pip := $(bin)/python -m pip install --quiet --disable-pip-version-check
+export CMAKE_CXX_COMPILER_LAUNCHER ?= $(shell command -v ccache)
 folders := $(wildcard native cuda tests/native tests/cuda)
 native_sources := $(shell find $(folders) -name "*.cc" -o -name "*.h" -o -name "*.cuh")
-built_from := pyproject.toml CMakeLists.txt cuda/cuda.cmake cuda/instance.in $(filter-out tests/%,$(native_sources))
+built_from := pyproject.toml CMakeLists.txt $(shell find native cuda jax_persistent -name "*.cmake" \
+  -o -name "*.def" -o -name "*.in") $(filter-out tests/%,$(native_sources))
 
 # Both are needed; on AArch64 itself the plain native tests are those for NEON.
 neon_tools := $(and $(shell command -v aarch64-linux-gnu-g++),$(shell command -v qemu-aarch64))
@@ -41,15 +48,23 @@ setup: .venv/installed
 	  echo "make: no C++ compiler (Debian: apt install g++)" >&2; exit 1; }
 	$(PYTHON) -m venv .venv
 
-# Rebuilt when a native source changes: an editable install does not notice that by itself.
-.venv/installed: .venv/bin/python $(built_from)
-	$(bin)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' \
-	  --config-settings=cmake.define.JAX_PERSISTENT_WERROR=$(WERROR)
+# Nothing is compiled to bytecode before it is imported: half of it never is.
+.venv/requirements: .venv/bin/python .ci/requirements.py pyproject.toml
+	@$(bin)/python .ci/requirements.py > $@.new
+	$(pip) --no-compile --requirement $@.new $(if $(JAX),jax==$(JAX) jaxlib==$(JAX))
+	@mv $@.new $@
+
+# An editable install does not notice by itself that a native source has changed. What has not changed
+# is not compiled again.
+.venv/installed: .venv/requirements $(built_from)
+	CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(pip) --no-build-isolation --no-deps --editable . \
+	  --config-settings=cmake.define.JAX_PERSISTENT_WERROR=$(WERROR) \
+	  --config-settings=cmake.define.JAX_PERSISTENT_CUDA=$(CUDA)
 	$(bin)/python -m jax_persistent info
 	@touch $@
 
 cuda-build: .venv/bin/python
-	$(bin)/python -m pip install --quiet --disable-pip-version-check $$($(bin)/python -c \
+	$(pip) $$($(bin)/python -c \
 	  'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["cuda-build"])')
 	@rm -f .venv/installed
 
@@ -59,25 +74,26 @@ train: setup
 train-speech: setup
 	$(bin)/python -m examples.speech $(ARGS)
 
-test: setup
-	@$(MAKE) lint
-	@$(MAKE) native-test
+# First what keeps a core or two busy each, side by side, the longest first: each prints when it is
+# done. Then the Python tests, which share the cores out among themselves.
+test: .venv/requirements
+	@$(MAKE) -j $(JOBS) --output-sync=target JOBS=$$((($(JOBS) + 1) / 2)) native-test setup lint
 	@$(MAKE) pytest
 
-lint: setup
+lint: .venv/requirements
 	$(bin)/ruff check --quiet
 	$(bin)/ruff format --quiet --check --diff
 	@echo "clang-format on $(words $(native_sources)) files"
 	@$(bin)/clang-format --dry-run -Werror $(native_sources)
 	$(bin)/mypy
 
-format: setup
+format: .venv/requirements
 	$(bin)/ruff check --quiet --fix
 	$(bin)/ruff format
 	$(bin)/clang-format -i $(native_sources)
 
 # The shipped code as it is, and twice under sanitizers, which cannot be combined.
-native-test: native-test-plain native-test-address native-test-thread
+native-test: native-test-thread native-test-address native-test-plain
 ifneq ($(neon_tools),)
 native-test: native-test-neon
 else ifeq ($(filter aarch64 arm64,$(shell uname -m)),)
@@ -91,7 +107,7 @@ neon-tools:
 	@$(if $(neon_tools),:,echo "make: no cross compiler and emulator for AArch64 (Debian: $(neon_install))" >&2; exit 1)
 neon-unchecked:
 	@echo "native tests: neon NOT CHECKED, no cross compiler and emulator (Debian: $(neon_install))"
-native-test-%: setup
+native-test-%: .venv/requirements
 	@echo "native tests: $*"
 	@$(bin)/cmake -S . -B build/native/$* -G Ninja --log-level=WARNING \
 	  -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(bin)/ninja -DPython_EXECUTABLE=$(CURDIR)/$(bin)/python \
@@ -99,5 +115,6 @@ native-test-%: setup
 	@$(bin)/cmake --build build/native/$* -j $(JOBS) -- --quiet
 	@UBSAN_OPTIONS=print_stacktrace=1 $(bin)/ctest --test-dir build/native/$* --output-on-failure
 
+# A file's tests stay on one worker, as they share what they train; conftest.py has the long ones first.
 pytest: setup
-	$(bin)/python -m pytest -n $(JOBS) --dist loadfile --max-worker-restart=0 $(ARGS)
+	$(bin)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart=0 $(ARGS)

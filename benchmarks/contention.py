@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Times calls that want all cores at once: from threads, and on virtual devices.
 
     python -m benchmarks.contention                 # LSTM, 8 at once, half a minute

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Times the layers against flax over `lax.scan`, PyTorch and ONNX Runtime on this machine's CPU.
 
     python -m benchmarks.cpu                         # a quick set of shapes

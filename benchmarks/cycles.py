@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A cycle model of one step of the CUDA kernels: what each part should cost, by published figures.
 
     python -m benchmarks.cycles            # the table of cuda/README.md

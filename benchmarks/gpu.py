@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Times the layers against lax.scan, jax.experimental.rnn, cuDNN and FlashRNN on this GPU.
 
     python -m benchmarks.gpu --quick                 # a few shapes, 150 seconds

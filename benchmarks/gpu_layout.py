@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A GPU's figures, and how the planner lays a shape over it, as far as that has a cost."""
 
 from __future__ import annotations
@@ -5,10 +6,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from benchmarks.problem import DTYPES, GATES, Shape
+from jax_persistent.cells import CELLS
 from jax_persistent.ffi.registration import native_module
+from jax_persistent.problem import Problem
 
 TILE_ROWS = 8
-ARCHITECTURE = 90
+ARCHITECTURE = "90"
 
 
 @dataclass(frozen=True)
@@ -67,10 +70,17 @@ def lay_out(shape: Shape, residency: str, backward: bool = False) -> Layout:
       ValueError: there is none; says why.
     """
     native, gates = native_module(), GATES[shape.cell]
-    cell = "elman_tanh" if shape.cell == "elman" else shape.cell
-    sizes = shape.batch, shape.hidden
-    plan = native.plan_gpu(
-        cell, backward, shape.dtype, 1, *sizes, residency, **native.gpu_facts(ARCHITECTURE)
+    cell = CELLS["elman_tanh" if shape.cell == "elman" else shape.cell]
+    pass_ = "backward" if backward else "forward"
+    kept = {"residuals"} if cell.residuals else set()
+    problem = Problem(
+        pass_, cell, 1, shape.batch, shape.steps, 1, shape.hidden, shape.dtype
+    ).having(pass_, kept | {"d_gates" if backward else "input_gates"})
+    plan = native.plan(
+        "CUDA",
+        problem.encoded() | {"pass": pass_},
+        native.architecture_facts("CUDA", ARCHITECTURE),
+        {"exchange": residency},
     )
     if not plan["runs"]:
         raise ValueError(f"{shape} {shape.dtype}, {residency}: {plan['explanation']}")

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Times one shape on a GPU: who agrees with the reference takes turns, call after call queued."""
 
 from __future__ import annotations

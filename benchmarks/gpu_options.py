@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The GPU program's options, and the shapes they ask for, the most telling ones first."""
 
 from __future__ import annotations

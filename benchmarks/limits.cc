@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Measures what this machine's cores can do: bytes read a second from each level of memory, and
 // multiply-adds a second. Compiled for the machine it runs on (-march=native).
 //

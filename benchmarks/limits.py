@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The physical limit: how fast the machine could run a shape, from what it was measured to do."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where and with what a measurement was made, and how many cores it may use."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Times one shape: all peers in turn, round after round, after all were found to agree."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Peak memory of one call, measured in a process of its own.
 
     python -m benchmarks.memory '{"peer": "flax", "threads": 2, "direction": .., "shape": {..}}'

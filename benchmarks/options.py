@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The program's options, and the shapes they ask for."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who is timed: ours, and the ways to run the same layer that a user has today.
 
 A peer is made for one shape. Its calls return when the results are there.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """FlashRNN's fused kernels (Pöppel et al., 2024), which nvcc compiles at each shape's first call.
 
 Its recurrence takes projected inputs, so `torch.nn.functional.linear` projects them, and arrays are

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The JAX peers on a GPU: ours under each exchange, `lax.scan`, and `jax.experimental.rnn`.
 
 A GPU peer is a `Peer` whose calls can also be queued without waiting for their results. Without a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The peers in JAX: ours, as functions and as a layer, and flax's layer over `lax.scan`."""
 
 from __future__ import annotations

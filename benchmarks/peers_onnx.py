@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """ONNX Runtime: the ONNX operators LSTM, GRU and RNN, forward only."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """PyTorch's recurrent layers, with the library's gate orders and equations; on a GPU, cuDNN's."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pictures: time against batch, log-log, a panel for each cell and hidden size."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The shapes that are timed, and the arrays that every peer is given.
 
 Legend: T steps, B batch, I inputs, H hidden, G gates. Arrays are time-major and gates in the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What `jax.checkpoint` saves, and costs: a stack of layers, forward and backward.
 
     python -m benchmarks.remat

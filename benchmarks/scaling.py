@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Strong scaling: efficiency against the number of devices, at a fixed global batch.
 
     python -m benchmarks.scaling                           # measures and draws, about 5 minutes

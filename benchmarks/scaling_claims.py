@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The paper's claims, and the same figures from what was measured here.
 
 Source: Diamos et al., "Persistent RNNs: Stashing Recurrent Weights On-Chip", ICML 2016, with its

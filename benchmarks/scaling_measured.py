@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the model takes from results files: a machine's times of a layer, by kernel and batch."""
 
 from __future__ import annotations

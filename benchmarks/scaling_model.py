@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The model of data-parallel training at a fixed global batch. Pure functions of measured times.
 
 A step of a network of L equal layers on D devices, each with N/D of the N sequences:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The program's options: what is measured, and the cluster that the model supposes."""
 
 from __future__ import annotations

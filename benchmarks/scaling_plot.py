@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The picture: efficiency against devices for each global batch, and the virtual devices' run."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the model makes of measured times, in words and Markdown. Pure functions."""
 
 from __future__ import annotations

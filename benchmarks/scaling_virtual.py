@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Times a training step on virtual devices: one CPU that XLA divides, in a process of its own.
 
     python -m benchmarks.scaling_virtual '{"shape": {..}, "peers": [..], "devices": [1, 2], ..}'

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The recogniser of examples/speech in PyTorch, at equal steps: a sanity check of learning.
 
 See `benchmarks.torch_twin`. Takes the options of `python -m examples.speech`:

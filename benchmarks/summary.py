@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a results file says: ratios, the table, the summary. Pure functions of its contents."""
 
 from __future__ import annotations

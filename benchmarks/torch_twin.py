@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A flax model of the examples in PyTorch: parameters that move both ways, and equal training.
 
 The same initial parameters, batches in the same order, loss, optimiser and schedule; the trained

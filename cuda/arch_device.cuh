@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The kernels' intrinsics on a GPU. Each function is one instruction or one that the compiler
 // knows.
 #pragma once
@@ -60,15 +61,16 @@ JP_DEVICE T ShuffleXor(T value, int mask) {
 // sum += a b with a [16,K], b [K,8]: mma.sync m16n8k16, or m16n8k8 for tf32. PTX ISA, "Matrix
 // Fragments for mma.m16n8k16": lane = 4 row + t holds a's rows `row` and `row` + 8 and b's column
 // `row`; sum's [row, 2t], [row, 2t+1], [row+8, 2t], [row+8, 2t+1].
-template <Operand kOperand>
+template <Precision kPrecision>
 JP_DEVICE void Multiply(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
 #define JP_MMA(shape)                                                                             \
   asm volatile("mma.sync.aligned." shape " {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};" \
                : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])                           \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
-  if constexpr (kOperand == Operand::kBfloat16) {
+  static_assert(kPrecision != Precision::kFloat32, "the matrix unit has none");
+  if constexpr (kPrecision == Precision::kBfloat16) {
     JP_MMA("m16n8k16.row.col.f32.bf16.bf16.f32");
-  } else if constexpr (kOperand == Operand::kFloat16) {
+  } else if constexpr (kPrecision == Precision::kFloat16) {
     JP_MMA("m16n8k16.row.col.f32.f16.f16.f32");
   } else {
     JP_MMA("m16n8k8.row.col.f32.tf32.tf32.f32");
@@ -100,11 +102,11 @@ JP_DEVICE float Tanh(float x) { return tanhf(x); }
 JP_DEVICE float QuickExp(float x) { return __expf(x); }
 JP_DEVICE float QuickDivide(float a, float b) { return __fdividef(a, b); }
 
-// ---- Memory that other blocks write meanwhile, of gpu scope. A Quad is four words in one access:
-// each of them is whole, the four need not be of one time.
+// ---- Memory that other blocks write meanwhile, of gpu scope. A Vec16B is four words in one
+// access: each of them is whole, the four need not be of one time.
 
-JP_DEVICE Quad LoadRelaxed(const void* from) {
-  Quad q;
+JP_DEVICE Vec16B LoadRelaxed(const void* from) {
+  Vec16B q;
   asm volatile("ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4];"
                : "=r"(q.word[0]), "=r"(q.word[1]), "=r"(q.word[2]), "=r"(q.word[3])
                : "l"(from)
@@ -144,7 +146,7 @@ JP_DEVICE ClusterAddress MapToRank(const void* local, int rank) {
   return there;
 }
 // Stores sixteen bytes and then counts them on that block's barrier.
-JP_DEVICE void StoreAsync(ClusterAddress to, const Quad& q, ClusterAddress barrier) {
+JP_DEVICE void StoreAsync(ClusterAddress to, const Vec16B& q, ClusterAddress barrier) {
   asm volatile(
       "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1,%2,%3,%4}, [%5];" ::
           "r"(to),

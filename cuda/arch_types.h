@@ -1,18 +1,23 @@
-// The types that both of the kernels' machines know.
+// SPDX-License-Identifier: Apache-2.0
+// The types that the GPU, its emulator and the planner share.
 #pragma once
 
 #include <cstdint>
 
 namespace jp::cuda {
 
-// Sixteen bytes, as one thread loads and stores them.
-struct alignas(16) Quad {
+// Sixteen bytes: the most that a thread loads or stores at once.
+struct alignas(16) Vec16B {
   uint32_t word[4];
 };
 
 constexpr int kLanes = 32;  // threads of a warp
 
-// Element types of the matrix unit's operands; sums are float.
-enum class Operand { kBfloat16, kFloat16, kTf32 };
+// What the factors of a product are rounded to; sums are always float32. kTf32: of float32 arrays.
+enum class Precision { kBfloat16, kFloat16, kTf32, kFloat32 };
+
+constexpr int ElementBytes(Precision precision) {
+  return precision == Precision::kBfloat16 || precision == Precision::kFloat16 ? 2 : 4;
+}
 
 }  // namespace jp::cuda

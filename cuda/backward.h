@@ -1,157 +1,195 @@
+// SPDX-License-Identifier: Apache-2.0
 // The backward kernel: one launch runs the whole sequence, last step first.
 //
 // A step: every warp multiplies its weights with its part of the message of the step after, the
-// gradient of that step's product; the lanes that look after a (unit, row) pair add it to the
-// gradient that the cell passes on by itself, work the cell's gradients out, and send theirs. After
-// the last step comes one product more, for the initial state.
+// gradient of that step's recurrent gates; the lanes that look after a (unit, row) pair add it to
+// the gradient that the cell passes on by itself, work the cell's gradients out, and send theirs.
+// After the last step comes one product more, for the initial state.
 #pragma once
 
 #include "cuda/pass.h"
 
 namespace jp::cuda {
 
-template <class Cell, class Number>
-constexpr GpuKernelTraits kBackwardTraits =
-    GpuBackwardTraits(Cell::kGates, Cell::kStates, Number::kNumber);
+template <class Cell, class Dtype>
+constexpr KernelTraits kBackwardTraits =
+    TraitsOf(Pass::kBackward, Cell::kGates, Cell::kStates, Dtype::kPrecision);
 
-template <class Cell, class Number, template <class, class> class Team>
-class Backward : Pass<Number, kBackwardTraits<Cell, Number>, cpu::Backward, Team> {
-  using Base = Pass<Number, kBackwardTraits<Cell, Number>, cpu::Backward, Team>;
-  using Base::args_, Base::shape_, Base::at_, Base::team_, Base::product_, Base::kSlots;
+template <class Cell, class Dtype, template <class, class> class BlockExchange>
+class BackwardPass : PassBase<Dtype, kBackwardTraits<Cell, Dtype>, Backward, BlockExchange> {
+  using Base = PassBase<Dtype, kBackwardTraits<Cell, Dtype>, Backward, BlockExchange>;
+  using Base::args_, Base::at_, Base::exchange_, Base::gemm_, Base::kSlots;
   using typename Base::Bits;
-  static constexpr int kGates = Cell::kGates, kSaved = Cell::kSaved > 0 ? Cell::kSaved : 1;
+  static constexpr int kGates = Cell::kGates, kStates = Cell::kStates;
+  static constexpr int kResiduals = Cell::kResiduals > 0 ? Cell::kResiduals : 1;
 
  public:
-  JP_DEVICE explicit Backward(const LaunchArgs<cpu::Backward>& args) : Base(args) {}
+  JP_DEVICE explicit BackwardPass(const LaunchArgs<Backward>& args) : Base(args) {}
 
   JP_DEVICE void Run() {
     // The first step has no product: no message is there to be read.
-    team_.Start([](int) { return static_cast<const Bits*>(nullptr); });
+    exchange_.Start([](int) { return static_cast<const Bits*>(nullptr); });
     if (this->HasUnits()) {
-      product_.LoadWeights([this](int, int unit, int k) { return Weight(unit, k); });
+      gemm_.LoadWeights([this](int, int unit, int k) { return Weight(unit, k); });
       this->ForEachOwnPair([this](int tile, int slot) {
         const Pair p = this->PairOf(tile, slot);
-        for (int s = 0; s < Cell::kStates; ++s) {
-          this->Kept(tile, slot, s) = this->LoadState(args_.arrays.d_final[s], p);
+        for (int s = 0; s < kStates; ++s) {
+          this->Kept(tile, slot, s) = this->LoadState(args_.arrays.d_final_state[s], p);
+          if (SumsResets()) this->ResetSum(tile, slot, s) = 0.0f;
         }
       });
-      for (int step = 0; step <= shape_.steps; ++step) {
+      for (int step = 0; step <= args_.rows.steps; ++step) {
         for (int tile = 0; tile < at_.tiles; ++tile) Step(step, tile);
       }
     }
-    team_.Finish();
+    exchange_.Finish();
   }
 
  private:
   // What a pair's step reads from memory: for a warp's first pair before the product.
   struct Inputs {
     bool runs;
-    Bits d_output[1], h[1], saved[kSaved], previous;  // the one earlier state that the cell reads
+    bool reset_after;  // the step after, in time, started from the reset state
+    Bits d_output[1], h[1], residuals[kResiduals], previous[kStates];
   };
+
+  JP_DEVICE bool SumsResets() const { return args_.arrays.d_reset_state[0] != nullptr; }
 
   // Of unit `in_block` as a row of the kernel, element k of a message: gate by gate, each padded.
   JP_DEVICE Bits Weight(int in_block, int k) const {
-    const int gate = k / args_.pass.segment, column = k % args_.pass.segment;
-    const int unit = this->FirstUnit(0) + in_block, hidden = shape_.hidden;
+    const int segment = args_.geometry.segment, gate = k / segment, column = k % segment;
+    const int unit = this->FirstUnit(0) + in_block, hidden = args_.hidden;
     if (unit >= hidden || gate >= kGates || column >= hidden) return 0;
     const int64_t row = (int64_t{at_.group} * hidden + unit) * kGates + gate;
     return static_cast<const Bits*>(args_.arrays.recurrent_kernel)[row * hidden + column];
   }
 
   JP_DEVICE void Step(int step, int tile) {
-    const int time = shape_.reverse ? step : shape_.steps - 1 - step;
-    const bool is_last = step == shape_.steps;
+    const int time = args_.rows.Time(args_.rows.steps - 1 - step);  // the last: before all others
+    const bool is_last = step == args_.rows.steps;
     Inputs inputs{};
     if (at_.warp_k < kSlots && !is_last) inputs = LoadInputs(time, tile, at_.warp_k);
 
     if (step > 0) {
-      auto reader = team_.Reader(step, tile, this->RowOf(tile, at_.row),
-                                 shape_.reverse ? time - 1 : time + 1, false);
-      product_.Multiply(reader, this->RowsOf(tile));
+      auto reader = exchange_.Reader(step, tile, this->RowOf(tile, at_.row), time);
+      gemm_.Multiply(reader, this->RowsOf(tile));
     }
     this->ForEachOwnSlot([&](int slot) {
-      const float product = step > 0 ? product_.Product(slot, 0) : 0.0f;
-      if (is_last) return StoreInitial(tile, slot, product);
+      const float product = step > 0 ? gemm_.Result(slot, 0) : 0.0f;
+      if (is_last) return StoreStates(time, tile, slot, product);
       if (slot != at_.warp_k) inputs = LoadInputs(time, tile, slot);
       Update(step, time, tile, slot, inputs, product);
     });
-    if (!is_last && at_.warp_k < kSlots) team_.Sent(tile);
+    if (!is_last && at_.warp_k < kSlots) exchange_.Sent(tile);
   }
 
   JP_DEVICE Inputs LoadInputs(int time, int tile, int slot) const {
     const auto& a = args_.arrays;
+    const Rows<int> rows = this->rows();
     const Pair p = this->PairOf(tile, slot);
+    const int ahead = rows.Before(rows.Before(0));
     Inputs in{};
-    in.runs = p.exists && time < this->Length(p.b);
-    const int ahead = shape_.reverse ? 2 : -2;
+    in.runs = p.exists && rows.Runs(p.b, time);
+    in.reset_after = p.exists && rows.IsReset(p.b, rows.After(time));
     this->Load(a.d_outputs, time, ahead, p, in.runs, in.d_output);
     if constexpr (Cell::kReadsH) this->Load(a.outputs, time, ahead, p, in.runs, in.h);
-    if constexpr (Cell::kSaved > 0) this->Load(a.saved, time, ahead, p, in.runs, in.saved);
-    if (!in.runs) return in;
-    if constexpr (Cell::kReadsPreviousH)
-      in.previous = *Previous(a.initial[0], a.outputs, 1, time, p);
-    // c, the last of the saved values.
-    if constexpr (Cell::kStates > 1) {
-      in.previous = *Previous(a.initial[1], a.saved, Cell::kSaved, time, p);
+    if constexpr (Cell::kResiduals > 0) {
+      this->Load(a.residuals, time, ahead, p, in.runs, in.residuals);
     }
+    this->PrefetchReset(p, time + ahead);
+    if (!in.runs) return in;
+    if constexpr (Cell::kReadsPreviousH) in.previous[0] = Previous<0, 1, 0>(a.outputs, time, p);
+    LoadPrivate(time, p, in.previous);
     return in;
   }
 
-  // A pair's state before `time`: the last of the `count` values of the time before, or initial.
-  JP_DEVICE const Bits* Previous(const void* initial, const void* sequence, int count, int time,
-                                 const Pair& p) const {
-    if (time == (shape_.reverse ? this->Length(p.b) - 1 : 0)) {
-      return this->StateRow(initial, p.b) + p.unit;
+  // Unrolled by hand: an array that a loop indexes stays in memory.
+  template <int kState = 1>
+  JP_DEVICE void LoadPrivate(int time, const Pair& p, Bits (&previous)[kStates]) const {
+    if constexpr (kState < kStates) {
+      previous[kState] = Previous<kState, Cell::kResiduals, ResidualOfState<Cell>(kState)>(
+          args_.arrays.residuals, time, p);
+      LoadPrivate<kState + 1>(time, p, previous);
     }
-    const int before = shape_.reverse ? time + 1 : time - 1;
-    return static_cast<const Bits*>(sequence) +
-           this->layout_.sequence(p.b, before, count * shape_.hidden) +
-           (count - 1) * shape_.hidden + p.unit;
+  }
+
+  // A state before `time`, at which the row runs: from the step before it is value kIndex of the
+  // kCount that the sequence has of a unit.
+  template <int kState, int kCount, int kIndex>
+  JP_DEVICE Bits Previous(const void* sequence, int time, const Pair& p) const {
+    const auto& a = args_.arrays;
+    const Rows<int> rows = this->rows();
+    if (rows.IsReset(p.b, time)) return this->StateBits(a.reset_state[kState], p);
+    if (rows.IsFirst(p.b, time)) return this->StateBits(a.initial_state[kState], p);
+    return static_cast<const Bits*>(
+        sequence)[this->SequenceOffset(p.b, rows.Before(time), kCount * args_.hidden) +
+                  kIndex * args_.hidden + p.unit];
   }
 
   JP_DEVICE void Update(int step, int time, int tile, int slot, const Inputs& in, float product) {
     const Pair p = this->PairOf(tile, slot);
-    float d_state[Cell::kStates], dx[kGates] = {}, d_product[kGates] = {}, saved[kSaved];
-    JP_UNROLL
-    for (int s = 0; s < Cell::kStates; ++s) d_state[s] = this->Kept(tile, slot, s);
-    d_state[0] += product;
+    float d_state[kStates], residuals[kResiduals], previous[kStates];
+    float d_input_gates[kGates] = {}, d_recurrent_gates[kGates] = {};
+    TakeStates(tile, slot, in.reset_after, product, d_state);
     if (in.runs) {
-      d_state[0] += Number::ToFloat(in.d_output[0]);
-      this->ToFloats(in.saved, saved);
-      float previous[Cell::kStates] = {};
-      previous[Cell::kStates - 1] = Number::ToFloat(in.previous);
-      Cell::template Backward<typename Number::Math>(saved, previous, Number::ToFloat(in.h[0]),
-                                                     d_state, dx, d_product);
+      d_state[0] += Dtype::ToFloat(in.d_output[0]);
+      this->ToFloats(in.residuals, residuals);
+      this->ToFloats(in.previous, previous);
+      Cell::template Backward<typename Dtype::Math>(residuals, previous, Dtype::ToFloat(in.h[0]),
+                                                    d_state, d_input_gates, d_recurrent_gates);
     }
     JP_UNROLL
-    for (int s = 0; s < Cell::kStates; ++s) this->Kept(tile, slot, s) = d_state[s];
-    const float (&sent)[kGates] = Cell::kSeparateProduct ? d_product : dx;
+    for (int s = 0; s < kStates; ++s) this->Kept(tile, slot, s) = d_state[s];
+    const float (&sent)[kGates] = Cell::kResetAfter ? d_recurrent_gates : d_input_gates;
     JP_UNROLL
     for (int g = 0; g < kGates; ++g) {
-      team_.Send(step, tile, time, p.b, this->RowInTile(slot), g, this->FirstUnit(slot),
-                 Number::FromFloat(sent[g]));
+      exchange_.Send(step, tile, time, p.b, this->RowInTile(slot), g, this->FirstUnit(slot),
+                     Dtype::FromFloat(sent[g]));
     }
-    const bool stores = team_.StoresResults();
-    if (Cell::kSeparateProduct || stores) this->Store(args_.arrays.d_gates_x, time, p, dx);
-    if (Cell::kSeparateProduct && stores) {
-      this->Store(args_.arrays.d_product, time, p, d_product);
+    const bool stores = exchange_.StoresResults();
+    if (Cell::kResetAfter || stores) {
+      this->Store(args_.arrays.d_input_gates, time, p, d_input_gates);
+    }
+    if (Cell::kResetAfter && stores) {
+      this->Store(args_.arrays.d_recurrent_gates, time, p, d_recurrent_gates);
     }
   }
 
-  JP_DEVICE void StoreInitial(int tile, int slot, float product) const {
+  // The gradients of the states after this step. Where the step after started from the reset state
+  // they are that one's, and nothing comes down to this step.
+  JP_DEVICE void TakeStates(int tile, int slot, bool reset_after, float product,
+                            float (&d_state)[kStates]) const {
+    JP_UNROLL
+    for (int s = 0; s < kStates; ++s) d_state[s] = this->Kept(tile, slot, s);
+    d_state[0] += product;
+    if (!reset_after) return;
+    JP_UNROLL
+    for (int s = 0; s < kStates; ++s) {
+      if (SumsResets()) this->ResetSum(tile, slot, s) += d_state[s];
+      d_state[s] = 0.0f;
+    }
+  }
+
+  JP_DEVICE void StoreStates(int time, int tile, int slot, float product) const {
     const Pair p = this->PairOf(tile, slot);
-    for (int s = 0; s < Cell::kStates; ++s) {
-      this->StoreState(args_.arrays.d_initial[s], p,
-                       this->Kept(tile, slot, s) + (s == 0 ? product : 0.0f));
+    const Rows<int> rows = this->rows();
+    float d_state[kStates];
+    TakeStates(tile, slot, p.exists && rows.IsReset(p.b, rows.After(time)), product, d_state);
+    JP_UNROLL
+    for (int s = 0; s < kStates; ++s) {
+      this->StoreState(args_.arrays.d_initial_state[s], p, d_state[s]);
+      if (SumsResets()) {
+        this->StoreState(args_.arrays.d_reset_state[s], p, this->ResetSum(tile, slot, s));
+      }
     }
   }
 };
 
-template <class Cell, class Number, template <class, class> class Team>
-JP_KERNEL(kGpuWarps* kLanes)
-BackwardKernel(JP_CONSTANT LaunchArgs<cpu::Backward> args) {
-  if constexpr (arch::kHasClusters || !Team<Number, cpu::Backward>::kNeedsClusters) {
-    Backward<Cell, Number, Team>(args).Run();
+template <class Cell, class Dtype, template <class, class> class BlockExchange>
+JP_KERNEL(kMostWarps* kLanes)
+BackwardKernel(JP_CONSTANT LaunchArgs<Backward> args) {
+  if constexpr (arch::kHasClusters || !BlockExchange<Dtype, Backward>::kNeedsClusters) {
+    BackwardPass<Cell, Dtype, BlockExchange>(args).Run();
   }
 }
 

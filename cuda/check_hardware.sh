@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # All that needs a GPU, in one command of under ten minutes: build, tests, sanitizers, benchmark.
 #
 #   cuda/check_hardware.sh                         # everything; results in build/gpu-results, or $OUT
@@ -21,7 +22,7 @@ while [[ $# -gt 0 ]]; do
     --wheels) wheels=$2; shift ;;
     --out) out=$2; shift ;;
     --seconds) seconds=$2; shift ;;
-    *) sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+    *) sed -n '3,13s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
   esac
   shift
 done

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The forward kernel: one launch runs the whole sequence.
 //
 // A step: every warp multiplies its weights with its part of the message of the step before, h; the
@@ -9,121 +10,147 @@
 
 namespace jp::cuda {
 
-template <class Cell, class Number>
-constexpr GpuKernelTraits kForwardTraits =
-    GpuForwardTraits(Cell::kGates, Cell::kStates, Number::kNumber);
+template <class Cell, class Dtype>
+constexpr KernelTraits kForwardTraits =
+    TraitsOf(Pass::kForward, Cell::kGates, Cell::kStates, Dtype::kPrecision);
 
-template <class Cell, class Number, template <class, class> class Team>
-class Forward : Pass<Number, kForwardTraits<Cell, Number>, cpu::Forward, Team> {
-  using Base = Pass<Number, kForwardTraits<Cell, Number>, cpu::Forward, Team>;
-  using Base::args_, Base::shape_, Base::at_, Base::team_, Base::product_, Base::kSlots;
+template <class Cell, class Dtype, template <class, class> class BlockExchange>
+class ForwardPass : PassBase<Dtype, kForwardTraits<Cell, Dtype>, Forward, BlockExchange> {
+  using Base = PassBase<Dtype, kForwardTraits<Cell, Dtype>, Forward, BlockExchange>;
+  using Base::args_, Base::at_, Base::exchange_, Base::gemm_, Base::kSlots;
   using typename Base::Bits;
-  static constexpr int kGates = Cell::kGates;
+  static constexpr int kGates = Cell::kGates, kStates = Cell::kStates;
+  static constexpr int kResiduals = Cell::kResiduals > 0 ? Cell::kResiduals : 1;
 
  public:
-  JP_DEVICE explicit Forward(const LaunchArgs<cpu::Forward>& args) : Base(args) {}
+  JP_DEVICE explicit ForwardPass(const LaunchArgs<Forward>& args) : Base(args) {}
 
   JP_DEVICE void Run() {
-    team_.Start([this](int b) { return this->StateRow(args_.arrays.initial[0], b); });
+    const auto& a = args_.arrays;
+    exchange_.Start([this](int b) { return FirstRow(b); });
     if (this->HasUnits()) {
-      product_.LoadWeights([this](int gate, int unit, int k) { return Weight(gate, unit, k); });
-      this->ForEachOwnPair([this](int tile, int slot) {
+      gemm_.LoadWeights([this](int gate, int unit, int k) { return Weight(gate, unit, k); });
+      this->ForEachOwnPair([&](int tile, int slot) {
         const Pair p = this->PairOf(tile, slot);
-        for (int s = 0; s < Cell::kStates; ++s) {
-          this->Kept(tile, slot, s) = this->LoadState(args_.arrays.initial[s], p);
+        const bool resets = p.exists && ResetsAtStart(p.b);
+        for (int s = 0; s < kStates; ++s) {
+          this->Kept(tile, slot, s) =
+              this->LoadState(resets ? a.reset_state[s] : a.initial_state[s], p);
         }
       });
-      for (int step = 0; step < shape_.steps; ++step) {
+      for (int step = 0; step < args_.rows.steps; ++step) {
         for (int tile = 0; tile < at_.tiles; ++tile) Step(step, tile);
       }
-      this->ForEachOwnPair([this](int tile, int slot) {
+      this->ForEachOwnPair([&](int tile, int slot) {
         const Pair p = this->PairOf(tile, slot);
-        for (int s = 0; s < Cell::kStates; ++s) {
-          this->StoreState(args_.arrays.final[s], p, this->Kept(tile, slot, s));
+        for (int s = 0; s < kStates; ++s) {
+          this->StoreState(a.final_state[s], p, this->Kept(tile, slot, s));
         }
       });
     }
-    team_.Finish();
+    exchange_.Finish();
   }
 
  private:
   // What a pair's step reads from memory: for a warp's first pair before the product, so that the
   // trip there and the wait for the others overlap.
   struct Inputs {
-    bool runs;  // exists, and is not past its row's length
-    Bits x[kGates];
+    bool runs;         // exists, and is not past its row's length
+    bool resets_next;  // the step after starts from the reset state
+    Bits gates[kGates];
   };
 
+  JP_DEVICE bool ResetsAtStart(int b) const {
+    return this->rows().IsReset(b, this->rows().Time(0));
+  }
+
+  // The row of h that the first step reads in a cluster; null: zeros.
+  JP_DEVICE const Bits* FirstRow(int b) const {
+    const void* states =
+        ResetsAtStart(b) ? args_.arrays.reset_state[0] : args_.arrays.initial_state[0];
+    return states != nullptr ? this->StateRow(states, b) : nullptr;
+  }
+
   JP_DEVICE Bits Weight(int gate, int in_block, int k) const {
-    const int unit = this->FirstUnit(0) + in_block, hidden = shape_.hidden;
+    const int unit = this->FirstUnit(0) + in_block, hidden = args_.hidden;
     if (unit >= hidden || k >= hidden) return 0;
     const int64_t row = (int64_t{at_.group} * hidden + k) * kGates + gate;
     return static_cast<const Bits*>(args_.arrays.recurrent_kernel)[row * hidden + unit];
   }
 
   JP_DEVICE void Step(int step, int tile) {
-    const int time = shape_.reverse ? shape_.steps - 1 - step : step;
+    const int time = args_.rows.Time(step);
     Inputs inputs{};
     if (at_.warp_k < kSlots) inputs = LoadInputs(time, tile, at_.warp_k);
 
-    const int b = this->RowOf(tile, at_.row);
-    const bool begins = time == (shape_.reverse ? this->Length(b) - 1 : 0);
-    auto reader = team_.Reader(step, tile, b, shape_.reverse ? time + 1 : time - 1, begins);
-    product_.Multiply(reader, this->RowsOf(tile));
+    auto reader = exchange_.Reader(step, tile, this->RowOf(tile, at_.row), time);
+    gemm_.Multiply(reader, this->RowsOf(tile));
 
     this->ForEachOwnSlot([&](int slot) {
       if (slot != at_.warp_k) inputs = LoadInputs(time, tile, slot);
       Update(step, time, tile, slot, inputs);
     });
-    if (at_.warp_k < kSlots) team_.Sent(tile);
+    if (at_.warp_k < kSlots) exchange_.Sent(tile);
   }
 
   JP_DEVICE Inputs LoadInputs(int time, int tile, int slot) const {
+    const Rows<int> rows = this->rows();
     const Pair p = this->PairOf(tile, slot);
+    const int ahead = rows.After(rows.After(0));
     Inputs in;
-    in.runs = p.exists && time < this->Length(p.b);
-    const int ahead = shape_.reverse ? -2 : 2;
-    this->Load(args_.arrays.gates_x, time, ahead, p, in.runs, in.x);
+    in.runs = p.exists && rows.Runs(p.b, time);
+    in.resets_next = p.exists && rows.IsReset(p.b, rows.After(time));
+    this->Load(args_.arrays.input_gates, time, ahead, p, in.runs, in.gates);
+    this->PrefetchReset(p, time + ahead);
     return in;
   }
 
   JP_DEVICE void Update(int step, int time, int tile, int slot, const Inputs& in) {
     const Pair p = this->PairOf(tile, slot);
-    float x[kGates], product[kGates], state[Cell::kStates], output[1] = {0.0f};
-    float saved[Cell::kSaved > 0 ? Cell::kSaved : 1] = {};
-    this->ToFloats(in.x, x);
+    float input_gates[kGates], recurrent_gates[kGates], state[kStates], residuals[kResiduals] = {};
+    float output[1] = {0.0f};
+    this->ToFloats(in.gates, input_gates);
     JP_UNROLL
-    for (int g = 0; g < kGates; ++g) product[g] = product_.Product(slot, g) + Bias(g, p);
+    for (int g = 0; g < kGates; ++g) recurrent_gates[g] = gemm_.Result(slot, g) + Bias(g, p);
     JP_UNROLL
-    for (int s = 0; s < Cell::kStates; ++s) state[s] = this->Kept(tile, slot, s);
+    for (int s = 0; s < kStates; ++s) state[s] = this->Kept(tile, slot, s);
     if (in.runs) {
-      Cell::template Forward<typename Number::Math>(x, product, state, saved);
-      output[0] = state[0] = Number::ToFloat(Number::FromFloat(state[0]));
-      JP_UNROLL
-      for (int s = 0; s < Cell::kStates; ++s) this->Kept(tile, slot, s) = state[s];
+      Cell::template Forward<typename Dtype::Math>(input_gates, recurrent_gates, state, residuals);
+      output[0] = state[0] = Dtype::ToFloat(Dtype::FromFloat(state[0]));
     }
-    team_.Send(
-        step, tile, time, p.b, this->RowInTile(slot), 0, this->FirstUnit(slot),
-        Number::FromFloat(Team<Number, cpu::Forward>::kCarriesStates ? state[0] : output[0]));
-    if (team_.StoresResults()) this->Store(args_.arrays.outputs, time, p, output);
-    if constexpr (Cell::kSaved > 0) {
-      if (args_.arrays.saved != nullptr) this->Store(args_.arrays.saved, time, p, saved);
+    if (in.resets_next) {
+      JP_UNROLL
+      for (int s = 0; s < kStates; ++s) {
+        state[s] = this->LoadState(args_.arrays.reset_state[s], p);
+      }
+    }
+    JP_UNROLL
+    for (int s = 0; s < kStates; ++s) this->Kept(tile, slot, s) = state[s];
+    constexpr bool kSendsState = BlockExchange<Dtype, Forward>::kCarriesStates;
+    exchange_.Send(step, tile, time, p.b, this->RowInTile(slot), 0, this->FirstUnit(slot),
+                   Dtype::FromFloat(kSendsState ? state[0] : output[0]));
+    if (exchange_.StoresResults()) this->Store(args_.arrays.outputs, time, p, output);
+    if constexpr (Cell::kResiduals > 0) {
+      if (args_.arrays.residuals != nullptr) {
+        this->Store(args_.arrays.residuals, time, p, residuals);
+      }
     }
   }
 
   JP_DEVICE float Bias(int gate, const Pair& p) const {
-    if constexpr (!Cell::kSeparateProduct) return 0.0f;
-    const int column = (at_.group * kGates + gate) * shape_.hidden + p.unit;
+    if constexpr (!Cell::kResetAfter) return 0.0f;
     const Bits* bias = static_cast<const Bits*>(args_.arrays.recurrent_bias);
-    return p.exists ? Number::ToFloat(bias[column]) : 0.0f;
+    if (!p.exists || bias == nullptr) return 0.0f;
+    const int column = (at_.group * kGates + gate) * args_.hidden + p.unit;
+    return Dtype::ToFloat(bias[column]);
   }
 };
 
-template <class Cell, class Number, template <class, class> class Team>
-JP_KERNEL(kGpuWarps* kLanes)
-ForwardKernel(JP_CONSTANT LaunchArgs<cpu::Forward> args) {
-  if constexpr (arch::kHasClusters || !Team<Number, cpu::Forward>::kNeedsClusters) {
-    Forward<Cell, Number, Team>(args).Run();
+template <class Cell, class Dtype, template <class, class> class BlockExchange>
+JP_KERNEL(kMostWarps* kLanes)
+ForwardKernel(JP_CONSTANT LaunchArgs<Forward> args) {
+  if constexpr (arch::kHasClusters || !BlockExchange<Dtype, Forward>::kNeedsClusters) {
+    ForwardPass<Cell, Dtype, BlockExchange>(args).Run();
   }
 }
 

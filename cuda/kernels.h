@@ -1,9 +1,9 @@
-// The kernels by cell, element type and residency. Each pair of a cell and a type is a translation
+// SPDX-License-Identifier: Apache-2.0
+// The kernels by cell, precision and exchange. Each pair of a cell and a precision is a translation
 // unit of its own, made from instance.in.
 #pragma once
 
 #include "cuda/launch_args.h"
-#include "native/cells/cell.h"
 
 namespace jp::cuda {
 
@@ -11,12 +11,12 @@ template <class Arrays>
 using Kernel = void (*)(const LaunchArgs<Arrays>);
 
 struct KernelSet {
-  Kernel<cpu::Forward> forward_grid, forward_cluster;
-  Kernel<cpu::Backward> backward_grid, backward_cluster;
+  Kernel<Forward> forward_grid, forward_cluster;
+  Kernel<Backward> backward_grid, backward_cluster;
 
   template <class Arrays>
   Kernel<Arrays> Of(bool cluster) const {
-    if constexpr (std::is_same_v<Arrays, cpu::Forward>) {
+    if constexpr (LaunchArgs<Arrays>::kIsForward) {
       return cluster ? forward_cluster : forward_grid;
     } else {
       return cluster ? backward_cluster : backward_grid;
@@ -24,6 +24,7 @@ struct KernelSet {
   }
 };
 
-KernelSet KernelsOf(CellKind cell, GpuNumber number);
+// Null pointers where this build has no such kernels.
+KernelSet KernelsOf(CellKind cell, Precision precision);
 
 }  // namespace jp::cuda

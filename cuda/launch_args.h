@@ -1,51 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
 // What one launch is given: the call's arrays, their geometry, and where the blocks meet.
 #pragma once
 
 #include <cstdint>
 #include <type_traits>
 
-#include "cuda/arch_types.h"
-#include "native/cpu/job.h"
-#include "native/plan/gpu_plan.h"
+#include "cuda/plan.h"
+#include "native/problem/arrays.h"
+#include "native/problem/rows.h"
 
 namespace jp::cuda {
 
-// How a block of a grid knows that others have written.
-enum class Signal {
-  kData,     // the values themselves: until they are written, their place holds kUnwritten
-  kBarrier,  // a counter that every writer adds to
-};
-
-// The exchanged sequence, a message of every step: h forward, the product's gradient backward. In
-// global memory it is the result of that name where 16-byte loads can read that, a copy with padded
-// rows otherwise. Strides in elements.
+// The exchanged sequence, a message of every step: h forward, the recurrent gates' gradient
+// backward. In global memory it is the result of that name where 16-byte loads can read that, a
+// copy with padded rows otherwise. Strides in elements.
 struct Messages {
   void* base;
   int64_t group_stride, step_stride, row_stride;
-  bool is_result;       // nobody need store the values a second time
-  const void* initial;  // [N,B] rows: what the first step reads, likewise as it is or a padded copy
-  int64_t initial_row_stride;
-};
-
-// Sizes in the type that the kernels count in; offsets into arrays are 64 bits wide.
-struct Shape {
-  int groups, batch, steps, hidden;
-  bool reverse, time_major;
+  bool is_result;  // the values need not be stored a second time
+  // Forward, [N,B] rows: what a row reads at its first step and at a reset, likewise the operands
+  // or padded copies. No reset state: zeros.
+  const void* initial_state;
+  const void* reset_state;
+  int64_t state_stride;
 };
 
 template <class Arrays>
 struct LaunchArgs {
-  static constexpr const char* kKernel =
-      std::is_same_v<Arrays, cpu::Forward> ? "forward" : "backward";
+  static constexpr bool kIsForward = std::is_same_v<Arrays, Forward>;
+  static constexpr const char* kKernel = kIsForward ? "forward" : "backward";
 
-  Shape shape;
+  int hidden;
+  Rows<int> rows;  // of group 0; in the type that the kernels count in
   Arrays arrays;
-  GpuPass pass;
+  Geometry geometry;
   Messages messages;
-  Signal signal;
-  uint32_t* counters;         // one a tile of a team, zero at first; Signal::kBarrier's
-  Quad* streamed;             // weights that neither registers nor shared memory hold
-  uint64_t wait_nanoseconds;  // before a block gives up on the others
+  uint32_t* counters;   // one a tile of a team, zero at first; Exchange::kGridBarrier's
+  Vec16B* streamed;     // weights that neither registers nor shared memory hold
+  uint64_t timeout_ns;  // before a block gives up on the others
+
+  JP_HOST_DEVICE Rows<int> RowsOf(int group) const {
+    Rows<int> r = rows;
+    const int64_t first = int64_t{group} * r.batch;
+    if (r.lengths != nullptr) r.lengths += first;
+    if (r.resets != nullptr) r.resets += first * r.steps;
+    return r;
+  }
 };
 
 }  // namespace jp::cuda

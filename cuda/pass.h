@@ -1,9 +1,10 @@
-// What the forward and the backward kernel share: a block's place, its team, its product, and the
-// (unit, row) pairs that each lane looks after.
+// SPDX-License-Identifier: Apache-2.0
+// What the forward and the backward kernel share: a block's place, its exchange with the others,
+// its product, and the (unit, row) pairs that each lane looks after.
 #pragma once
 
-#include "cuda/step_product.h"
-#include "cuda/team.h"
+#include "cuda/block_exchange.h"
+#include "cuda/step_gemm.h"
 
 namespace jp::cuda {
 
@@ -13,28 +14,33 @@ struct Pair {
   bool exists;  // in the batch and in H
 };
 
-template <class Number, GpuKernelTraits kTraits, class Arrays, template <class, class> class Team>
-class Pass {
+// The residual that holds the private state s, from 1 on: cell.h puts those states last.
+template <class Cell>
+constexpr int ResidualOfState(int s) {
+  return Cell::kResiduals - Cell::kStates + s;
+}
+
+template <class Dtype, KernelTraits kTraits, class Arrays,
+          template <class, class> class BlockExchange>
+class PassBase {
  protected:
-  using Bits = typename Number::Bits;
+  using Bits = typename Dtype::Bits;
   static constexpr int kSlots = kTraits.slots();
 
-  JP_DEVICE explicit Pass(const LaunchArgs<Arrays>& args)
+  JP_DEVICE explicit PassBase(const LaunchArgs<Arrays>& args)
       : args_(args),
-        shape_(args.shape),
-        at_(args.pass, args.shape),
-        layout_{args.shape, at_.group},
-        team_(args, at_, kTraits.segments),
-        product_(args.pass, at_, args.streamed) {}
+        at_(args.geometry, args.rows.batch),
+        exchange_(args, at_, kTraits.segments),
+        gemm_(args.geometry, at_, args.streamed) {}
 
   // Warps past the last unit have nothing to do but to wait for their block.
-  JP_DEVICE bool HasUnits() const { return at_.unit_block < args_.pass.unit_blocks; }
+  JP_DEVICE bool HasUnits() const { return at_.unit_block < args_.geometry.unit_blocks; }
 
   // The warps of a unit block take its pairs in turn: where K is cut into as many parts as a lane
   // has pairs, or more, a warp looks after one at most.
   template <class F>
   JP_DEVICE void ForEachOwnSlot(const F& f) const {
-    for (int slot = at_.warp_k; slot < kSlots; slot += args_.pass.warps_k) f(slot);
+    for (int slot = at_.warp_k; slot < kSlots; slot += args_.geometry.warps_k) f(slot);
   }
   template <class F>
   JP_DEVICE void ForEachOwnPair(const F& f) const {
@@ -44,11 +50,11 @@ class Pass {
   }
 
   JP_DEVICE int RowOf(int tile, int in_tile) const {
-    return (at_.first_tile + tile) * kGpuTileRows + in_tile;
+    return (at_.first_tile + tile) * kTileRows + in_tile;
   }
   JP_DEVICE int RowsOf(int tile) const {
-    const int left = shape_.batch - RowOf(tile, 0);
-    return left < kGpuTileRows ? left : kGpuTileRows;
+    const int left = args_.rows.batch - RowOf(tile, 0);
+    return left < kTileRows ? left : kTileRows;
   }
   // Slot 2 half + column: unit row + 8 half of the block, batch row 2t + column of the tile.
   JP_DEVICE int FirstUnit(int slot) const {
@@ -57,24 +63,34 @@ class Pass {
   JP_DEVICE int RowInTile(int slot) const { return 2 * at_.t + slot % 2; }
   JP_DEVICE Pair PairOf(int tile, int slot) const {
     const int b = RowOf(tile, RowInTile(slot)), unit = FirstUnit(slot) + at_.row;
-    return {b, unit, b < shape_.batch && unit < shape_.hidden};
+    return {b, unit, b < args_.rows.batch && unit < args_.hidden};
   }
 
-  // Rows that only pad a batch may hold any length.
-  JP_DEVICE int Length(int b) const {
-    const int length = b < shape_.batch ? args_.arrays.lengths[at_.group * shape_.batch + b] : 0;
-    return length < shape_.steps ? length : shape_.steps;
+  JP_DEVICE Rows<int> rows() const { return args_.RowsOf(at_.group); }
+
+  // Where row b begins in an array of states, and (row b, time) in one of sequences.
+  JP_DEVICE int64_t StateOffset(int b) const {
+    return (int64_t{at_.group} * args_.rows.batch + b) * args_.hidden;
   }
+  JP_DEVICE int64_t SequenceOffset(int b, int time, int features) const {
+    const Rows<int>& r = args_.rows;
+    const int64_t row = r.time_major ? (int64_t{at_.group} * r.steps + time) * r.batch + b
+                                     : (int64_t{at_.group} * r.batch + b) * r.steps + time;
+    return row * features;
+  }
+
   JP_DEVICE const Bits* StateRow(const void* array, int b) const {
-    return static_cast<const Bits*>(array) + layout_.state(b);
+    return static_cast<const Bits*>(array) + StateOffset(b);
+  }
+  // Of a pair that exists; an operand that a problem has not stands for zeros.
+  JP_DEVICE Bits StateBits(const void* array, const Pair& p) const {
+    return array != nullptr ? StateRow(array, p.b)[p.unit] : Bits{0};
   }
   JP_DEVICE float LoadState(const void* array, const Pair& p) const {
-    return p.exists ? Number::ToFloat(StateRow(array, p.b)[p.unit]) : 0.0f;
+    return p.exists ? Dtype::ToFloat(StateBits(array, p)) : 0.0f;
   }
   JP_DEVICE void StoreState(void* array, const Pair& p, float value) const {
-    if (p.exists) {
-      static_cast<Bits*>(array)[layout_.state(p.b) + p.unit] = Number::FromFloat(value);
-    }
+    if (p.exists) static_cast<Bits*>(array)[StateOffset(p.b) + p.unit] = Dtype::FromFloat(value);
   }
 
   // Values of one pair at one time, kCount of them, H elements apart, or zeros: as bits, so that
@@ -82,45 +98,60 @@ class Pass {
   template <int kCount>
   JP_DEVICE void Load(const void* array, int time, int ahead, const Pair& p, bool wanted,
                       Bits (&values)[kCount]) const {
-    const Bits* from = static_cast<const Bits*>(array) +
-                       layout_.sequence(p.b, time, kCount * shape_.hidden) + p.unit;
-    const int64_t rows = ahead * (shape_.time_major ? shape_.batch : 1);
-    const bool exists = wanted && time + ahead >= 0 && time + ahead < shape_.steps;
+    const Bits* from =
+        static_cast<const Bits*>(array) + SequenceOffset(p.b, time, kCount * args_.hidden) + p.unit;
+    const int64_t rows = ahead * (args_.rows.time_major ? args_.rows.batch : 1);
+    const bool exists = wanted && time + ahead >= 0 && time + ahead < args_.rows.steps;
     JP_UNROLL
-    for (int i = 0; i < kCount; ++i) values[i] = wanted ? from[i * shape_.hidden] : Bits{0};
+    for (int i = 0; i < kCount; ++i) values[i] = wanted ? from[i * args_.hidden] : Bits{0};
     // The eight lanes of a batch row share a line; each fetches that of another value.
     if (exists && at_.row < kCount) {
-      arch::Prefetch(from + (rows * kCount + at_.row) * shape_.hidden);
+      arch::Prefetch(from + (rows * kCount + at_.row) * args_.hidden);
+    }
+  }
+  // Brings the flag that is read at `time`, for the step after it, into L2.
+  JP_DEVICE void PrefetchReset(const Pair& p, int time) const {
+    const Rows<int> rows = this->rows();
+    const int after = rows.After(time);
+    const bool exists = p.exists && after >= 0 && after < rows.steps;
+    if (rows.resets != nullptr && exists && at_.row == 0) {
+      arch::Prefetch(rows.resets + rows.Index(p.b, after));
     }
   }
   template <int kCount>
   JP_DEVICE static void ToFloats(const Bits (&bits)[kCount], float (&values)[kCount]) {
     JP_UNROLL
-    for (int i = 0; i < kCount; ++i) values[i] = Number::ToFloat(bits[i]);
+    for (int i = 0; i < kCount; ++i) values[i] = Dtype::ToFloat(bits[i]);
   }
   template <int kCount>
   JP_DEVICE void Store(void* array, int time, const Pair& p, const float (&values)[kCount]) const {
     Bits* to =
-        static_cast<Bits*>(array) + layout_.sequence(p.b, time, kCount * shape_.hidden) + p.unit;
+        static_cast<Bits*>(array) + SequenceOffset(p.b, time, kCount * args_.hidden) + p.unit;
     JP_UNROLL
     for (int i = 0; i < kCount; ++i) {
-      if (p.exists) to[i * shape_.hidden] = Number::FromFloat(values[i]);
+      if (p.exists) to[i * args_.hidden] = Dtype::FromFloat(values[i]);
     }
   }
 
   // What a pair keeps from step to step, in shared memory, touched by its own lane alone.
   JP_DEVICE float& Kept(int tile, int slot, int state) const {
-    float* states = reinterpret_cast<float*>(arch::SharedMemory() + args_.pass.states);
-    const int block = tile * args_.pass.warps_m + at_.warp_m;
-    return states[((block * kSlots + slot) * kTraits.states + state) * kLanes + at_.lane];
+    return OwnFloat(args_.geometry.states, tile, slot, state);
+  }
+  JP_DEVICE float& ResetSum(int tile, int slot, int state) const {
+    return OwnFloat(args_.geometry.reset_sums, tile, slot, state);
   }
 
   const LaunchArgs<Arrays>& args_;
-  const Shape& shape_;
-  const Place at_;
-  const Layout layout_;
-  Team<Number, Arrays> team_;
-  StepProduct<Number, kTraits> product_;
+  const ThreadCoords at_;
+  BlockExchange<Dtype, Arrays> exchange_;
+  StepGemm<Dtype, kTraits> gemm_;
+
+ private:
+  JP_DEVICE float& OwnFloat(int offset, int tile, int slot, int state) const {
+    float* floats = reinterpret_cast<float*>(arch::SharedMemory() + offset);
+    const int block = tile * args_.geometry.warps_m + at_.warp_m;
+    return floats[((block * kSlots + slot) * kTraits.states + state) * kLanes + at_.lane];
+  }
 };
 
 }  // namespace jp::cuda

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`python -m jax_persistent info`: what is installed here, and whether it works."""
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from jax_persistent import compat
 from jax_persistent.ffi.registration import native_module
 
 _PACKAGES = ("jax", "jaxlib", "flax")
-_SOURCES = (".cc", ".h", ".cuh", ".in", ".cmake")
+_SOURCES = (".cc", ".h", ".cuh", ".in", ".def", ".cmake")
 
 
 def newer_source(module: ModuleType) -> Path | None:
@@ -49,12 +50,11 @@ def describe_environment() -> Iterator[tuple[str, str]]:
 def describe_native(module: ModuleType) -> Iterator[tuple[str, str]]:
     yield "native module", str(module.__file__)
     yield "built against", "XLA FFI {}.{}".format(*module.ffi_version())
-    facts = module.cpu_facts(os.cpu_count() or 1)
+    facts = module.facts("cpu", threads=os.cpu_count() or 1)
     yield "CPU kernels", f"{module.cpu_isa()}, {facts['lanes']} float32 lanes"
     yield "CPU threads", str(facts["threads"])
     yield "CPU caches", f"L2 {facts['l2_bytes'] >> 10} KiB a core, L3 {facts['l3_bytes'] >> 10} KiB"
-    built = module.cuda_architectures()
-    yield "CUDA kernels", built or "not built: no nvcc was found when the rest was"
+    yield "CUDA kernels", module.cuda_architectures() or module.missing("CUDA")
 
 
 def info() -> int:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What both flax layers share: which cells have a kernel, and a call of it in flax's conventions.
 
-A layer describes its cell as `CellWeights`, or as None where only flax's own code knows what to
-do; `kernel_dtypes` says whether this call fits the kernels, and `run_cell` makes it. Whatever is
-unusual answers None, and the layer takes flax's own path, which is right for everything.
+A layer describes its cell as `CellWeights`; `kernel_dtypes` says whether this call fits the
+kernels, and `run_cell` makes it. Whatever is unusual raises `NoKernel`, which says why, and the
+layer takes flax's own path, which is right for everything.
 
 Legend: T time steps, I input features, H hidden units, G gates; rows are all batch axes folded.
 """
@@ -11,6 +11,7 @@ Legend: T time steps, I input features, H hidden units, G gates; rows are all ba
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +22,17 @@ from flax.linen.recurrent import flip_sequences
 from jax import Array
 
 from jax_persistent.cells import Cell
+from jax_persistent.cells.elman import ELMAN
 from jax_persistent.ops import functions
 from jax_persistent.ops.validation import check_lengths
 from jax_persistent.problem import DTYPES, Arrays
 
 _SIGMOIDS = (jax.nn.sigmoid, jax.lax.logistic)
 _TANHS = (jnp.tanh, jax.nn.tanh, jax.lax.tanh)
+
+
+class NoKernel(Exception):
+    """Why only flax's own code knows what to do."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +94,37 @@ class KernelDtypes:
     state: Any
 
 
-def gated_by_sigmoid_and_tanh(cell: Any) -> bool:
-    """Whether an LSTM or a GRU cell of flax's has the functions that the kernels have."""
-    return (
-        any(cell.gate_fn is f for f in _SIGMOIDS) and activation_name(cell.activation_fn) == "tanh"
-    )
+def check_gated_cell(cell: Any) -> None:
+    """Raises NoKernel unless an LSTM or a GRU cell of flax's has the kernels' functions."""
+    gated = any(cell.gate_fn is f for f in _SIGMOIDS)
+    if not gated or activation_name(cell.activation_fn) != "tanh":
+        raise NoKernel(
+            f"{type(cell).__name__}: a kernel has sigmoid as gate_fn and tanh as activation_fn; "
+            f"got {_named(cell.gate_fn)} and {_named(cell.activation_fn)}"
+        )
+
+
+def elman_of(cell: Any) -> Cell:
+    """The Elman cell that does what flax's SimpleCell does, or NoKernel."""
+    activation = activation_name(cell.activation_fn)
+    if activation is None:
+        got = _named(cell.activation_fn)
+        raise NoKernel(f"SimpleCell: a kernel has tanh or relu as activation_fn; got {got}")
+    if cell.residual:
+        raise NoKernel("SimpleCell: there is no kernel for residual=True")
+    return ELMAN[activation]
+
+
+def _named(function: Any) -> str:
+    return getattr(function, "__name__", None) or repr(function)
+
+
+def gatherer(cell: Any, gatherers: Mapping[type, Callable[[Any], CellWeights]]) -> Any:
+    """The function that gathers this cell's weights, or NoKernel."""
+    if type(cell) not in gatherers:
+        names = ", ".join(known.__name__ for known in gatherers)
+        raise NoKernel(f"{type(cell).__name__} has no kernel; {names} have, without subclasses")
+    return gatherers[type(cell)]
 
 
 def activation_name(function: Any) -> str | None:
@@ -102,14 +134,14 @@ def activation_name(function: Any) -> str | None:
     return "relu" if function is jax.nn.relu else None
 
 
-def is_sequence(inputs: Any) -> bool:
-    """Whether `inputs` is one real array [*batch, T, I] with no empty axis: what a kernel takes."""
-    return (
-        isinstance(inputs, (jax.Array, np.ndarray))
-        and inputs.ndim >= 2
-        and inputs.size > 0
-        and jnp.issubdtype(inputs.dtype, jnp.number)
-    )
+def check_sequence(inputs: Any) -> None:
+    """Raises NoKernel unless `inputs` is one real array [*batch, T, I] with any features."""
+    if not isinstance(inputs, (jax.Array, np.ndarray)):
+        raise NoKernel(f"a kernel takes one array; got inputs {type(inputs).__name__}")
+    number = jnp.issubdtype(inputs.dtype, jnp.number)
+    if inputs.ndim < 2 or inputs.shape[-1] == 0 or not number:
+        got = f"{inputs.dtype.name}{list(inputs.shape)}"
+        raise NoKernel(f"a kernel takes numbers [*batch, T, I]; got inputs {got}")
 
 
 def check_resets(resets: Any, inputs: Array, options: CallOptions) -> Array | None:
@@ -145,32 +177,34 @@ def replace_carry(reset: Array, carry: Any, reset_carry: Any) -> Any:
 
 def kernel_dtypes(
     weights: CellWeights, inputs: Array, carry: Any, seq_lengths: Any, options: CallOptions
-) -> KernelDtypes | None:
-    """The dtypes of this call on a kernel, or None if no kernel can answer it for flax."""
+) -> KernelDtypes:
+    """The dtypes of this call on a kernel; raises NoKernel if none can answer it for flax."""
     batch = options.batch_shape(inputs)
-    if seq_lengths is not None and not (
-        jnp.shape(seq_lengths) == batch
-        and jnp.issubdtype(jnp.asarray(seq_lengths).dtype, jnp.integer)
-    ):
-        return None
+    if seq_lengths is not None:
+        shape, dtype = jnp.shape(seq_lengths), jnp.result_type(seq_lengths)
+        if shape != batch or not jnp.issubdtype(dtype, jnp.integer):
+            got = f"{dtype.name}{list(shape)}"
+            raise NoKernel(f"a kernel takes integer seq_lengths {list(batch)}; got {got}")
     features, hidden = inputs.shape[-1], weights.recurrent_kernel.shape[0]
     columns = weights.cell.gates * hidden
     shapes = {"input_kernel": (features, columns), "recurrent_kernel": (hidden, columns)}
     if any(a.shape != shapes.get(name, (columns,)) for name, a in weights.arrays.items()):
-        return None
+        raise NoKernel(f"the cell's parameters are not those for {features} features")
     structure: Any = jax.tree.structure((0,) * len(weights.cell.states))
     if len(weights.cell.states) == 1:
         structure = jax.tree.structure(0)
-    if jax.tree.structure(carry) != structure:
-        return None
     states = jax.tree.leaves(carry)
-    if any(jnp.shape(state) != (*batch, hidden) for state in states):
-        return None
+    if jax.tree.structure(carry) != structure or any(
+        jnp.shape(state) != (*batch, hidden) for state in states
+    ):
+        expected = f"{structure.num_leaves} of {[*batch, hidden]}"
+        got = jax.tree.map(jnp.shape, carry)
+        raise NoKernel(f"a kernel takes a carry of {expected}; got {got}")
     return _dtypes(weights, inputs, states)
 
 
-def _dtypes(weights: CellWeights, inputs: Array, states: list[Any]) -> KernelDtypes | None:
-    """The dtypes that flax would arrive at, or None if it wouldn't or no kernel has them."""
+def _dtypes(weights: CellWeights, inputs: Array, states: list[Any]) -> KernelDtypes:
+    """The dtypes that flax would arrive at; NoKernel if it wouldn't or no kernel has them."""
     with jax.numpy_dtype_promotion("standard"):
         biases = [a for name, a in weights.arrays.items() if name.endswith("bias")]
         of_inputs, of_state = weights.input_dtype, weights.recurrent_dtype
@@ -185,7 +219,10 @@ def _dtypes(weights: CellWeights, inputs: Array, states: list[Any]) -> KernelDty
     # lax.scan takes a carry whose dtype a step would change only if it is weakly typed.
     kept = all(jax.typeof(s).weak_type or jnp.result_type(s) == state for s in states)
     known = {jnp.dtype(compute).name, jnp.dtype(state).name} <= set(DTYPES)
-    return KernelDtypes(compute, state) if kept and known and len(after_a_step) == 1 else None
+    if not kept or not known or len(after_a_step) > 1:
+        names = ", ".join(jnp.result_type(s).name for s in states)
+        raise NoKernel(f"no kernel computes in {jnp.dtype(compute).name} from a carry of {names}")
+    return KernelDtypes(compute, state)
 
 
 def run_cell(
@@ -204,14 +241,14 @@ def run_cell(
     without lengths unless the outputs are masked; the LSTM's c at a row's length takes a second run
     then (which XLA removes when nothing reads it). The other cells' state is one of their outputs.
     """
-    batch = options.batch_shape(inputs)
+    batch, hidden = options.batch_shape(inputs), weights.recurrent_kernel.shape[0]
     rows, steps, time_axis = math.prod(batch), options.steps(inputs), 0 if options.time_major else 1
     folded = (steps, rows) if options.time_major else (rows, steps)
 
     def states_of(carry: Any) -> tuple[Array, ...]:
         # flax's LSTM carry is (c, h), the functions' state is (h, c).
-        leaves = [jnp.asarray(s, dtypes.compute).reshape(rows, -1) for s in jax.tree.leaves(carry)]
-        return tuple(leaves[::-1])
+        leaves = [jnp.asarray(s, dtypes.compute) for s in jax.tree.leaves(carry)]
+        return tuple(s.reshape(rows, hidden) for s in leaves[::-1])
 
     x = jnp.asarray(inputs, dtypes.compute).reshape(*folded, inputs.shape[-1])
     arrays = Arrays({n: a.astype(dtypes.compute) for n, a in weights.arrays.items()})
@@ -222,7 +259,9 @@ def run_cell(
             arrays["reset_state"] = states_of(reset_carry)
     lengths = None
     if seq_lengths is not None:
-        lengths = check_lengths(jnp.asarray(seq_lengths).reshape(rows), rows, steps)
+        # Reshaping a known array would make it a traced one under `jax.jit`.
+        one_axis = jnp.ndim(seq_lengths) == 1
+        lengths = check_lengths(seq_lengths if one_axis else seq_lengths.reshape(rows), rows, steps)
 
     def flip(sequences: Array) -> Array:
         return flip_sequences(sequences, lengths, num_batch_dims=1, time_major=options.time_major)
@@ -238,7 +277,7 @@ def run_cell(
             backend=None,
         )
 
-    if lengths is None or options.mask_outputs:
+    if lengths is None or options.mask_outputs or steps == 0:
         outputs, final = run(x, resets, lengths, options.reverse)
         if options.reverse and not options.keep_order:
             outputs = flip(outputs)
@@ -255,7 +294,6 @@ def run_cell(
         if options.reverse and options.keep_order:
             outputs = flip(outputs)
 
-    hidden = outputs.shape[-1]
     outputs = outputs.astype(dtypes.state).reshape(*inputs.shape[:-1], hidden)
     if not options.return_carry:
         return outputs

@@ -18,12 +18,12 @@ from flax.core.scope import in_filter
 from flax.linen import module as linen_module
 from jax import Array, random
 
-from jax_persistent import flax_cells
+from jax_persistent import flax_cells, notices
 from jax_persistent.cells import Cell
-from jax_persistent.cells.elman import ELMAN
 from jax_persistent.cells.gru import GRU
 from jax_persistent.cells.lstm import LSTM
-from jax_persistent.flax_cells import CallOptions, CellWeights
+from jax_persistent.flax_cells import CallOptions, CellWeights, NoKernel
+from jax_persistent.ops.validation import read_lengths
 
 # flax's method without the wrapper that flax puts around a Module's methods: ours has that wrapper
 # already, and a call within a call would be captured, intercepted and tabulated twice.
@@ -43,7 +43,8 @@ class RNN(nn.RNN):
     `OptimizedLSTMCell`, `LSTMCell`, `GRUCell` and `SimpleCell` run on the kernel: those classes
     themselves with sigmoid gates and tanh (`SimpleCell`: tanh or relu, no residual), in float32,
     bfloat16, float16 or float64. Subclasses, other cells, other functions, scanned or carried
-    variables and intercepted methods run through flax's own code, with flax's results.
+    variables and intercepted methods run through flax's own code, with flax's results; the logger
+    "jax_persistent" warns then, once for each reason.
 
     With `seq_lengths` [*batch] the outputs past a row's length are flax's too: the cell goes on
     over the padding, and an LSTM that returns its carry as well runs twice for that.
@@ -83,7 +84,7 @@ class RNN(nn.RNN):
           inputs: [*batch, T, I], or [T, *batch, I] time-major.
           initial_carry: the cell's own, for example (c, h), each [*batch, H], for an LSTM.
           init_key: for a `carry_init` that draws; `jax.random.key(0)` if not given.
-          seq_lengths: [*batch] integers in 0..T.
+          seq_lengths: [*batch] integers in 0..T, an array or a list.
           resets: [*batch, T], or [T, *batch] time-major; bool. Where true, the carry before that
             step is `reset_carry`: the `done` flags of episodes, or the first steps of sequences
             that are packed end to end. A reversed layer meets them in the order in which it runs.
@@ -93,6 +94,7 @@ class RNN(nn.RNN):
         Returns:
           outputs [*batch, T, H] (time-major as the inputs are), or (carry, outputs).
         """
+        seq_lengths = read_lengths("seq_lengths", seq_lengths)
         options = CallOptions(
             time_major=self.time_major if time_major is None else time_major,
             reverse=self.reverse if reverse is None else reverse,
@@ -109,17 +111,19 @@ class RNN(nn.RNN):
         )
         if resets is not None:
             resets = flax_cells.check_resets(resets, inputs, options)
-        weights = _weights(self, inputs, options, through_flax)
-        if weights is not None:
+        try:
+            weights = _weights(self, inputs, options, through_flax)
             carry = initial_carry
             if carry is None:
                 key = random.key(0) if init_key is None else init_key
                 carry = self.cell.initialize_carry(key, options.step_shape(inputs))
             dtypes = flax_cells.kernel_dtypes(weights, inputs, carry, seq_lengths, options)
-            if dtypes is not None:
-                return flax_cells.run_cell(
-                    weights, dtypes, inputs, carry, seq_lengths, options, resets, reset_carry
-                )
+        except NoKernel as error:
+            reason = str(error)
+        else:
+            return flax_cells.run_cell(
+                weights, dtypes, inputs, carry, seq_lengths, options, resets, reset_carry
+            )
         through_flax = partial(
             through_flax,
             seq_lengths=seq_lengths,
@@ -131,6 +135,7 @@ class RNN(nn.RNN):
             result = through_flax(inputs)
         else:
             result = _with_resets(self.cell, through_flax, inputs, resets, reset_carry)
+        notices.warn("jax_persistent.linen.RNN runs flax's own code", reason)
         return flax_cells.mask_padding(result, seq_lengths, options)
 
 
@@ -166,33 +171,30 @@ class Bidirectional(nn.Bidirectional):
 
 def _weights(
     rnn: RNN, inputs: Any, options: CallOptions, through_flax: Callable[..., Any]
-) -> CellWeights | None:
-    """The weights of the layer's cell, or None if flax has to run it.
+) -> CellWeights:
+    """The weights of the layer's cell; raises NoKernel if flax has to run it.
 
     Where the parameters are yet to be created, flax's own path creates them, running one step.
     """
-    gather = _GATHERERS.get(type(rnn.cell))
-    if (
-        gather is None
-        or not flax_cells.is_sequence(inputs)
-        or len(linen_module._global_interceptor_stack)  # they expect to see the cell's methods
-        or rnn.variable_axes
-        or rnn.variable_carry
-        or not in_filter(rnn.variable_broadcast, "params")
-    ):
-        return None
-    weights = gather(rnn.cell)
-    if weights is None and rnn.cell.is_mutable_collection("params"):
-        step = inputs[:1] if options.time_major else inputs[..., :1, :]
-        # Only its shape matters, and flax's scan takes no arrays whose types name mesh axes.
-        through_flax(jnp.zeros(step.shape, step.dtype), initial_carry=None)
-        weights = gather(rnn.cell)
-    return weights
+    gather = flax_cells.gatherer(rnn.cell, _GATHERERS)
+    flax_cells.check_sequence(inputs)
+    if len(linen_module._global_interceptor_stack):
+        raise NoKernel("methods are intercepted, and a kernel calls none of the cell's")
+    if rnn.variable_axes or rnn.variable_carry or not in_filter(rnn.variable_broadcast, "params"):
+        raise NoKernel("variable_axes and variable_carry ask for a scan, and so do own parameters")
+    try:
+        return gather(rnn.cell)
+    except NoKernel:
+        if not rnn.cell.is_mutable_collection("params"):
+            raise
+    step = inputs[:1] if options.time_major else inputs[..., :1, :]
+    # Only its shape matters, and flax's scan takes no arrays whose types name mesh axes.
+    through_flax(jnp.zeros(step.shape, step.dtype), initial_carry=None)
+    return gather(rnn.cell)
 
 
-def _lstm(cell: Any) -> CellWeights | None:
-    if not flax_cells.gated_by_sigmoid_and_tanh(cell):
-        return None
+def _lstm(cell: Any) -> CellWeights:
+    flax_cells.check_gated_cell(cell)
     return _stacked(
         cell,
         LSTM,
@@ -202,9 +204,8 @@ def _lstm(cell: Any) -> CellWeights | None:
     )
 
 
-def _gru(cell: Any) -> CellWeights | None:
-    if not flax_cells.gated_by_sigmoid_and_tanh(cell):
-        return None
+def _gru(cell: Any) -> CellWeights:
+    flax_cells.check_gated_cell(cell)
     weights = _stacked(
         cell,
         GRU,
@@ -213,25 +214,20 @@ def _gru(cell: Any) -> CellWeights | None:
         bias=["ir", "iz", "in"],
         recurrent_bias=["hn"],
     )
-    if weights is None or weights.recurrent_bias is None:
-        return None
     # Only the n gate has one; with the others summed into the input's, theirs are zero.
     bias = weights.recurrent_bias
+    assert bias is not None
     padded = jnp.pad(bias, (2 * bias.shape[0], 0))
     return replace(weights, recurrent_bias=padded)
 
 
-def _simple(cell: Any) -> CellWeights | None:
-    activation = flax_cells.activation_name(cell.activation_fn)
-    if activation is None or cell.residual:
-        return None
-    weights = _stacked(
-        cell, ELMAN[activation], input_kernel=["i"], recurrent_kernel=["h"], bias=["i"]
-    )
-    return None if weights is None else replace(weights, mixes_states=False)
+def _simple(cell: Any) -> CellWeights:
+    kernels_of = flax_cells.elman_of(cell)
+    weights = _stacked(cell, kernels_of, input_kernel=["i"], recurrent_kernel=["h"], bias=["i"])
+    return replace(weights, mixes_states=False)
 
 
-_GATHERERS: dict[type, Callable[[Any], CellWeights | None]] = {
+_GATHERERS: dict[type, Callable[[Any], CellWeights]] = {
     nn.OptimizedLSTMCell: _lstm,
     nn.LSTMCell: _lstm,
     nn.GRUCell: _gru,
@@ -239,10 +235,11 @@ _GATHERERS: dict[type, Callable[[Any], CellWeights | None]] = {
 }
 
 
-def _stacked(cell: Any, kernels_of: Cell, **layers: list[str]) -> CellWeights | None:
+def _stacked(cell: Any, kernels_of: Cell, **layers: list[str]) -> CellWeights:
     """Weights from the cell's own parameters, each gate's layer by its name in flax's tree.
 
-    None if one is missing, or isn't an array of the expected rank: flax says then what is wrong.
+    Raises NoKernel if one is missing, or isn't an array of the expected rank: flax says then what
+    is wrong.
     """
     tree = meta.unbox(cell.variables.get("params", {}))
     stacked: dict[str, Any] = {}
@@ -251,9 +248,9 @@ def _stacked(cell: Any, kernels_of: Cell, **layers: list[str]) -> CellWeights | 
         parts: list[Any] = [
             tree[n].get(leaf) if isinstance(tree.get(n), Mapping) else None for n in names
         ]
-        if any(not isinstance(p, (jax.Array, np.ndarray)) or p.ndim != rank for p in parts):
-            return None
-        if len({(p.shape, p.dtype) for p in parts}) > 1:
-            return None
+        unfit = any(not isinstance(p, (jax.Array, np.ndarray)) or p.ndim != rank for p in parts)
+        if unfit or len({(p.shape, p.dtype) for p in parts}) > 1:
+            where = f"{leaf}s of {', '.join(names)}"
+            raise NoKernel(f"the {where} are not arrays of one shape and dtype, of rank {rank}")
         stacked[array] = jnp.concatenate(parts, axis=-1)
     return CellWeights(kernels_of, input_dtype=cell.dtype, recurrent_dtype=cell.dtype, **stacked)

@@ -16,12 +16,12 @@ from flax.nnx.nn import dtypes as nnx_dtypes
 from flax.nnx.transforms import iteration
 from jax import Array, lax
 
-from jax_persistent import flax_cells
+from jax_persistent import flax_cells, notices
 from jax_persistent.cells import Cell
-from jax_persistent.cells.elman import ELMAN
 from jax_persistent.cells.gru import GRU
 from jax_persistent.cells.lstm import LSTM
-from jax_persistent.flax_cells import CallOptions, CellWeights
+from jax_persistent.flax_cells import CallOptions, CellWeights, NoKernel
+from jax_persistent.ops.validation import read_lengths
 
 
 class RNN(nnx.RNN):
@@ -38,7 +38,8 @@ class RNN(nnx.RNN):
     themselves with sigmoid gates and tanh (`SimpleCell`: tanh or relu, no residual) over plain
     `nnx.Linear` layers, in float32, bfloat16, float16 or float64. Subclasses, other cells, other
     functions, layers with their own `precision`, `dot_general` or `promote_dtype`, scanned state
-    and broadcast rngs run through flax's own code, with flax's results.
+    and broadcast rngs run through flax's own code, with flax's results; the logger "jax_persistent"
+    warns then, once for each reason.
 
     With `seq_lengths` [*batch] the outputs past a row's length are flax's too: the cell goes on
     over the padding, and an LSTM that returns its carry as well runs twice for that.
@@ -102,7 +103,7 @@ class RNN(nnx.RNN):
         Args:
           inputs: [*batch, T, I], or [T, *batch, I] time-major.
           initial_carry: the cell's own, for example (c, h), each [*batch, H], for an LSTM.
-          seq_lengths: [*batch] integers in 0..T.
+          seq_lengths: [*batch] integers in 0..T, an array or a list.
           resets: [*batch, T], or [T, *batch] time-major; bool. Where true, the carry before that
             step is `reset_carry`: the `done` flags of episodes, or the first steps of sequences
             that are packed end to end. A reversed layer meets them in the order in which it runs.
@@ -113,6 +114,7 @@ class RNN(nnx.RNN):
         Returns:
           outputs [*batch, T, H] (time-major as the inputs are), or (carry, outputs).
         """
+        seq_lengths = read_lengths("seq_lengths", seq_lengths)
         options = CallOptions(
             time_major=self.time_major if time_major is None else time_major,
             reverse=self.reverse if reverse is None else reverse,
@@ -123,17 +125,22 @@ class RNN(nnx.RNN):
         if resets is not None:
             resets = flax_cells.check_resets(resets, inputs, options)
         carry = initial_carry
-        weights = _weights(self, inputs)
-        if carry is None and (weights is not None or resets is not None):
+
+        def initialize_carry() -> Any:
             stream = self.rngs if rngs is None else rngs
             stream = stream.carry.fork() if isinstance(stream, rnglib.Rngs) else stream
-            carry = self.cell.initialize_carry(options.step_shape(inputs), stream)
-        if weights is not None:
+            return self.cell.initialize_carry(options.step_shape(inputs), stream)
+
+        try:
+            weights = _weights(self, inputs)
+            carry = initialize_carry() if carry is None else carry
             dtypes = flax_cells.kernel_dtypes(weights, inputs, carry, seq_lengths, options)
-            if dtypes is not None:
-                return flax_cells.run_cell(
-                    weights, dtypes, inputs, carry, seq_lengths, options, resets, reset_carry
-                )
+        except NoKernel as error:
+            reason = str(error)
+        else:
+            return flax_cells.run_cell(
+                weights, dtypes, inputs, carry, seq_lengths, options, resets, reset_carry
+            )
         through_flax = partial(
             super().__call__,
             seq_lengths=seq_lengths,
@@ -146,7 +153,9 @@ class RNN(nnx.RNN):
         if resets is None:
             result = through_flax(inputs, initial_carry=carry)
         else:
+            carry = initialize_carry() if carry is None else carry
             result = self._with_resets(through_flax, inputs, carry, resets, reset_carry)
+        notices.warn("jax_persistent.nnx.RNN runs flax's own code", reason)
         return flax_cells.mask_padding(result, seq_lengths, options)
 
     def _with_resets(
@@ -207,49 +216,40 @@ class Bidirectional(nnx.Bidirectional):
     """
 
 
-def _weights(rnn: RNN, inputs: Any) -> CellWeights | None:
-    """The weights of the layer's cell, or None if flax has to run it."""
-    cell = rnn.cell
-    gather = _GATHERERS.get(type(cell))
-    if (
-        gather is None
-        or not flax_cells.is_sequence(inputs)
-        or rnn.broadcast_rngs is not None
-        or any(axis not in (None, iteration.Carry) for _, axis in rnn.state_axes.items())
-    ):
-        return None
-    return gather(cell)
+def _weights(rnn: RNN, inputs: Any) -> CellWeights:
+    """The weights of the layer's cell; raises NoKernel if flax has to run it."""
+    gather = flax_cells.gatherer(rnn.cell, _GATHERERS)
+    flax_cells.check_sequence(inputs)
+    if rnn.broadcast_rngs is not None:
+        raise NoKernel("broadcast_rngs asks for a scan over the cell's own calls")
+    if any(axis not in (None, iteration.Carry) for _, axis in rnn.state_axes.items()):
+        raise NoKernel("state_axes asks for a scan over the cell's own calls")
+    return gather(rnn.cell)
 
 
-def _lstm(cell: nnx.LSTMCell) -> CellWeights | None:
+def _lstm(cell: nnx.LSTMCell) -> CellWeights:
     inputs = [cell.ii, cell.if_, cell.ig, cell.io]
     recurrent = [cell.hi, cell.hf, cell.hg, cell.ho]
-    if not flax_cells.gated_by_sigmoid_and_tanh(cell):
-        return None
+    flax_cells.check_gated_cell(cell)
     return _stacked(LSTM, inputs, recurrent)
 
 
-def _optimized_lstm(cell: nnx.OptimizedLSTMCell) -> CellWeights | None:
-    if not flax_cells.gated_by_sigmoid_and_tanh(cell):
-        return None
+def _optimized_lstm(cell: nnx.OptimizedLSTMCell) -> CellWeights:
+    flax_cells.check_gated_cell(cell)
     return _stacked(LSTM, [cell.dense_i], [cell.dense_h])
 
 
-def _gru(cell: nnx.GRUCell) -> CellWeights | None:
-    if not flax_cells.gated_by_sigmoid_and_tanh(cell):
-        return None
+def _gru(cell: nnx.GRUCell) -> CellWeights:
+    flax_cells.check_gated_cell(cell)
     return _stacked(GRU, [cell.dense_i], [cell.dense_h])
 
 
-def _simple(cell: nnx.SimpleCell) -> CellWeights | None:
-    activation = flax_cells.activation_name(cell.activation_fn)
-    if activation is None or cell.residual:
-        return None
-    weights = _stacked(ELMAN[activation], [cell.dense_i], [cell.dense_h])
-    return None if weights is None else replace(weights, mixes_states=False)
+def _simple(cell: nnx.SimpleCell) -> CellWeights:
+    weights = _stacked(flax_cells.elman_of(cell), [cell.dense_i], [cell.dense_h])
+    return replace(weights, mixes_states=False)
 
 
-_GATHERERS: dict[type, Callable[[Any], CellWeights | None]] = {
+_GATHERERS: dict[type, Callable[[Any], CellWeights]] = {
     nnx.OptimizedLSTMCell: _optimized_lstm,
     nnx.LSTMCell: _lstm,
     nnx.GRUCell: _gru,
@@ -257,33 +257,35 @@ _GATHERERS: dict[type, Callable[[Any], CellWeights | None]] = {
 }
 
 
-def _stacked(cell: Cell, inputs: list[Any], recurrent: list[Any]) -> CellWeights | None:
+def _stacked(cell: Cell, inputs: list[Any], recurrent: list[Any]) -> CellWeights:
     """Weights from the layers of both products, gates in the kernels' order.
 
-    None if a layer isn't a plain `nnx.Linear`: only its own code knows its product then.
+    Raises NoKernel if a layer isn't a plain `nnx.Linear`: only its own code knows its product then.
     """
     layers = inputs + recurrent
     if not all(_is_plain(layer) for layer in layers) or len({layer.dtype for layer in layers}) > 1:
-        return None
+        raise NoKernel(
+            "a kernel takes plain nnx.Linear layers of one dtype, without their own precision, "
+            "dot_general, promote_dtype or preferred_element_type"
+        )
     input_kernel, recurrent_kernel = (
         _joined([layer.kernel for layer in group]) for group in (inputs, recurrent)
     )
     biases = [_joined([layer.bias for layer in group]) for group in (inputs, recurrent)]
-    if input_kernel is None or recurrent_kernel is None:
-        return None
-    if input_kernel.ndim != 2 or recurrent_kernel.ndim != 2:
-        return None
+    kernels = [k for k in (input_kernel, recurrent_kernel) if k is not None and k.ndim == 2]
+    if len(kernels) < 2:
+        raise NoKernel("the cell's kernels are not arrays of one shape and dtype, of rank 2")
     if cell.reset_after:
         bias, recurrent_bias = biases
     elif biases[0] is None or biases[1] is None:
         bias, recurrent_bias = biases[0] if biases[1] is None else biases[1], None
     else:
-        return None
+        raise NoKernel("a kernel takes one bias; both of the cell's layers have one")
     dtype = layers[0].dtype
     return CellWeights(
         cell,
-        input_kernel,
-        recurrent_kernel,
+        kernels[0],
+        kernels[1],
         bias,
         input_dtype=dtype,
         recurrent_dtype=dtype,

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
 from jax_persistent import compat
@@ -57,7 +57,7 @@ def wavefront(
       op: `jax_persistent.lstm`, `gru` or `elman`, or a function of the same arguments.
       x: [B, T, H], or [T, B, H] with `time_major`. As wide as the layers: project it first.
       weights: the arguments of `op` by name, each with a leading axis L, best placed as
-        `PartitionSpec(axis)`.
+        `PartitionSpec(axis)`; those that are on no mesh yet are placed so.
       initial_state: as for `op`, each state [L, B, H]; zeros if not given.
       axis: the mesh axis that the layers are spread over; its size is L.
       chunks: C, the number of parts that time is cut into, from 1 to T; need not divide T.
@@ -92,6 +92,8 @@ def wavefront(
     manual = axis in jax.sharding.get_abstract_mesh().manual_axes
     layers = _layers(weights, mesh, axis, manual)
     arrays = {name: jnp.asarray(array) for name, array in weights.items()}
+    if mesh is not None and not manual:
+        arrays = {name: _placed(array, mesh, axis) for name, array in arrays.items()}
     one_layer = partial(op, time_major=time_major, reverse=reverse, **options)
     state = _initial_state(one_layer, x, arrays, initial_state, 1 if manual else layers)
     length = -(-steps // chunks)
@@ -150,7 +152,8 @@ class _Schedule:
     def join(self, parts: Array, steps: int) -> Array:
         """The inverse of `cut`."""
         parts = jnp.flip(parts, 0) if self.reverse else parts
-        shape = (*parts.shape[1 : self.time_axis + 1], -1, *parts.shape[self.time_axis + 2 :])
+        before, after = parts.shape[1 : self.time_axis + 1], parts.shape[self.time_axis + 2 :]
+        shape = (*before, self.chunks * self.length, *after)
         whole = jnp.moveaxis(parts, 0, self.time_axis).reshape(shape)
         return lax.slice_in_dim(whole, 0, steps, axis=self.time_axis)
 
@@ -171,6 +174,13 @@ def _layers(weights: Mapping[str, Any], mesh: Mesh | None, axis: str, manual: bo
                 + f" of mesh axis {axis!r}; got shape {shape}"
             )
     return sizes[axis]
+
+
+def _placed(array: Array, mesh: Mesh, axis: str) -> Array:
+    """The array with its layers spread over a mesh axis that is part of types, if it is on none."""
+    if axis not in mesh.abstract_mesh.explicit_axes or not jax.typeof(array).sharding.mesh.empty:
+        return array
+    return jax.sharding.reshard(array, NamedSharding(mesh, PartitionSpec(axis)))
 
 
 def _initial_state(

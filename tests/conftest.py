@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Strictness for every test: eight CPU devices, no silent promotion, warnings as errors.
 
 Warnings become errors through `filterwarnings` in pyproject.toml.
@@ -6,13 +7,36 @@ Warnings become errors through `filterwarnings` in pyproject.toml.
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
+import pytest
+from compiling import xla_flags
+
+# XLA's flags are read once, when jax first starts its CPU client.
 FLAG = "--xla_force_host_platform_device_count=8"
-if FLAG not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAG}".strip()
+os.environ["XLA_FLAGS"] = xla_flags(FLAG)
 
-# The device count is read once, when jax first starts its CPU client.
 import jax  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+TESTS = Path(__file__).parent
+# The files that take longest come first: workers share files out, and none is to be alone at the
+# end. What is not named here takes a few seconds.
+LONG_FIRST = (
+    "examples/test_translate_hosts.py",
+    "ops/test_recurrence.py",
+    "ops/test_transforms.py",
+    "examples/test_translate_run.py",
+    "examples/test_speech_run.py",
+    "ops/test_handlers.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {TESTS / name: number for number, name in enumerate(LONG_FIRST)}
+    gone = [str(path) for path in place if not path.exists()]
+    if gone:
+        raise pytest.UsageError(f"LONG_FIRST in {__file__} names {', '.join(gone)}")
+    items.sort(key=lambda item: place.get(item.path, len(place)))

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Meshes of the eight CPU devices, and what a compiled program does on them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Problems and comparisons that the tests of the linen and of the nnx layers share."""
 
 from __future__ import annotations
@@ -75,18 +76,9 @@ every_cell_and_option = pytest.mark.parametrize(
 )
 
 
-# Compiling is nearly all of these tests' time.
-FAST_COMPILE = {
-    "xla_backend_optimization_level": 0,
-    "xla_llvm_disable_expensive_passes": True,
-}
-if jax.__version_info__ < (0, 11):  # later XLAs have no such option
-    FAST_COMPILE["xla_cpu_use_fusion_emitters"] = False
-
-
 def compiled(function: Callable[..., Any], *arguments: Any, **flags: Any) -> Any:
     """The result of one call as one program; `flags` stay out of its arguments."""
-    return jax.jit(partial(function, **flags), compiler_options=FAST_COMPILE)(*arguments)
+    return jax.jit(partial(function, **flags))(*arguments)
 
 
 def value_and_gradients(function: Callable[..., Any], *arguments: Any) -> tuple[Any, Any]:

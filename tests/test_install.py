@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The installed package: its native module, what it says of itself, and how it fails."""
 
 from __future__ import annotations

@@ -1,10 +1,14 @@
-"""Imports and includes point only downwards; versions and private parts of jax have one home."""
+# SPDX-License-Identifier: Apache-2.0
+"""The house's rules, read from the sources: what may import what, and what has one home only.
+
+A test lists every violation of its rule in one message.
+"""
 
 from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,55 +16,75 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "jax_persistent"
 
-# Higher imports lower, or its own layer. The package's own __init__ is the public face of `ops`.
-LAYERS = {
-    "__main__": 5,
-    "": 4,
-    "linen": 4,
-    "nnx": 4,
-    "pipeline": 4,
-    "flax_cells": 3,
-    "ops": 2,
-    "ffi": 1,
-    "_native": 0,
-    "compat": 0,
-}
-
+# From top to bottom: a layer imports those below it, and itself, but not those beside it. "" is the
+# package's own __init__, the public face of what is below it.
+PYTHON_LAYERS = (
+    ("__main__", "linen", "nnx", "pipeline"),
+    ("",),
+    ("flax_cells",),
+    ("ops",),
+    ("backends",),
+    ("ffi",),
+    ("problem",),
+    ("cells",),
+    ("compat", "notices", "_native"),
+)
+# The same for includes: folders, and single sources beside them.
+NATIVE_LAYERS = (
+    ("native/module.cc",),
+    ("native/xla/", "native/c/"),
+    ("native/backends.cc",),
+    ("native/backends.h", "cuda/", "native/cpu/"),
+    ("native/backend.h",),
+    ("native/problem/",),
+    ("native/cells/",),
+)
 # What users import, besides the package itself.
 PUBLIC = ("linen", "nnx", "pipeline")
 
-# The same for native/ and cuda/: kernels follow plans; plans and kernels know the cells' shapes.
-# GPU kernels are given a call in the form in which the CPU's are: native/cpu/job.h, and no more.
-NATIVE = {
-    "native/module.cc": 5,
-    "native/ffi": 4,
-    "cuda": 3,
-    "native/cpu": 2,
-    "native/plan": 1,
-    "native/cells": 0,
+NATIVE_SUFFIXES = (".cc", ".h", ".cuh", ".cu", ".def", ".in")
+# Headers of other libraries, and the only sources that include them.
+HOMES = {
+    r"xla/": ("native/xla/",),
+    r"nanobind/": ("native/module.cc",),
+    r"cuda[_/.]|cooperative_groups|mma\.h|nvrtc|cublas|cudnn|device_": (
+        "cuda/arch_device.cuh",
+        "cuda/device.cc",
+    ),
 }
-ONLY = {
-    ("cuda", "native/cpu"): {"job.h"},
-    ("native/ffi", "cuda"): {"gpu.h"},
-    ("native/module.cc", "cuda"): set(),
-}
-SOURCES = (".cc", ".cpp", ".h", ".hpp", ".cuh", ".cu", ".inc", ".in")
-TOOLKIT = re.compile(r"cuda[_/.]|cooperative_groups|mma\.h|nvrtc|cublas|cudnn|device_")
-TOOLKIT_HOMES = ("cuda/arch_device.cuh", "cuda/gpu.cc")
-TWIN = re.compile(r"cuda/(arch_(host|device)\b|host/)")
+# What the kernels know of the machine that runs them, a GPU or the emulator of one.
+MACHINES = ("cuda/arch_device.cuh", "cuda/emulator/")
+DOOR = "cuda/arch.h"
+
+FOLDERS = ("jax_persistent", "native", "cuda", "tests", "examples", "benchmarks")
+LICENCE = "SPDX-License-Identifier: Apache-2.0"
 
 
-def python_files(*folders: str) -> list[Path]:
-    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
-
-
-def native_files(*folders: str) -> list[Path]:
-    found = (path for folder in folders for path in (ROOT / folder).rglob("*"))
-    return sorted(path for path in found if path.suffix in SOURCES)
+def files(*places: str, suffixes: tuple[str, ...]) -> list[Path]:
+    """The sources in these folders of the project, or these sources."""
+    found = (p for place in places for p in (ROOT / place, *(ROOT / place).rglob("*")))
+    return sorted(path for path in found if path.suffix in suffixes and path.is_file())
 
 
 def name_of(path: Path) -> str:
-    return str(path.relative_to(ROOT))
+    return path.relative_to(ROOT).as_posix()
+
+
+def python_files(*folders: str) -> list[Path]:
+    return files(*folders, suffixes=(".py",))
+
+
+def native_files(*places: str) -> list[Path]:
+    return files(*places, suffixes=NATIVE_SUFFIXES)
+
+
+def none_of(violations: Iterable[str]) -> None:
+    found = sorted(set(violations))
+    if found:
+        pytest.fail("\n".join(found), pytrace=False)
+
+
+# --- Python
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -75,112 +99,235 @@ def imports(path: Path) -> Iterator[str]:
             yield from (f"{module}.{alias.name}" for alias in node.names)
 
 
+PYTHON_DEPTH = {name: depth for depth, names in enumerate(PYTHON_LAYERS) for name in names}
+
+
 def layer_of(module: str) -> str | None:
     """The layer that a dotted name of this package belongs to; None for other packages."""
     head, *rest = module.split(".")
     if head != PACKAGE:
         return None
-    return rest[0] if rest and rest[0] in LAYERS else ""
+    return rest[0] if rest and rest[0] in PYTHON_DEPTH else ""
+
+
+def own_layer(path: Path) -> str:
+    inside = path.relative_to(ROOT / PACKAGE).parts[0].removesuffix(".py")
+    return "" if inside == "__init__" else inside
+
+
+def test_every_python_module_has_a_layer() -> None:
+    found = {own_layer(path) for path in python_files(PACKAGE)}
+    assert found == set(PYTHON_DEPTH) - {"_native"}  # _native is built
+
+
+def test_python_imports_point_downwards() -> None:
+    none_of(
+        f"{name_of(path)} imports {module}"
+        for path in python_files(PACKAGE)
+        for module in imports(path)
+        if (layer := layer_of(module)) is not None
+        and layer != (own := own_layer(path))
+        and PYTHON_DEPTH[layer] <= PYTHON_DEPTH.get(own, -1)
+    )
+
+
+def test_versions_and_private_jax_live_in_compat() -> None:
+    branch = re.compile(r"jax\._src|jax\.__version|jax\.version|flax\.__version|version_info")
+
+    def private(path: Path) -> Iterator[str]:
+        yield from (module for module in imports(path) if module.startswith(("jax._src", "jaxlib")))
+        yield from branch.findall(path.read_text())
+
+    none_of(
+        f"{name_of(path)} names {name}, which belongs in compat.py"
+        for path in python_files(PACKAGE)
+        if own_layer(path) != "compat"
+        for name in private(path)
+    )
+
+
+def test_layers_for_flax_know_no_ffi() -> None:
+    """They are ordinary callers of the functions on arrays."""
+    none_of(
+        f"{name_of(path)} imports {module}"
+        for path in python_files(PACKAGE)
+        if own_layer(path) in ("linen", "nnx", "flax_cells")
+        for module in imports(path)
+        if layer_of(module) in ("backends", "ffi", "_native")
+    )
+
+
+def is_public(module: str) -> bool:
+    """The package, one of PUBLIC, or a name in one of them."""
+    inside = module.split(".")[1:]
+    if any(part.startswith("_") for part in inside):
+        return False
+    if inside and inside[0] in PUBLIC:
+        return len(inside) <= 2
+    return len(inside) <= 1 and layer_of(module) == ""
+
+
+def test_examples_use_the_public_package() -> None:
+    none_of(
+        f"{name_of(path)} imports {module}, which is not public"
+        for path in python_files("examples")
+        for module in imports(path)
+        if layer_of(module) is not None and not is_public(module)
+    )
+
+
+# --- C++ and CUDA
 
 
 def includes(path: Path) -> list[str]:
     return re.findall(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', path.read_text(), re.MULTILINE)
 
 
-def native_folder(path: Path) -> str:
-    """The part of native/ and cuda/ that a source belongs to: a key of NATIVE."""
-    parts = path.relative_to(ROOT).parts
-    return parts[0] if parts[0] == "cuda" else "/".join(parts[:2])
+def is_in(name: str, places: Sequence[str]) -> bool:
+    """Whether a path from the root is one of the places, or in one of the folders among them."""
+    folders = tuple(place for place in places if place.endswith("/"))
+    return name in places or name.startswith(folders)
 
 
-def included(include: str, source: Path) -> Path | None:
-    """This project's source that an include means; None for other libraries."""
-    found = ((base / include).resolve() for base in (source.parent, ROOT / "native", ROOT))
-    folders = ROOT / "native", ROOT / "cuda"
-    return next(
-        (p for p in found if p.is_file() and any(p.is_relative_to(f) for f in folders)), None
+NATIVE_DEPTH = {place: depth for depth, places in enumerate(NATIVE_LAYERS) for place in places}
+
+
+def place_of(name: str) -> str | None:
+    """The entry of NATIVE_LAYERS that a source's path from the root belongs to."""
+    return next((place for place in NATIVE_DEPTH if is_in(name, [place])), None)
+
+
+def ours(include: str) -> str | None:
+    """The same for what an include names; None for other libraries."""
+    return place_of(include) if (ROOT / include).is_file() else None
+
+
+def test_every_native_source_has_a_layer() -> None:
+    names = [name_of(path) for path in native_files("native", "cuda")]
+    none_of(f"{name} is in no layer" for name in names if place_of(name) is None)
+    reserved = {"native/c/"}  # the C interface, when there is one
+    unused = set(NATIVE_DEPTH) - {place_of(name) for name in names}
+    assert unused <= reserved, f"layers without a source: {unused - reserved}"
+
+
+def test_native_includes_are_written_from_the_root() -> None:
+    """So that a line says which folder it needs, and the next test sees every arrow."""
+    none_of(
+        f"{name_of(path)} includes {include}; expected the path from the project's root"
+        for path in native_files("native", "cuda")
+        for include in includes(path)
+        if not (ROOT / include).is_file() and (path.parent / include).is_file()
     )
 
 
-def test_every_module_has_a_layer() -> None:
-    top = {path.relative_to(ROOT / PACKAGE).parts[0] for path in python_files(PACKAGE)}
-    assert {name.removesuffix(".py") for name in top} - {"__init__"} <= set(LAYERS)
+def test_native_includes_point_downwards() -> None:
+    none_of(
+        f"{name_of(path)} includes {include}"
+        for path in native_files("native", "cuda")
+        for include in includes(path)
+        if (target := ours(include)) is not None
+        and target != (own := place_of(name_of(path)))
+        and NATIVE_DEPTH[target] <= NATIVE_DEPTH.get(own or "", -1)
+    )
 
 
-@pytest.mark.parametrize("path", python_files(PACKAGE), ids=name_of)
-def test_imports_point_downwards(path: Path) -> None:
-    inside = path.relative_to(ROOT / PACKAGE).parts[0].removesuffix(".py")
-    own = "" if inside == "__init__" else inside
-    for module in imports(path):
-        layer = layer_of(module)
-        if layer is None:
-            continue
-        assert layer == own or LAYERS[layer] < LAYERS[own], f"{own or PACKAGE} imports {module}"
+def test_native_names_cuda_in_one_place() -> None:
+    names = re.compile(r'"cuda/[^"]*"|<cuda/[^>]*>|\b(?:jp::)?cuda::\w+|\bJP_WITH_CUDA\b')
+    none_of(
+        f"{name_of(path)} names {name}"
+        for path in native_files("native")
+        if name_of(path) != "native/backends.cc"
+        for name in names.findall(path.read_text())
+    )
 
 
-@pytest.mark.parametrize("path", python_files(PACKAGE), ids=name_of)
-def test_versions_and_private_jax_live_in_compat(path: Path) -> None:
-    if path.name == "compat.py":
-        return
-    private = [m for m in imports(path) if m.startswith(("jax._src", "jaxlib."))]
-    assert not private, f"{private}: anything private to jax belongs in compat.py"
-    text = path.read_text()
-    assert "jax._src" not in text
-    branch = re.search(r"jax\.__version|jax\.version|flax\.__version|version_info", text)
-    assert branch is None, f"{branch and branch.group()}: branches on a version belong in compat.py"
+def test_headers_of_other_libraries_have_their_homes() -> None:
+    none_of(
+        f"{name_of(path)} includes {include}, which belongs in {' and '.join(homes)}"
+        for path in native_files("native", "cuda")
+        for include in includes(path)
+        if ours(include) is None
+        for pattern, homes in HOMES.items()
+        if re.match(pattern, include) and not is_in(name_of(path), homes)
+    )
 
 
-@pytest.mark.parametrize(
-    "path", [ROOT / PACKAGE / f"{name}.py" for name in ("linen", "nnx", "flax_cells")], ids=name_of
-)
-def test_flax_layers_name_no_ffi(path: Path) -> None:
-    assert not [module for module in imports(path) if "ffi" in module.split(".")]
+def test_kernels_know_no_machine() -> None:
+    """They see a GPU, and the emulator of one, through arch.h alone."""
+    machines = {
+        name_of(path): [include for include in includes(path) if is_in(include, MACHINES)]
+        for path in native_files("cuda")
+    }
+    assert machines.pop(DOOR) == ["cuda/arch_device.cuh", "cuda/emulator/arch_emulator.h"]
+    none_of(
+        f"{name} includes {include}, not {DOOR}"
+        for name, included in machines.items()
+        if not is_in(name, MACHINES)
+        for include in included
+    )
 
 
-@pytest.mark.parametrize("path", python_files("examples"), ids=name_of)
-def test_examples_use_the_public_package(path: Path) -> None:
-    public = {PACKAGE, *(f"{PACKAGE}.{name}" for name in PUBLIC)}
-    for module in imports(path):
-        if module.split(".")[0] != PACKAGE:
-            continue
-        parts = module.split(".")
-        home = ".".join(parts[:2]) if ".".join(parts[:2]) in public else PACKAGE
-        depth = len(parts) - len(home.split("."))
-        assert depth <= 1, f"{module} is not public"
-        assert not any(part.startswith("_") for part in parts), f"{module} is private"
-        assert layer_of(module) in ("", *PUBLIC), f"{module} is not public"
+# --- every source
 
 
-@pytest.mark.parametrize("path", native_files("native", "cuda"), ids=name_of)
-def test_native_includes_point_downwards(path: Path) -> None:
-    own = native_folder(path)
-    for include in includes(path):
-        target = included(include, path)
-        if target is not None and (folder := native_folder(target)) != own:
-            assert NATIVE[folder] < NATIVE[own], f"{own} includes {include}"
-            allowed = ONLY.get((own, folder), {target.name})
-            assert target.name in allowed, f"{own} includes {include}, not {allowed}"
-        if include.startswith("xla/"):
-            assert own == "native/ffi", f"{include}: XLA's headers belong in native/ffi"
-        if include.startswith("nanobind/"):
-            assert own == "native/module.cc", f"{include}: nanobind belongs in module.cc"
-        if target is None and TOOLKIT.search(include):
-            assert name_of(path) in TOOLKIT_HOMES, f"the CUDA toolkit's {include}"
+def is_described(path: Path) -> bool:
+    """A line of its own about what is in the file, after the licence's and before any code."""
+    lines = path.read_text().splitlines()
+    start = 1 if lines and lines[0].startswith("#!") else 0
+    if len(lines) <= start or LICENCE not in lines[start]:
+        return False
+    if path.suffix == ".py":
+        return bool(ast.get_docstring(ast.parse(path.read_text())))
+    comment = re.match(r"(//|#)\s*\S", lines[start + 1]) if len(lines) > start + 1 else None
+    return comment is not None and not re.match(r"#\s*(include|pragma|if|define)", lines[start + 1])
 
 
-@pytest.mark.parametrize("path", native_files("cuda"), ids=name_of)
-def test_kernels_know_no_machine(path: Path) -> None:
-    """They see the GPU and its twin on the CPU through arch.h alone."""
-    name = name_of(path)
-    twins = [include for include in includes(path) if TWIN.match(include)]
-    if name == "cuda/arch.h":
-        assert twins == ["cuda/arch_device.cuh", "cuda/arch_host.h"]
-    elif not name.startswith(("cuda/arch_host", "cuda/host/")):
-        assert twins == []
+def test_each_source_says_what_is_in_it() -> None:
+    """Its first line is the licence's, the next one says what the file is for."""
+    sources = files(*FOLDERS, suffixes=(*NATIVE_SUFFIXES, ".py", ".cmake", ".sh"))
+    sources += [ROOT / "CMakeLists.txt", *(ROOT / "tests").rglob("CMakeLists.txt")]
+    lacking = [name_of(p) for p in sources if p.read_text().strip() and not is_described(p)]
+    if lacking:
+        expected = f"expected '{LICENCE}' first, then a line that says what is in the file:"
+        pytest.fail("\n".join([expected, *lacking]), pytrace=False)
 
 
-def test_this_test_sees_the_sources() -> None:
-    assert len(python_files(PACKAGE)) > 5
-    assert any("xla/ffi/api/ffi.h" in includes(path) for path in native_files("native/ffi"))
-    for home in TOOLKIT_HOMES:
-        assert any(TOOLKIT.search(include) for include in includes(ROOT / home))
+def test_contributing_lists_the_folders_that_exist() -> None:
+    """Its table of rooms: what is named there exists, and every folder is named."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    section = re.search(r"^## Where things live\n(.*?)(?=^## )", text, re.MULTILINE | re.DOTALL)
+    assert section is not None
+    listed, folder = set(), ""
+    for name in re.findall(r"`([^`]+)`", "".join(re.findall(r"^\|([^|]*)\|", section[1], re.M))):
+        if "/" in name:
+            folder = name[: name.rstrip("/").rfind("/") + 1]
+            listed.add(name)
+        else:  # `a/b.py`, `c.py`: both in a/
+            listed.add(folder + name)
+    none_of(f"CONTRIBUTING lists {name}" for name in listed if not (ROOT / name).exists())
+
+    def rooms(folder: str) -> set[str]:
+        sources = files(folder, suffixes=(*NATIVE_SUFFIXES, ".py"))
+        inside = (path.relative_to(ROOT / folder).parts for path in sources)
+        return {f"{folder}/{first}/" for first, *rest in inside if rest}
+
+    expected = {"cuda/", "tests/", "examples/", "benchmarks/", *rooms("native"), *rooms(PACKAGE)}
+    none_of(f"CONTRIBUTING does not list {name}" for name in expected - listed)
+
+
+def test_these_rules_see_the_sources() -> None:
+    """A rule that looks in the wrong place would pass."""
+    assert len(python_files(PACKAGE)) > 20
+    assert len(python_files("examples")) > 20
+    for pattern, homes in HOMES.items():
+        for home in homes:
+            found = [include for path in native_files(home) for include in includes(path)]
+            assert any(re.match(pattern, include) for include in found), (home, pattern)
+    layers = {f"{PACKAGE}.ffi.call.x": "ffi", f"{PACKAGE}.lstm": "", "jax.numpy": None}
+    assert {module: layer_of(module) for module in layers} == layers
+    public = {"": True, ".lstm": True, ".linen.RNN": True, ".nnx": True}
+    public |= {".ops": False, ".ops.lstm": False, "._native": False, ".linen.a.b": False}
+    assert {rest: is_public(f"{PACKAGE}{rest}") for rest in public} == public
+    places = {"native/cpu/team.h": "native/cpu/", "native/backends.h": "native/backends.h"}
+    places |= {"native/new.cc": None}
+    assert {name: place_of(name) for name in places} == places

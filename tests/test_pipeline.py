@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Stacked layers as a wavefront over devices, against the same layers one after another."""
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from devices import close, collectives, collectives_in_loops, kernel_results, mesh_of, put
-from flax_problems import FAST_COMPILE
 from jax.sharding import PartitionSpec as P
 
 import jax_persistent as jp
@@ -91,9 +91,7 @@ def graded(function: Any) -> Any:
         )
         return sum(weighted), results
 
-    return jax.jit(
-        jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True), compiler_options=FAST_COMPILE
-    )
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
 
 
 @pytest.mark.parametrize(
@@ -154,7 +152,7 @@ def test_inside_shard_map_weights_gradients_are_summed_once():
         outputs, (h, _) = wavefront(case.op, x, weights, axis="layers", chunks=3, **flags)
         return outputs, h
 
-    @partial(jax.jit, compiler_options=FAST_COMPILE)
+    @jax.jit
     @partial(jax.grad, argnums=(0, 1))
     def run(x, weights):
         everywhere = jax.shard_map(
@@ -185,6 +183,50 @@ def test_more_chunks_than_needed_and_no_jit():
         outputs, final = wavefront(case.op, x, weights, axis="layers", chunks=5)
     expected = one_after_another(case.op, x, weights, None)
     close((outputs, final), expected)
+
+
+def some_on(mesh, weights):
+    return weights | {"bias": put(mesh, weights["bias"], "layers")}
+
+
+def none_on(mesh, weights):
+    return weights
+
+
+@pytest.mark.parametrize(
+    ("placed", "axes"),
+    [
+        (put, {"layers": 4}),
+        (some_on, {"layers": 4}),
+        (none_on, {"layers": 4}),
+        (none_on, {"data": 2, "layers": 4}),
+    ],
+    ids=["copies", "some", "none", "none-2d"],
+)
+def test_weights_need_not_be_placed(placed, axes):
+    """Also where the mesh's axes are part of types, as they are by default, and outside jit."""
+    case = Case("elman", 4, 3, lengths=True, initial=True)
+    x, weights, initial = case.arrays()
+    mesh = mesh_of(**axes, explicit=True)
+    options = {"mesh": mesh, "axis": "layers", "chunks": 3, **case.flags()}
+    found = wavefront(case.op, x, placed(mesh, weights), initial, **options)
+    expected = jax.jit(partial(one_after_another, case.op, **case.flags()))(x, weights, initial)
+    close(found, expected, 5e-5)
+    assert found[1].sharding.spec[0] == "layers"
+
+
+def test_weights_that_are_not_placed_under_jit():
+    """Something has to say which devices the program is for: an argument, or the context."""
+    case = Case("elman", 4, 3)
+    x, weights, _ = case.arrays()
+    mesh = mesh_of(layers=4, explicit=True)
+    run = graded(partial(wavefront, case.op, mesh=mesh, axis="layers", chunks=3))
+    expected = graded(partial(one_after_another, case.op))(x, weights, None)
+    close(run(put(mesh, x), weights, None), expected, 5e-5)
+    with jax.set_mesh(mesh):
+        close(run(x, weights, None), expected, 5e-5)
+    with pytest.raises(ValueError, match=r"enter your `jit` into a mesh context via `jax.set_mesh"):
+        run(x, weights, None)
 
 
 def test_bad_arguments():

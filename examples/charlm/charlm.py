@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Predict each next byte of Wikipedia: LSTM layers, truncated backpropagation, carried state.
 
 A batch is `batch` places of one long text, read on in step: every chunk starts from the state in

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """enwik8, or any text, in parts and in chunks."""
 
 from __future__ import annotations

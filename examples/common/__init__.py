@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the examples share: data fetched once, checked and cached."""

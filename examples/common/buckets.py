@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Length buckets: few shapes to compile, and an order that depends on seed and step alone."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checkpoints of a training state, in `checkpoints` below a run's output.
 
 Every host takes part in saving and in restoring, on a folder that they share. What is saved names

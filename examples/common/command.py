@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command line of a run: options that every example has, and the exit status."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Debian packages unpacked without dpkg: an `ar` archive that holds a `tar`."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Data that ships inside Debian and PyPI packages: fetched once, as an ordinary user, and cached.
 
 A cached file carries the sha256 of its content in its name and appears by one rename, so a run

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which texts are held out: no held-out text is nearly one in training."""
 
 from __future__ import annotations

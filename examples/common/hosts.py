@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Data-parallel training over all devices of one host, or of several that run the same program.
 
 A host is a process. Each computes the same global batch from the step alone and puts the rows of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The training loop. What it computes depends on the settings, the data and the step alone."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a training run leaves at every step: a row of `metrics.csv`, and a line of progress."""
 
 from __future__ import annotations

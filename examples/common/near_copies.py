@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sentences that are near copies of one another, so that a split can keep them on one side."""
 
 from __future__ import annotations

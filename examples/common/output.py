@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The folder of a run: its settings, and below it checkpoints, metrics and pictures."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The settings of a run: a frozen dataclass whose fields are also flags of the command line."""
 
 from __future__ import annotations

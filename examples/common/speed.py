@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The measured speed of a training step against the same model over lax.scan."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One training step: loss, gradient, optimiser. All of it depends on its arguments alone."""
 
 from __future__ import annotations

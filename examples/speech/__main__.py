@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trains a speech recogniser: `python -m examples.speech --help`."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Utterances of one source, split so that no held-out text is nearly one in training."""
 
 from __future__ import annotations

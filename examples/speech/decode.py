@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From a symbol's probability at each step to text: greedily, or by prefix beam search."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Log-mel spectrograms: what the ear keeps of a sound.
 
 Short windows, their power spectra, triangular filters evenly spaced on the mel scale, the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Deep-Speech-style acoustic model: convolutions, bidirectional LSTMs, a symbol for each step.
 
 Two convolutions over time and frequency halve both twice; stacked bidirectional LSTMs then run over

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From utterances to what the training loop takes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Flight of the Amazon Queen: which words each of its sounds speaks, out of its one data file.
 
 The layout of `queen.1c` was learnt from ScummVM, whose engine plays the game. All numbers are

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The trained model applied: validation errors, and the text of utterances."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What was heard, as text and as a picture."""
 
 from __future__ import annotations

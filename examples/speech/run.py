@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A whole run: data, training, transcripts of held-out utterances, error rates, pictures, speed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Error rates: how many edits turn what was recognised into what was said."""
 
 from __future__ import annotations

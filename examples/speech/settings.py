@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Everything a run depends on, and the two presets."""
 
 from __future__ import annotations

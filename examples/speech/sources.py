@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Spoken English out of Debian packages: a telephone exchange's prompts, or a game's voices."""
 
 from __future__ import annotations

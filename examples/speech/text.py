@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is written, as what is spoken: letters, apostrophes and spaces, and their numbers."""
 
 from __future__ import annotations

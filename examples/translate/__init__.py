@@ -1,1 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
 """English to Chinese: attention over persistent LSTMs."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Trains an English to Chinese translator: `python -m examples.translate --help`."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Sentence pairs as padded batches."""
 
 from __future__ import annotations

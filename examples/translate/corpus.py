@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """English-Chinese sentence pairs, split so that no held-out sentence is nearly one in training."""
 
 from __future__ import annotations

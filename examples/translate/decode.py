@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Beam search, batched and jitted; a beam of one is greedy decoding."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Attention sequence-to-sequence: bidirectional LSTM encoder, LSTM decoder, Luong attention.
 
 Attention feeds nothing back into the decoder's LSTMs, so under teacher forcing every recurrence

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A whole run: data, training, translation of held-out sentences, scores, plots, speed."""
 
 from __future__ import annotations

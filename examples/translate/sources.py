@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """English-Chinese sentences out of four Debian packages: a game's and an office suite's.
 
 Quotation marks, punctuation and spaces are made uniform; menu accelerators and translators' notes

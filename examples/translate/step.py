@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The loss, in training and in validation, and the state that training starts from."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Subword tokens: one sentencepiece model for each language, trained on the training split."""
 
 from __future__ import annotations

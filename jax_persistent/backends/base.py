@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 
-from jax_persistent.problem import Arrays, Problem
+from jax_persistent.problem import DTYPES, Arrays, Problem
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,28 @@ class Backend(abc.ABC):
 
     Attributes:
       platform: jax's name of it, as in `jax.devices(platform)`.
+      dtypes: the types that it has kernels for.
       sums_weight_gradients: whether a backward call may have the part "d_weights". Where not, it
         is asked for the gradients of the gates, and the sums of them are XLA's.
     """
 
     platform: str
+    dtypes: tuple[str, ...] = DTYPES
     sums_weight_gradients: bool = False
 
     @abc.abstractmethod
     def refusal(self, problem: Problem) -> str | None:
         """Why there is no kernel for such a problem, or None if there is one."""
+
+    def refusal_of_dtype(self, problem: Problem) -> str | None:
+        """Why there is no kernel for a problem's type, or None if there is one."""
+        if problem.dtype in self.dtypes:
+            return None
+        *others, last = self.dtypes
+        return (
+            f"no {self.platform} kernel for {problem.dtype}; there is one for "
+            f"{', '.join(others)} and {last}"
+        )
 
     def slower_than_reference(self, problem: Problem) -> str | None:
         """Why a kernel that could run it would be slower than the reference, or None."""

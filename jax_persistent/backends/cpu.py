@@ -8,28 +8,31 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.export import is_symbolic_dim
 
 from jax_persistent.backends.base import Backend
 from jax_persistent.ffi import call
 from jax_persistent.ffi.registration import native_module
 from jax_persistent.problem import Arrays, Problem
 
-_DTYPES = ("float32", "bfloat16")
 # For `slower_than_reference`; bytes of a gate's recurrent weights.
 _FEW_STEPS, _FEW_ROWS, _LARGE_BYTES = 2, 4, 256 << 10
 
 
 class CpuBackend(Backend):
     platform = "cpu"
+    dtypes = ("float32", "bfloat16")
     sums_weight_gradients = True
 
     def refusal(self, problem: Problem) -> str | None:
-        return refusal_of_dtype(self.platform, problem.dtype, _DTYPES)
+        return self.refusal_of_dtype(problem)
 
     def slower_than_reference(self, problem: Problem) -> str | None:
         """Packing does not pay off for one or two steps of few rows (autoregressive decoding)."""
-        few = _is_at_most(problem.steps, _FEW_STEPS) and _is_at_most(problem.batch, _FEW_ROWS)
+        if any(map(is_symbolic_dim, (problem.steps, problem.batch, problem.hidden))):
+            return None  # a program for many sizes is made for large ones
         weights = problem.hidden * problem.hidden * np.dtype(problem.dtype).itemsize
+        few = problem.steps <= _FEW_STEPS and problem.batch <= _FEW_ROWS
         if not few or weights <= _LARGE_BYTES:
             return None
         return (
@@ -45,19 +48,5 @@ class CpuBackend(Backend):
         if reason is not None:
             return {"runs": False, "explanation": reason}
         native = native_module()
-        facts = native.cpu_facts(os.cpu_count() or 1)
-        attributes = problem.encoded() | {"pass": problem.pass_}
-        return native.plan(self.platform, attributes, facts, {})
-
-
-def refusal_of_dtype(platform: str, dtype: str, known: tuple[str, ...]) -> str | None:
-    """Why this platform has no kernel for this type, or None if it has."""
-    if dtype in known:
-        return None
-    *others, last = known
-    return f"no {platform} kernel for {dtype}; there is one for {', '.join(others)} and {last}"
-
-
-def _is_at_most(size: Any, limit: int) -> bool:
-    """False for a symbolic size: programs for many sizes are made for large ones."""
-    return isinstance(size, int) and size <= limit
+        facts = native.facts("cpu", threads=os.cpu_count() or 1)
+        return native.plan("cpu", problem.encoded() | {"pass": problem.pass_}, facts)

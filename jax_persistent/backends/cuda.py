@@ -8,26 +8,28 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from typing import Any
 
 import jax
+from jax.export import is_symbolic_dim
 
 from jax_persistent.backends import reference
 from jax_persistent.backends.base import Backend
-from jax_persistent.backends.cpu import refusal_of_dtype
 from jax_persistent.ffi import call
 from jax_persistent.ffi.registration import native_module
 from jax_persistent.problem import Arrays, Problem
 
 EXCHANGE = "JAX_PERSISTENT_CUDA_EXCHANGE"
 _EXCHANGES = ("", "grid", "grid-barrier", "cluster")
-_DTYPES = ("float32", "bfloat16", "float16")
-_ASSUMED_ARCHITECTURE = 90  # where a program is lowered for a GPU that is not here
+_NATIVE = "CUDA"  # the platform's name to XLA and to the native module
+_ASSUMED_ARCHITECTURE = "90"  # where a program is lowered for a GPU that is not here
 _ARCHITECTURE = re.compile(r"sm_(\d+)[af]?")
 
 
 class CudaBackend(Backend):
     platform = "cuda"
+    dtypes = ("float32", "bfloat16", "float16")
 
     def refusal(self, problem: Problem) -> str | None:
         found = self.plan(problem, None)
@@ -41,18 +43,38 @@ class CudaBackend(Backend):
         return name in ("cuda", "gpu") or _architecture(name) is not None
 
     def plan(self, problem: Problem, device: jax.Device | str | None) -> dict[str, Any]:
-        reason = refusal_of_dtype(self.platform, problem.dtype, _DTYPES)
+        reason = self.refusal_of_dtype(problem)
         here = _architecture(device) is None  # and not a plan for some other machine
-        if reason is None and here and not native_module().cuda_architectures():
-            reason = native_module().cuda_missing()
+        if reason is None and here:
+            reason = native_module().missing(_NATIVE) or None
         if reason is not None:
             return {"runs": False, "explanation": reason}
-        attributes = problem.encoded() | {"pass": problem.pass_}
+        if is_symbolic_dim(problem.hidden):
+            reason = f"H = {problem.hidden}: where weights live is laid out for a known number"
+            return {"runs": False, "explanation": f"{reason} of units"}
+        recurrence = _recurrence_of(_known_sizes(problem))
+        attributes = recurrence.encoded() | {"pass": problem.pass_}
         try:
             facts = _facts(device)
         except RuntimeError as error:  # of CUDA: a driver that is too old, say
-            return {"runs": False, "explanation": str(error)}
-        return native_module().plan(self.platform, attributes, facts, {"exchange": exchange()})
+            return {"runs": False, "explanation": f"CUDA can't be used: {error}"}
+        return native_module().plan(_NATIVE, attributes, facts, {"exchange": exchange()})
+
+
+def _recurrence_of(problem: Problem) -> Problem:
+    """What is left of a problem for the kernel: the products with the inputs are XLA's."""
+    parts = set(problem.parts) & {"recurrent_bias", "lengths", "resets", "reset_state", "residuals"}
+    if problem.pass_ == "forward":
+        return problem.having("forward", parts | {"input_gates"})
+    gates = {"d_gates", "d_recurrent_gates"} if problem.cell.reset_after else {"d_gates"}
+    return problem.having("backward", parts | gates)
+
+
+def _known_sizes(problem: Problem) -> Problem:
+    """Whether there is a kernel depends on no number of rows or steps: a symbol is taken for 1."""
+    names = ("groups", "batch", "steps", "inputs")
+    symbols = {n: 1 for n in names if is_symbolic_dim(getattr(problem, n))}
+    return replace(problem, **symbols)  # type: ignore[arg-type]
 
 
 def exchange() -> str:
@@ -68,17 +90,13 @@ def exchange() -> str:
 
 
 def _forward(problem: Problem, arrays: Arrays) -> Arrays:
-    parts = (set(problem.parts) - {"inputs", "bias"}) | {"input_gates"}
     gates = reference.each_group(reference.project, arrays.x, arrays.input_kernel, arrays.bias)
     projected = Arrays(arrays | {"input_gates": gates})
-    return call.kernel_call(problem.having("forward", parts), projected, exchange=exchange())
+    return call.kernel_call(_recurrence_of(problem), projected, exchange=exchange())
 
 
 def _backward(problem: Problem, arrays: Arrays) -> Arrays:
-    parts = (set(problem.parts) - {"d_x"}) | {"d_gates"}
-    if problem.cell.reset_after:
-        parts.add("d_recurrent_gates")
-    found = call.kernel_call(problem.having("backward", parts), arrays, exchange=exchange())
+    found = call.kernel_call(_recurrence_of(problem), arrays, exchange=exchange())
     if arrays.input_kernel is not None:
         found["d_x"] = reference.each_group(
             reference.input_gradient, found.d_input_gates, arrays.input_kernel
@@ -86,10 +104,10 @@ def _backward(problem: Problem, arrays: Arrays) -> Arrays:
     return found
 
 
-def _architecture(device: jax.Device | str | None) -> int | None:
-    """90 for "sm_90" and "sm_90a"; None for what is no architecture's name."""
+def _architecture(device: jax.Device | str | None) -> str | None:
+    """The "90" of "sm_90" and "sm_90a"; None for what is no architecture's name."""
     found = _ARCHITECTURE.fullmatch(device) if isinstance(device, str) else None
-    return None if found is None else int(found.group(1))
+    return None if found is None else found.group(1)
 
 
 def _facts(device: Any) -> dict[str, int]:
@@ -109,5 +127,5 @@ def _facts(device: Any) -> dict[str, int]:
         except RuntimeError:
             architecture = _ASSUMED_ARCHITECTURE
     if architecture is not None:
-        return native_module().gpu_facts(architecture)
-    return native_module().gpu_device_facts(device.local_hardware_id)
+        return native_module().architecture_facts(_NATIVE, architecture)
+    return native_module().facts(_NATIVE, device=device.local_hardware_id)

@@ -32,18 +32,15 @@ _INDEPENDENT = frozenset("nb")  # groups and batch; every other dimension is who
 
 # What one device runs: (platform, problem of its sizes, *operands) -> results.
 Program = Callable[..., Sequence[Array]]
-_program: Program
 
 
 def split_by(program: Program) -> None:
     """Names what each device runs. It must depend on nothing but its arguments."""
-    global _program
-    _program = program
-    compat.register_partitioner(TARGET, _placed, _one_device)
+    compat.register_partitioner(TARGET, _placed, partial(_one_device, program))
 
 
 def split_call(ctx: Any, platform: str, problem: Problem, operands: Sequence[Any]) -> Sequence[Any]:
-    """A call that XLA splits over devices; `ctx` is that of the lowering rule that it is made in."""
+    """A call that XLA splits over devices; `ctx` is that of the lowering rule that makes it."""
     call = {
         "platform": platform,
         "pass": problem.pass_,
@@ -80,7 +77,9 @@ def _placed(description: str, placed: Sequence[Any]) -> tuple[list[Any], list[An
     )
 
 
-def _one_device(description: str, shapes: Sequence[Any], placed: Sequence[Any]) -> bytes:
+def _one_device(
+    program: Program, description: str, shapes: Sequence[Any], placed: Sequence[Any]
+) -> bytes:
     """The program for what one device has."""
     platform, problem = _described(description)
     local = [
@@ -88,7 +87,7 @@ def _one_device(description: str, shapes: Sequence[Any], placed: Sequence[Any]) 
         for shape, sharding in zip(shapes, placed, strict=True)
     ]
     own = problem.with_sizes_of([each.shape for each in local])
-    return compat.module_of(partial(_program, platform, own), local, platform)
+    return compat.module_of(partial(program, platform, own), local, platform)
 
 
 def _leader(

@@ -60,6 +60,8 @@ def lstm(
     Args:
       x: [B, T, I], or [T, B, I] with `time_major`; float32, bfloat16, float16 or float64. Every
         other array has the same dtype. Narrow types accumulate, and keep c, in float32.
+        Without rows (B = 0) or steps (T = 0) the outputs are empty, and the final state is the
+        initial one; so are those of `jax.vmap` over an axis of size 0.
       input_kernel: W [I, 4*H], gates in the order i, f, g, o.
       recurrent_kernel: R [H, 4*H].
       bias: b [4*H].

@@ -11,7 +11,7 @@ from jax import Array
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
-from jax_persistent import compat
+from jax_persistent import compat, notices
 from jax_persistent.backends import reference, registry
 from jax_persistent.backends.base import Backend
 from jax_persistent.ffi import sharding
@@ -30,12 +30,11 @@ def register(primitive: Primitive, in_parts: Callable[..., list[Array]] | None =
     """
 
     def elsewhere(*flat: Array, problem: Problem) -> list[Array]:
+        known = ", ".join(registry.platforms())
+        reason = f"no kernel for this platform; kernels exist for {known}"
         if problem.backend == "native":
-            known = ", ".join(registry.platforms())
-            raise NotImplementedError(
-                "backend='native': no kernel for this platform; kernels exist for "
-                f"{known}. {HOW_TO_FIX}"
-            )
+            raise NotImplementedError(f"backend='native': {reason}. {HOW_TO_FIX}")
+        notices.warn(_what(problem), reason)
         return reference.run(problem, flat)
 
     mlir.register_lowering(primitive, mlir.lower_fun(elsewhere, multiple_results=True))
@@ -79,9 +78,17 @@ def why_reference(backend: Backend, problem: Problem) -> str | None:
 
 
 def _on_device(backend: Backend, problem: Problem, flat: Sequence[Array]) -> list[Array]:
-    if why_reference(backend, problem) is not None:
-        return reference.run(problem, flat)
-    return problem.flat_results(backend.call(problem, problem.arrays(flat)))
+    reason = why_reference(backend, problem)
+    if reason is None:
+        return problem.flat_results(backend.call(problem, problem.arrays(flat)))
+    by_choice = backend.slower_than_reference(problem) or backend.refusal_of_dtype(problem)
+    say = notices.warn if by_choice is None else notices.inform
+    say(_what(problem), reason)
+    return reference.run(problem, flat)
+
+
+def _what(problem: Problem) -> str:
+    return f"jax_persistent.{problem.pass_} ({problem.cell.name}) runs as a lax.scan"
 
 
 def _check_smallest_part(backend: Backend, problem: Problem) -> None:

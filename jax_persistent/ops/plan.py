@@ -32,9 +32,10 @@ def plan(
       hidden: H, units.
       batch: B, rows a device works on at once.
       dtype: of the operands.
-      device: a device, a platform's name, or a GPU architecture such as "sm_90", whose flagship is
-        meant; the default device if not given. For another machine's CPU only the platform is
-        known, and this machine's caches are assumed; for "cuda", its first GPU, or sm_90.
+      device: a device, a platform's name, or a GPU architecture such as "sm_90" or "sm_90a", whose
+        flagship is meant; the default device if not given. For another machine's CPU only the
+        platform is known, and this machine's caches are assumed; for "cuda", its first GPU, or
+        sm_90.
       steps: T, time steps. One or two may be faster as the reference, and for a single one a CPU
         need not keep the weights.
 
@@ -48,7 +49,7 @@ def plan(
             raise ValueError(f"{name}: expected an int of at least 1; got {size!r}")
     element = _element(dtype)
     device = jax.default_backend() if device is None else device
-    if not isinstance(device, str) and not hasattr(device, "platform"):
+    if not isinstance(getattr(device, "platform", device), str):
         raise ValueError(
             "device: expected a jax.Device, a platform such as 'cpu', or an architecture such as "
             f"'sm_90'; got {device!r}"

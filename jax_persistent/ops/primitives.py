@@ -32,8 +32,11 @@ _NOT_DIFFERENTIABLE = ("lengths", "resets")
 
 
 def forward(problem: Problem, arrays: Arrays) -> Arrays:
-    """Runs a forward problem without the axis of groups; the arrays have none either."""
-    if problem.backend == "reference":
+    """Runs a forward problem without the axis of groups; the arrays have none either.
+
+    Without rows or steps there is nothing for a kernel to do, whatever the backend.
+    """
+    if problem.backend == "reference" or 0 in arrays.x.shape:
         return reference.forward(problem, arrays)
     with_group = [jnp.expand_dims(a, 0) for a in problem.flat(arrays)]
     return problem.named_results([jnp.squeeze(r, 0) for r in _bind(forward_p, problem, with_group)])

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.export import is_symbolic_dim
 
 from jax_persistent.cells import CELLS, Cell
 from jax_persistent.problem import DTYPES, Arrays
@@ -85,11 +86,8 @@ def check_weights(cell: Cell, time_major: bool, given: dict[str, Any]) -> Arrays
             f"x: expected rank 3, {layout} (time_major={bool(time_major)}); got shape {x.shape}. "
             "Add a batch axis of 1 to a single sequence, or use jax.vmap over further axes"
         )
-    for letter, size in zip(layout.strip("[]").split(", "), x.shape, strict=True):
-        if size == 0:
-            raise ValueError(
-                f"x: expected {layout} with every size at least 1; got {letter} = 0 in {x.shape}"
-            )
+    if x.shape[2] == 0:
+        raise ValueError(f"x: expected {layout} with I at least 1; got I = 0 in {x.shape}")
     if recurrent_kernel.ndim != 2:
         raise ValueError(
             f"recurrent_kernel: expected rank 2, [H, {cell.gates}*H]; "
@@ -155,6 +153,7 @@ def check_state(
 
 def check_lengths(lengths: Any, batch: int, steps: int) -> Array:
     """Lengths as int32 [B]. Known values outside 0..T raise; traced ones are clamped into it."""
+    lengths = read_lengths("lengths", lengths)
     array = _as_array("lengths", lengths)
     if array.shape != (batch,):
         raise ValueError(f"lengths: expected [B] = {(batch,)}; got shape {array.shape}")
@@ -163,16 +162,32 @@ def check_lengths(lengths: Any, batch: int, steps: int) -> Array:
     # Under a trace `array` is a tracer even where what was given has values.
     known = _known(lengths)
     if known is not None:
-        wrong = np.flatnonzero((known < 0) | (known > steps))
+        too_long = False if is_symbolic_dim(steps) else known > steps
+        wrong = np.flatnonzero((known < 0) | too_long)
         if wrong.size:
             row = int(wrong[0])
             raise ValueError(
                 f"lengths: expected values in 0..T = 0..{steps}; got lengths[{row}] = {known[row]}"
                 + (f" and {wrong.size - 1} more outside" if wrong.size > 1 else "")
             )
-    # T need not fit a narrow type, nor a wide type's values an int32.
+    # T need not fit a narrow type, nor a wide type's values an int32; and T may be a symbol.
     wide = array if array.dtype.itemsize >= 4 else array.astype(jnp.int32)
-    return jnp.clip(wide, 0, steps).astype(jnp.int32)
+    return jnp.clip(wide, 0, jnp.asarray(steps, wide.dtype)).astype(jnp.int32)
+
+
+def read_lengths(name: str, value: Any) -> Any:
+    """A list, a tuple or a number as an array; anything else as it is.
+
+    The array is numpy's, whose values are known under a trace too, unless one of them is traced.
+    """
+    if not isinstance(value, (list, tuple, int)):
+        return value
+    traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
+    try:
+        # numpy would take an empty list for floats.
+        return jnp.asarray(value) if traced else np.asarray(value, None if value else np.int32)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: expected an array of integers; got {value!r}") from error
 
 
 def check_resets(resets: Any, batch: int, steps: int, time_major: bool) -> Array:

@@ -38,9 +38,13 @@ struct Rows {
   JP_HOST_DEVICE constexpr bool IsFirst(Int b, Int t) const {
     return t == (reverse ? Length(b) - 1 : 0);
   }
+  // Where (b, t) is in the arrays of sequences, in rows.
+  JP_HOST_DEVICE constexpr int64_t Index(Int b, Int t) const {
+    return time_major ? int64_t{t} * batch + b : int64_t{b} * steps + t;
+  }
   // Whether the row runs at t and starts from the reset state there.
   JP_HOST_DEVICE constexpr bool IsReset(Int b, Int t) const {
-    return resets != nullptr && Runs(b, t) && resets[time_major ? t * batch + b : b * steps + t];
+    return resets != nullptr && Runs(b, t) && resets[Index(b, t)];
   }
 };
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The program for calls at once measures all three ways of the same work."""
 
 from __future__ import annotations

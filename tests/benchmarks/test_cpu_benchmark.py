@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The CPU benchmark runs end to end at a tiny shape, and its arithmetic is right."""
 
 from __future__ import annotations

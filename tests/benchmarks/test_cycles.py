@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The cycle model: its layouts are the planner's, its parts add up, its arithmetic is by hand."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The GPU benchmark's dry run walks all of it but the kernels; its order and its sums are right."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Running layers again takes less memory than saving, for the same gradients."""
 
 from __future__ import annotations

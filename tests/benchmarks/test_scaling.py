@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The scaling program end to end at tiny sizes, and its claims against sums done by hand."""
 
 from __future__ import annotations

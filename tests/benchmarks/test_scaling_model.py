@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The scaling model against sums done by hand, and what must hold of it whatever the link."""
 
 from __future__ import annotations

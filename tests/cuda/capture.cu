@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Can launches like the kernels' be captured into a CUDA graph, as XLA's command buffers do? A
 // cooperative one whose blocks all wait for each other, and one of clusters. Prints a line for each
 // and exits with the number of those that failed.

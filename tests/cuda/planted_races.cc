@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Kernels that forget a barrier where they are told to: planted_races KERNEL [planted]. In a build
 // with ThreadSanitizer each must be reported with "planted", and pass without.
 #include <cstdint>
@@ -53,25 +54,25 @@ JP_KERNEL(32) Blocks(JP_CONSTANT Args args) {
 // Asynchronous stores have arrived when the barrier says so, not when the cluster has met.
 JP_KERNEL(32) Bytes(JP_CONSTANT Args args) {
   auto* const barrier = reinterpret_cast<uint64_t*>(arch::SharedMemory());
-  auto* const quads = reinterpret_cast<Quad*>(arch::SharedMemory() + 128);
+  auto* const vectors = reinterpret_cast<Vec16B*>(arch::SharedMemory() + 128);
   if (arch::ThreadIndex() == 0) {
     arch::InitByteBarrier(barrier);
-    arch::ArriveExpectingBytes(barrier, kLanes * sizeof(Quad));
+    arch::ArriveExpectingBytes(barrier, kLanes * sizeof(Vec16B));
   }
   arch::FenceByteBarrierInit();
   arch::SyncCluster();
   const int peer = arch::BlockIndex() ^ 1;
   const auto index = static_cast<uint32_t>(arch::ThreadIndex());
-  arch::StoreAsync(arch::MapToRank(quads + index, peer), {index, index, index, index},
+  arch::StoreAsync(arch::MapToRank(vectors + index, peer), {index, index, index, index},
                    arch::MapToRank(barrier, peer));
   if (args.planted) {
-    args.words[arch::BlockIndex() * kLanes + arch::ThreadIndex()] = quads[index ^ 1].word[1];
+    args.words[arch::BlockIndex() * kLanes + arch::ThreadIndex()] = vectors[index ^ 1].word[1];
     while (!arch::TryWait(barrier, 0)) {
     }
   } else {
     while (!arch::TryWait(barrier, 0)) {
     }
-    args.words[arch::BlockIndex() * kLanes + arch::ThreadIndex()] = quads[index ^ 1].word[1];
+    args.words[arch::BlockIndex() * kLanes + arch::ThreadIndex()] = vectors[index ^ 1].word[1];
   }
   arch::SyncCluster();
 }
@@ -80,13 +81,13 @@ JP_KERNEL(32) Bytes(JP_CONSTANT Args args) {
 
 int main(int count, char** names) {
   const std::string name = count > 1 ? names[1] : "";
-  std::vector<Quad> memory(16);
+  std::vector<Vec16B> memory(16);
   const Args args{memory[0].word, count > 2 && std::strcmp(names[2], "planted") == 0};
   std::string said = "no such kernel";
-  if (name == "lanes") said = host::Launch(Lanes, args, {1, 1, 32, 128});
-  if (name == "warps") said = host::Launch(Warps, args, {1, 1, 64, 256});
-  if (name == "blocks") said = host::Launch(Blocks, args, {2, 1, 32, 0});
-  if (name == "bytes") said = host::Launch(Bytes, args, {2, 2, 32, 1024});
+  if (name == "lanes") said = emulator::Launch(Lanes, args, {1, 1, 32, 128});
+  if (name == "warps") said = emulator::Launch(Warps, args, {1, 1, 64, 256});
+  if (name == "blocks") said = emulator::Launch(Blocks, args, {2, 1, 32, 0});
+  if (name == "bytes") said = emulator::Launch(Bytes, args, {2, 2, 32, 1024});
   if (!said.empty()) std::cerr << said << "\n";
   return !said.empty();
 }

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small calls of the kernels, checked: what tools that make a GPU a hundred times slower are given.
 
 compute-sanitizer python -m tests.cuda.small_calls

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The hardware script as far as it goes without a GPU: its stages, its table, its exit status."""
 
 from __future__ import annotations

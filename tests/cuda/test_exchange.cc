@@ -1,22 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
 // The exchange between blocks: however late each of them is, nobody reads a stale value or waits
 // for ever; and a wait that cannot end says so.
 #include <limits>
 
-#include "tests/cuda/problem.h"
+#include "tests/cuda/cases.h"
 
 namespace {
 
 using jp::CellTraits;
-using jp::GpuFacts;
-using jp::GpuNumber;
-using jp::test::Arrays;
-using jp::test::Buffers;
-using jp::test::CheckBothPasses;
-using jp::test::Exchange;
-using jp::test::GpuCase;
-
-constexpr GpuFacts kFacts{90, 4, 160 << 10, 4, 1 << 20};
-constexpr Exchange kExchanges[] = {Exchange::kGridData, Exchange::kGridBarrier, Exchange::kCluster};
+using jp::Part;
+using jp::Problem;
+using namespace jp::test;
 
 // Blocks held up at random wherever they wait, write or meet.
 void CheckLateBlocks() {
@@ -24,10 +18,13 @@ void CheckLateBlocks() {
   for (uint32_t seed = 1; seed <= 12; ++seed) {
     for (Exchange exchange : kExchanges) {
       const CellTraits& cell = seed % 2 ? lstm : gru;
-      const int64_t H = cell.gates == 4 ? 26 : 40;
-      const GpuNumber number = seed % 3 == 0 ? GpuNumber::kFloat32 : GpuNumber::kBfloat16;
-      CheckBothPasses({{1, 3, 7, H, seed % 5 == 0, false}, cell, number, exchange, kFacts},
-                      static_cast<int>(seed), {.jitter_seed = seed, .max_delay_us = 60});
+      const Precision precision = seed % 3 == 0 ? Precision::kFloat32 : Precision::kBfloat16;
+      Problem given = GivenToGpu(cell, precision, {1, 3, 7, cell.gates == 4 ? 26 : 40},
+                                 {Part::lengths, Part::resets});
+      given.reverse = seed % 5 == 0;
+      if (seed % 4 < 2) given.Add(Part::reset_state);
+      CheckBothPasses({given, exchange}, static_cast<int>(seed),
+                      {.jitter_seed = seed, .max_delay_us = 60});
     }
   }
 }
@@ -36,19 +33,19 @@ void CheckLateBlocks() {
 // with the very bits that mean "missing".
 void CheckNotANumber() {
   for (Exchange exchange : kExchanges) {
-    for (GpuNumber number : {GpuNumber::kBfloat16, GpuNumber::kFloat16, GpuNumber::kFloat32}) {
+    for (Precision precision : {Precision::kBfloat16, Precision::kFloat16, Precision::kFloat32}) {
       for (const char* cell_name : {"lstm", "elman_tanh"}) {
         const CellTraits& cell = *jp::FindCell(cell_name);
-        const GpuCase c{{1, 3, 4, 24, false, false}, cell, number, exchange, kFacts};
-        Arrays arrays = jp::test::MakeArrays(c.shape, cell, c.dtype(), 3);
-        arrays.lengths.assign(3, 4);
-        Buffers buffers(arrays, cell);
-        const size_t width = jp::cpu::ByteWidth(c.dtype());
-        // Row 1: all its projected inputs at time 2, and its initial state's first unit.
+        if (!IsBuilt(cell, precision)) continue;
+        const GpuCase c{GivenToGpu(cell, precision, {1, 3, 4, 24}, {}), exchange};
+        const Arrays arrays = MakeArrays(c.given, 3);
+        Buffers buffers(arrays);
+        const size_t width = jp::ByteWidth(c.given.dtype);
+        // Row 1: all its inputs at time 2, and row 2's initial state's first unit.
         const size_t columns = cell.gates * 24, first = (1 * 4 + 2) * columns;
-        std::memset(buffers.gates_x.data() + first * width, 0xff, columns * width);
-        std::memset(buffers.initial[0]->data() + 2 * 24 * width, 0xff, width);
-        const std::string error = RunPass(c, buffers.forward(arrays, true));
+        std::memset(buffers.input_gates.data() + first * width, 0xff, columns * width);
+        std::memset(buffers.initial_state[0]->data() + 2 * 24 * width, 0xff, width);
+        const std::string error = RunPass(c, c.forward(), buffers.forward(c.forward()));
         CHECK(error.empty(), c.name(), error);
         const std::vector<double> h = buffers.outputs.values();
         for (int b = 0; b < 3; ++b) {
@@ -58,24 +55,59 @@ void CheckNotANumber() {
             CHECK(std::isnan(h[(b * 4 + t) * 24 + 5]) == is_nan, c.name(), b, t);
           }
         }
-        const std::string backward = RunPass(c, buffers.backward(arrays));
+        const std::string backward = RunPass(c, c.backward(), buffers.backward(c.backward()));
         CHECK(backward.empty(), c.name(), backward);
-        CHECK(std::isfinite(buffers.d_gates_x.values()[0]), c.name());
-        CHECK(std::isnan(buffers.d_gates_x.values()[first]), c.name());
+        CHECK(std::isfinite(buffers.d_input_gates.values()[0]), c.name());
+        CHECK(std::isnan(buffers.d_input_gates.values()[first]), c.name());
+      }
+    }
+  }
+}
+
+// Nothing of the state before a reset comes across it, in either direction: not even a NaN.
+void CheckResetEndsNotANumber() {
+  for (Exchange exchange : kExchanges) {
+    for (const char* name : {"lstm", "gru"}) {
+      const GpuCase c{
+          GivenToGpu(*jp::FindCell(name), Precision::kBfloat16, {1, 3, 5, 24}, {Part::resets}),
+          exchange};
+      Arrays arrays = MakeArrays(c.given, 3);
+      arrays.resets.assign(3 * 5, 0);
+      arrays.resets[1 * 5 + 3] = 1;  // row 1, before time 3
+      const size_t columns = c.given.columns();
+      const auto at = [](size_t time, size_t features) { return (1 * 5 + time) * features; };
+
+      Buffers forward(arrays);
+      std::memset(forward.input_gates.data() + at(1, columns) * 2, 0xff, columns * 2);
+      const std::string went = RunPass(c, c.forward(), forward.forward(c.forward()));
+      CHECK(went.empty(), c.name(), went);
+      const std::vector<double> h = forward.outputs.values();
+      for (size_t t = 0; t < 5; ++t) {
+        CHECK(std::isnan(h[at(t, 24) + 5]) == (t == 1 || t == 2), c.name(), t);
+      }
+
+      Buffers backward(arrays);
+      std::memset(backward.d_outputs.data() + at(4, 24) * 2, 0xff, 24 * 2);
+      const std::string first = RunPass(c, c.forward(), backward.forward(c.forward()));
+      const std::string came = RunPass(c, c.backward(), backward.backward(c.backward()));
+      CHECK(first.empty() && came.empty(), c.name(), first, came);
+      const std::vector<double> d = backward.d_input_gates.values();
+      for (size_t t = 0; t < 5; ++t) {
+        CHECK(std::isnan(d[at(t, columns) + 5]) == (t >= 3), c.name(), t);
       }
     }
   }
 }
 
 void CheckInfinity() {
-  const CellTraits& cell = *jp::FindCell("elman_relu");
+  const CellTraits& relu = *jp::FindCell("elman_relu");
+  if (!IsBuilt(relu, Precision::kBfloat16)) return;
   for (Exchange exchange : kExchanges) {
-    const GpuCase c{{1, 2, 3, 20, false, false}, cell, GpuNumber::kBfloat16, exchange, kFacts};
-    Arrays arrays = jp::test::MakeArrays(c.shape, cell, c.dtype(), 8);
-    arrays.lengths.assign(2, 3);
-    arrays.gates_x[0] = std::numeric_limits<double>::infinity();
-    Buffers buffers(arrays, cell);
-    const std::string error = RunPass(c, buffers.forward(arrays, true));
+    const GpuCase c{GivenToGpu(relu, Precision::kBfloat16, {1, 2, 3, 20}, {}), exchange};
+    Arrays arrays = MakeArrays(c.given, 8);
+    arrays.input_gates[0] = std::numeric_limits<double>::infinity();
+    Buffers buffers(arrays);
+    const std::string error = RunPass(c, c.forward(), buffers.forward(c.forward()));
     CHECK(error.empty(), c.name(), error);
     CHECK(std::isinf(buffers.outputs.values()[0]), c.name());
   }
@@ -83,13 +115,13 @@ void CheckInfinity() {
 
 // One block's messages are lost: the others give up, and say what they waited for.
 void CheckStuck() {
-  const CellTraits& cell = *jp::FindCell("lstm");
   for (Exchange exchange : kExchanges) {
-    const GpuCase c{{1, 2, 3, 24, false, false}, cell, GpuNumber::kBfloat16, exchange, kFacts};
-    const Arrays arrays = jp::test::MakeArrays(c.shape, cell, c.dtype(), 2);
-    Buffers buffers(arrays, cell);
+    const GpuCase c{GivenToGpu(*jp::FindCell("lstm"), Precision::kBfloat16, {1, 2, 3, 24}, {}),
+                    exchange};
+    const Arrays arrays = MakeArrays(c.given, 2);
+    Buffers buffers(arrays);
     const std::string error =
-        RunPass(c, buffers.forward(arrays, true), {.lost_block = 0}, 50'000'000);
+        RunPass(c, c.forward(), buffers.forward(c.forward()), {.lost_block = 0}, 50'000'000);
     CHECK(error.starts_with("jax_persistent.forward: block "), c.name(), error);
     CHECK(error.find("gave up waiting at step 1: expected 0x") != std::string::npos, c.name(),
           error);
@@ -101,6 +133,7 @@ void CheckStuck() {
 int main() {
   CheckLateBlocks();
   CheckNotANumber();
+  CheckResetEndsNotANumber();
   CheckInfinity();
   CheckStuck();
   return jp::test::Finish("exchange between GPU blocks");

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kernels on a real GPU, under every exchange, held against float64.
 
 Elsewhere the same kernels run on the CPU (tests/cuda/*.cc). Here it is the hardware's memory, its
@@ -241,6 +242,54 @@ def test_vmap(over: str, name: str) -> None:
         with jax.default_matmul_precision("highest"):
             want = jax.jit(lambda q: outputs(q, "reference"))(alone)
         np.testing.assert_allclose(np.asarray(got[n]), np.asarray(want), atol=2e-5)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("name", EXCHANGES)
+@pytest.mark.parametrize("cell", ["lstm", "gru", "elman"])
+def test_resets(cell: str, name: str, reverse: bool) -> None:
+    """Outputs and every gradient, that of the reset state among them, as the reference has them."""
+    steps, batch, inputs, hidden = 7, 9, 5, 37
+    function: Any = {"lstm": jp.lstm, "gru": jp.gru, "elman": jp.elman}[cell]
+    width = {"lstm": 4, "gru": 3, "elman": 1}[cell] * hidden
+    random = np.random.default_rng(11)
+
+    def normal(*shape: int, scale: float = 1.0) -> np.ndarray:
+        return scale * random.standard_normal(shape, np.float32)
+
+    resets = random.random((batch, steps)) < 0.3
+    lengths = np.array([7, 0, 3, 7, 1, 5, 7, 2, 6], np.int32)
+    states = [normal(batch, hidden) for _ in range(4)]
+    pair = cell == "lstm"
+    operands = (
+        normal(batch, steps, inputs),
+        normal(inputs, width, scale=0.4),
+        normal(hidden, width, scale=0.2),
+        tuple(states[:2]) if pair else states[0],
+        tuple(states[2:]) if pair else states[2],
+    )
+
+    def loss(operands: Any, backend: str) -> jax.Array:
+        x, kernel, recurrent, initial_state, reset_state = operands
+        options = {"resets": resets, "reset_state": reset_state, "lengths": lengths}
+        outputs, final = function(
+            x,
+            kernel,
+            recurrent,
+            initial_state=initial_state,
+            reverse=reverse,
+            backend=backend,
+            **options,
+        )
+        return jnp.sum(jnp.sin(outputs)) + sum(jnp.sum(s**2) for s in jax.tree.leaves(final))
+
+    with jax.default_matmul_precision("highest"):
+        with exchange(name):
+            got = jax.jit(jax.value_and_grad(lambda o: loss(o, "native")))(operands)
+        with on_cpu():
+            want = jax.jit(jax.value_and_grad(lambda o: loss(o, "reference")))(operands)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), atol=2e-4, rtol=2e-4)
 
 
 @pytest.mark.parametrize("name", EXCHANGES)

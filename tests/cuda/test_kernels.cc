@@ -1,40 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
 // The GPU kernels, run on the CPU, against a plain reference in double.
-#include "tests/cuda/problem.h"
+#include <memory>
+
+#include "tests/cuda/cases.h"
 
 namespace {
 
 using jp::CellTraits;
-using jp::GpuFacts;
-using jp::GpuNumber;
-using jp::cpu::Shape;
-using jp::test::CheckBothPasses;
-using jp::test::Exchange;
-using jp::test::GpuCase;
+using jp::Part;
+using jp::Problem;
+using namespace jp::test;
 
-constexpr GpuNumber kNumbers[] = {GpuNumber::kBfloat16, GpuNumber::kFloat16, GpuNumber::kTf32,
-                                  GpuNumber::kFloat32};
-constexpr Exchange kExchanges[] = {Exchange::kGridData, Exchange::kGridBarrier, Exchange::kCluster};
+constexpr Precision kPrecisions[] = {Precision::kBfloat16, Precision::kFloat32, Precision::kFloat16,
+                                     Precision::kTf32};
 
-constexpr GpuFacts kSmall{90, 4, 160 << 10, 4, 1 << 20};
+// Odd sizes, one of each, rows past a tile, units past a block, several blocks, chunks and
+// launches; rows that 16-byte loads can read, and rows that they can't.
+constexpr Size kSizes[] = {{1, 3, 5, 7}, {2, 9, 4, 20}, {1, 1, 1, 1}, {1, 11, 4, 48}};
 
-// N, B, T, H: odd sizes, one of each, rows past a tile, units past a block, several blocks, chunks
-// and launches; rows that 16-byte loads can read, and rows that they can't.
-constexpr int64_t kSizes[][4] = {{1, 3, 5, 7}, {2, 9, 3, 20}, {1, 1, 1, 1}, {1, 11, 4, 48}};
+// Which parts a case has.
+struct Options {
+  bool lengths, resets, reset_state, reverse;
+};
 
-// `few`: every kernel once, for sanitizers under which a lane costs a hundred times as much.
-void CheckAllOptions(bool few) {
+Problem With(const Options& options, Problem problem, int seed) {
+  if (options.lengths) problem.Add(Part::lengths);
+  if (options.resets) problem.Add(Part::resets);
+  if (options.reset_state) problem.Add(Part::reset_state);
+  problem.reverse = options.reverse;
+  if (seed % 5 == 0) problem.parts &= ~(1u << static_cast<uint32_t>(Part::recurrent_bias));
+  problem.time_major = seed % 3 == 0;
+  return problem;
+}
+
+// The cells and precisions whose kernels have code of their own; the others differ from one of
+// them in an activation or in a conversion.
+bool IsTypical(const CellTraits& cell, Precision precision) {
+  return cell.kind != jp::CellKind::kElmanRelu &&
+         (precision == Precision::kBfloat16 || precision == Precision::kFloat32);
+}
+
+// Every option with every exchange of every typical kernel, the sizes in turn; of the other kernels
+// every second.
+void CheckAllOptions() {
   int seed = 0;
-  for (const auto& [N, B, T, H] : kSizes) {
-    for (const CellTraits& cell : jp::kCells) {
-      for (GpuNumber number : kNumbers) {
-        for (Exchange exchange : kExchanges) {
-          for (bool reverse : {false, true}) {
-            const bool time_major = ++seed % 3 == 0;
-            if (few && (H != 20 || reverse)) continue;
-            CheckBothPasses({{N, B, T, H, reverse, time_major}, cell, number, exchange, kSmall},
-                            seed);
-          }
+  for (const CellTraits& cell : jp::kCells) {
+    for (Precision precision : kPrecisions) {
+      for (Exchange exchange : kExchanges) {
+        for (int option = 0; option < 12; ++option) {
+          ++seed;
+          if (!IsTypical(cell, precision) && seed % 2 == 0) continue;
+          const Options options{.lengths = option % 2 != 0,
+                                .resets = option / 4 > 0,
+                                .reset_state = option / 4 > 1,
+                                .reverse = option / 2 % 2 != 0};
+          const Size& size = kSizes[(seed + seed / 12) % 4];
+          const Problem given = With(options, GivenToGpu(cell, precision, size, {}), seed);
+          CheckBothPasses({given, exchange}, seed);
         }
+      }
+    }
+  }
+}
+
+// Every kernel once, with all parts: under sanitizers a lane costs a hundred times as much.
+void CheckEachKernel() {
+  int seed = 0;
+  for (const CellTraits& cell : jp::kCells) {
+    for (Precision precision : kPrecisions) {
+      if (!IsBuilt(cell, precision)) continue;
+      for (Exchange exchange : kExchanges) {
+        ++seed;
+        const Options options{true, true, true, seed % 2 == 0};
+        const Problem given = With(options, GivenToGpu(cell, precision, kSizes[1], {}), seed);
+        CheckBothPasses({given, exchange}, seed);
       }
     }
   }
@@ -42,22 +81,21 @@ void CheckAllOptions(bool few) {
 
 // Weights past the registers: in shared memory, and past that in L2.
 void CheckWeightsBeyondRegisters() {
-  struct Size {
+  struct Wide {
     const char* cell;
     int64_t hidden;
     int shared_bytes;  // with room for one chunk of weights
   };
-  for (const auto& [name, H, little] : {Size{"lstm", 165, 40 << 10}, Size{"gru", 211, 44 << 10},
-                                        Size{"elman_tanh", 290, 28 << 10}}) {
-    const CellTraits& cell = *jp::FindCell(name);
+  for (const auto& [name, H, little] : {Wide{"lstm", 165, 40 << 10}, Wide{"gru", 211, 44 << 10},
+                                        Wide{"elman_tanh", 290, 28 << 10}}) {
     for (int shared_bytes : {little, 227 << 10}) {
-      const GpuFacts facts{80, 3, shared_bytes, 1, 16 << 20};
       const GpuCase c{
-          {1, 2, 3, H, false, false}, cell, GpuNumber::kFloat32, Exchange::kGridData, facts};
-      const jp::GpuPass pass =
-          jp::PlanGpu({cell, false, c.number, 1, 2, H}, facts, jp::GpuResidency::kGrid).pass;
-      CHECK(pass.shared_chunks > 0, c.name(), pass.shared_chunks);
-      CHECK((pass.stream_chunks > 0) == (shared_bytes == little), c.name(), pass.stream_chunks);
+          GivenToGpu(*jp::FindCell(name), Precision::kFloat32, {1, 2, 3, H}, {Part::lengths}),
+          Exchange::kGridData,
+          {80, 3, shared_bytes, 1, 16 << 20}};
+      const jp::cuda::Geometry g = jp::cuda::PlanKernel(c.forward(), c.facts, c.exchange).geometry;
+      CHECK(g.shared_chunks > 0, c.name(), g.shared_chunks);
+      CHECK((g.stream_chunks > 0) == (shared_bytes == little), c.name(), g.stream_chunks);
       CheckBothPasses(c, static_cast<int>(H));
     }
   }
@@ -65,31 +103,64 @@ void CheckWeightsBeyondRegisters() {
 
 // The same result, bit for bit, however the blocks meet and however late they are.
 void CheckExchangesAgree() {
-  for (const CellTraits& cell : jp::kCells) {
-    const Shape shape{1, 3, 6, 24, false, false};
+  for (const char* name : {"lstm", "gru", "elman_tanh"}) {
+    const Problem given = GivenToGpu(*jp::FindCell(name), Precision::kBfloat16, {1, 3, 6, 24},
+                                     {Part::lengths, Part::resets, Part::reset_state});
     const auto run = [&](Exchange exchange, uint32_t seed) {
-      auto arrays = jp::test::MakeArrays(shape, cell, jp::cpu::DType::kBfloat16, 5);
-      auto buffers = std::make_unique<jp::test::Buffers>(arrays, cell);
-      const GpuCase c{shape, cell, GpuNumber::kBfloat16, exchange, kSmall};
-      const std::string error =
-          RunPass(c, buffers->forward(arrays, true), {.jitter_seed = seed, .max_delay_us = 50});
-      CHECK(error.empty(), c.name(), error);
+      const Arrays arrays = MakeArrays(given, 5);
+      auto buffers = std::make_unique<Buffers>(arrays);
+      const GpuCase c{given, exchange};
+      const jp::cuda::emulator::LaunchOptions options{.jitter_seed = seed, .max_delay_us = 50};
+      for (const std::string& error :
+           {RunPass(c, c.forward(), buffers->forward(c.forward()), options),
+            RunPass(c, c.backward(), buffers->backward(c.backward()), options)}) {
+        CHECK(error.empty(), c.name(), error);
+      }
       return buffers;
     };
     const auto expected = run(Exchange::kGridData, 0);
     for (Exchange exchange : {Exchange::kGridData, Exchange::kGridBarrier}) {
       const auto got = run(exchange, 1);
-      CHECK(got->outputs.SameBytes(expected->outputs), cell.name, static_cast<int>(exchange));
-      CHECK(got->saved.SameBytes(expected->saved), cell.name, static_cast<int>(exchange));
+      CHECK(got->outputs.SameBytes(expected->outputs), name, static_cast<int>(exchange));
+      CHECK(got->residuals.SameBytes(expected->residuals), name, static_cast<int>(exchange));
+      CHECK(got->d_input_gates.SameBytes(expected->d_input_gates), name);
+      CHECK(got->d_reset_state[0]->SameBytes(*expected->d_reset_state[0]), name);
     }
+  }
+}
+
+// A flag that is never set changes no bit.
+void CheckResetsUnset() {
+  for (Exchange exchange : kExchanges) {
+    const GpuCase without{
+        GivenToGpu(*jp::FindCell("gru"), Precision::kFloat32, {1, 3, 5, 24}, {Part::lengths}),
+        exchange};
+    GpuCase with = without;
+    with.given.Add(Part::resets);
+    const Arrays plain = MakeArrays(without.given, 4);  // resets: all zeros
+    Buffers expected(plain), got(plain);
+    for (auto* run : {&expected, &got}) {
+      const GpuCase& c = run == &got ? with : without;
+      const std::string forward = RunPass(c, c.forward(), run->forward(c.forward()));
+      const std::string backward = RunPass(c, c.backward(), run->backward(c.backward()));
+      CHECK(forward.empty() && backward.empty(), c.name(), forward, backward);
+    }
+    CHECK(got.outputs.SameBytes(expected.outputs), with.name());
+    CHECK(got.d_input_gates.SameBytes(expected.d_input_gates), with.name());
+    CHECK(got.d_initial_state[0]->SameBytes(*expected.d_initial_state[0]), with.name());
   }
 }
 
 }  // namespace
 
 int main(int count, char** /*arguments*/) {
-  CheckAllOptions(count > 1);
+  if (count > 1) {
+    CheckEachKernel();
+  } else {
+    CheckAllOptions();
+  }
   CheckWeightsBeyondRegisters();
   CheckExchangesAgree();
+  CheckResetsUnset();
   return jp::test::Finish("GPU kernels on the CPU");
 }

@@ -1,40 +1,49 @@
-// The exchange's checks on one kernel alone, which is built once as it is and once with each of the
-// faults in CMakeLists.txt: with a fault they must fail, or they would prove nothing.
-#include "native/cells/elman.h"
-#include "native/cells/lstm.h"
-#include "tests/cuda/problem.h"
+// SPDX-License-Identifier: Apache-2.0
+// The checks on one kernel alone, which is built once as it is and once with each of the faults in
+// CMakeLists.txt: with a fault they must fail, or they would prove nothing.
+#include "tests/cuda/cases.h"
 
+#if defined(JP_KERNELS)  // else linked with all kernels, as they are
 namespace jp::cuda {
 
 KernelSet JP_KERNELS();
-KernelSet KernelsOf(CellKind /*cell*/, GpuNumber /*number*/) { return JP_KERNELS(); }
+KernelSet KernelsOf(CellKind /*cell*/, Precision /*precision*/) { return JP_KERNELS(); }
 
 }  // namespace jp::cuda
+#endif
 
 namespace {
 
-using jp::test::Exchange;
-using jp::test::GpuCase;
+using jp::Part;
+using namespace jp::test;
 
-constexpr uint64_t kWait = 500'000'000;
+constexpr uint64_t kTimeout = 500'000'000;
+
+const jp::CellTraits& Cell() {
+  for (const jp::CellTraits& cell : jp::kCells) {
+    if (cell.kind == jp::CellKind::JP_CELL_KIND) return cell;
+  }
+  return jp::kCells[0];
+}
 
 }  // namespace
 
 int main() {
-  constexpr jp::CellTraits kCell = jp::JP_CELL::kTraits;
-  const GpuCase c{{1, 3, 6, 24, false, false},
-                  kCell,
-                  jp::GpuNumber::JP_NUMBER,
-                  Exchange::kGridData,
-                  {90, 4, 160 << 10, 4, 1 << 20}};
-  for (uint32_t seed = 1; seed <= 40 && jp::test::failures == 0; ++seed) {
-    CheckBothPasses(c, static_cast<int>(seed), {.jitter_seed = seed, .max_delay_us = 100}, kWait);
+  const GpuCase plain{GivenToGpu(Cell(), Precision::JP_PRECISION, {1, 3, 6, 24}, {Part::lengths})};
+  GpuCase with_resets = plain;
+  with_resets.given.Add(Part::resets).Add(Part::reset_state);
+  for (uint32_t seed = 1; seed <= 40 && failures == 0; ++seed) {
+    GpuCase c = seed % 2 ? with_resets : plain;
+    c.exchange = seed % 4 == 1 ? Exchange::kCluster : Exchange::kGridData;
+    CheckBothPasses(c, static_cast<int>(seed), {.jitter_seed = seed, .max_delay_us = 100},
+                    kTimeout);
   }
   // A NaN with all its bits set, as the network's own value.
-  jp::test::Arrays arrays = jp::test::MakeArrays(c.shape, kCell, c.dtype(), 1);
-  jp::test::Buffers buffers(arrays, kCell);
-  std::memset(buffers.gates_x.data(), 0xff, buffers.gates_x.bytes());
-  const std::string error = RunPass(c, buffers.forward(arrays, true), {}, kWait);
+  const Arrays arrays = MakeArrays(plain.given, 1);
+  Buffers buffers(arrays);
+  std::memset(buffers.input_gates.data(), 0xff, buffers.input_gates.bytes());
+  const std::string error =
+      RunPass(plain, plain.forward(), buffers.forward(plain.forward()), {}, kTimeout);
   CHECK(error.empty(), error);
-  return jp::test::Finish("mutant");
+  return Finish("mutant");
 }

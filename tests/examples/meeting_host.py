@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A host that agrees with the others on its first argument and that stops, at DIES_AT 0, at once.
 
 A stopped process is like a machine that has left the network: no connection breaks.

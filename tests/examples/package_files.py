@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Small packages and package clients for tests: made here, no network."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Programs that run as several hosts: processes of this machine that meet at a loopback port."""
 
 from __future__ import annotations
@@ -12,9 +13,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from flax_problems import FAST_COMPILE
+from compiling import xla_flags
 
-FLAGS = " ".join(f"--{name}={str(value).lower()}" for name, value in FAST_COMPILE.items())
 ENDED = "No host goes on without the others."  # of what a host says that ends early
 
 
@@ -42,7 +42,7 @@ class Host:
             os.environ
             | cache
             | {
-                "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {FLAGS}",
+                "XLA_FLAGS": xla_flags(f"--xla_force_host_platform_device_count={devices}"),
                 "PYTHONPATH": os.pathsep.join(sys.path),
                 "DIES_AT": str(dies_at),
             }

@@ -1,3 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The character model learns, carries its state from chunk to chunk, and says what it reached."""
+
 from __future__ import annotations
 
 import gzip

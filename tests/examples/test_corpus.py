@@ -1,3 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sentence pairs of each source, and their split into training and held-out ones."""
+
 from __future__ import annotations
 
 import hashlib

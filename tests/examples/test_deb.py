@@ -1,3 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Debian packages are unpacked as dpkg does, and broken ones refused."""
+
 from __future__ import annotations
 
 from pathlib import Path

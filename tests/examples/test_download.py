@@ -1,3 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files of packages are fetched once, checked and cached; what goes wrong is said."""
+
 from __future__ import annotations
 
 import hashlib

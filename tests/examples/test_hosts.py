@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What several hosts do together, as processes; and the devices of one."""
 
 from __future__ import annotations

@@ -1,3 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Near copies of a sentence are found, and kept on one side of a split."""
+
 from __future__ import annotations
 
 import random

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From sound files to the recogniser's batches."""
 
 from __future__ import annotations

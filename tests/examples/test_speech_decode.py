@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Decoding and error rates of the recogniser, against counting everything."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The recogniser's program on made-up speech, a tone a letter: it learns, goes on bitwise, reports.
 
 On two devices its loss takes the same course as on one.
@@ -10,15 +11,12 @@ import io
 import json
 import random
 import shutil
-from functools import partial
-from types import SimpleNamespace
 
 import jax
 import matplotlib.image
 import numpy as np
 import pytest
 import soundfile
-from flax_problems import FAST_COMPILE
 
 from examples.common import hosts, speed
 from examples.common.checkpoints import open_checkpoints, restore
@@ -63,17 +61,6 @@ def _wav(word: str) -> bytes:
 def _promotion():
     """optax counts on mixing dtypes."""
     with jax.numpy_dtype_promotion("standard"):
-        yield
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _fast_compile():
-    """Compiling is nearly all of these tests' time."""
-    fast = SimpleNamespace(**vars(jax))
-    fast.jit = partial(jax.jit, compiler_options=FAST_COMPILE)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("examples.common.step.jax", fast)
-        patch.setattr("examples.speech.recognize.jax", fast)
         yield
 
 
@@ -238,7 +225,7 @@ def _utterances(*frames: int) -> list[Utterance]:
 
 
 def _apply(params, batch, config=CONFIG):
-    apply = jax.jit(Recognizer(config).apply, compiler_options=FAST_COMPILE)
+    apply = jax.jit(Recognizer(config).apply)
     return np.asarray(apply({"params": params}, batch.features, batch.frames))
 
 
@@ -267,9 +254,7 @@ def test_the_scan_model_is_the_same_model(params):
         log_probs = Recognizer(config).apply({"params": params}, batch.features, batch.frames)
         return ctc(log_probs, batch)[0]
 
-    differentiate = jax.jit(
-        jax.value_and_grad(loss), static_argnums=1, compiler_options=FAST_COMPILE
-    )
+    differentiate = jax.jit(jax.value_and_grad(loss), static_argnums=1)
     scan = dataclasses.replace(CONFIG, scan=True)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The PyTorch twin of the recogniser computes what the JAX model computes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Subwords and batches of the translator."""
 
 from __future__ import annotations

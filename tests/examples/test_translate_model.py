@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The translation model and its beam search, on parameters drawn at random."""
 
 from __future__ import annotations

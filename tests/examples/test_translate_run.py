@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The translator's program on a small made-up language: it learns, goes on bitwise, reports."""
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from examples.translate.settings import PRESETS, Settings
 from examples.translate.step import initial_state
 from examples.translate.tokens import Tokenizer
 
-TINY = "--steps 1000 --evaluate-every 500 --hidden 48 --layers 1 --embedding 16 --batch 16"
-OPTIONS = f"{TINY} --vocabulary 330 --max-length 8 --learning-rate 0.01 --warmup 20 --beam 3"
+STEPS = 400
+TINY = f"--steps {STEPS} --evaluate-every {STEPS // 2} --hidden 48 --layers 1 --embedding 16"
+REST = "--batch 16 --vocabulary 330 --max-length 8 --learning-rate 0.015 --warmup 20 --beam 3"
+OPTIONS = f"{TINY} {REST}"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -75,7 +78,7 @@ def test_it_learns(trained):
     assert summary["bleu"] > 85
     assert summary["chrf"] > 80
     rows = read_metrics(trained / "metrics.csv")
-    assert [int(row["step"]) for row in rows] == list(range(1, 1001))
+    assert [int(row["step"]) for row in rows] == list(range(1, STEPS + 1))
     valid = [float(row["valid_loss"]) for row in rows if row["valid_loss"]]
     assert len(valid) == 2
     assert valid[1] < valid[0]
@@ -101,9 +104,9 @@ def test_resume_goes_on_bitwise(folder, trained):
     """A run that lost its last checkpoint and half of its metrics computes them again."""
     cut = folder / "cut"
     shutil.copytree(trained, cut)
-    shutil.rmtree(cut / "checkpoints" / "1000")
+    shutil.rmtree(cut / "checkpoints" / f"{STEPS}")
     metrics = (cut / "metrics.csv").read_text().splitlines(keepends=True)
-    (cut / "metrics.csv").write_text("".join(metrics[:601]))
+    (cut / "metrics.csv").write_text("".join(metrics[: STEPS // 2 + 50]))
     assert _main(folder, cut, "--resume") == 0
     columns = ("step", "loss", "learning_rate", "tokens", "valid_loss")
     rows, expected = (
@@ -112,7 +115,7 @@ def test_resume_goes_on_bitwise(folder, trained):
     )
     assert rows == expected
     (state, step), (expected_state, expected_step) = _final(cut), _final(trained)
-    assert step == expected_step == 1000
+    assert step == expected_step == STEPS
     jax.tree.map(np.testing.assert_array_equal, state, expected_state)
     assert (cut / "translations.txt").read_bytes() == (trained / "translations.txt").read_bytes()
 

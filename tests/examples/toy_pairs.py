@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A made-up language: each word has one hanzi, and the order is reversed."""
 
 from __future__ import annotations

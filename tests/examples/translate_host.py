@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The translator with a short report; a host of it dies at the step DIES_AT, if that is one."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The second start of a program finds what the first one compiled, however it is split."""
 
 from __future__ import annotations
@@ -9,8 +10,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-from conftest import FLAG
-
+DEVICES = "--xla_force_host_platform_device_count=8"  # and what users have else
 PROGRAMS = textwrap.dedent(
     """
     import json, sys
@@ -67,7 +67,7 @@ PROGRAMS = textwrap.dedent(
 
 
 def start(cache: Path) -> dict:
-    environment = os.environ | {"XLA_FLAGS": FLAG, "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment = os.environ | {"XLA_FLAGS": DEVICES, "PYTHONPATH": os.pathsep.join(sys.path)}
     ran = subprocess.run(
         [sys.executable, "-c", PROGRAMS, str(cache)],
         env=environment,

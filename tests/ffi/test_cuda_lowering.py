@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Programs exported for CUDA, on any machine: which custom calls are in them, with which operands.
 
 Nothing is compiled, and nothing runs.
@@ -18,7 +19,8 @@ from jax import ShapeDtypeStruct
 from jax.export import DisabledSafetyCheck
 
 import jax_persistent as jp
-from jax_persistent.ffi import call
+from jax_persistent.backends import cuda
+from jax_persistent.ffi.call import TARGETS
 from jax_persistent.ffi.registration import native_module
 
 T, B, I, H = 5, 3, 4, 6  # noqa: E741
@@ -29,14 +31,14 @@ class Cell:
     name: str  # the kernels'
     function: Any
     gates: int
-    saved: int
+    residuals: int
     states: int
-    has_product: bool = False
+    reset_after: bool = False
 
 
 CELLS = {
     "lstm": Cell("lstm", jp.lstm, 4, 5, 2),
-    "gru": Cell("gru", jp.gru, 3, 4, 1, has_product=True),
+    "gru": Cell("gru", jp.gru, 3, 4, 1, reset_after=True),
     "elman": Cell("elman_tanh", jp.elman, 1, 0, 1),
     "elman-relu": Cell("elman_relu", partial(jp.elman, activation="relu"), 1, 0, 1),
 }
@@ -73,15 +75,15 @@ def custom_calls(program: str) -> Iterator[CustomCall]:
 @pytest.fixture(autouse=True)
 def _with_cuda_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """As a build that has them lowers, whether or not there was an nvcc for this one."""
-    monkeypatch.setattr(native_module(), "cuda_architectures", lambda: "90a-real")
-    monkeypatch.delenv(call.EXCHANGE, raising=False)
+    monkeypatch.setattr(native_module(), "missing", lambda platform: "")
+    monkeypatch.delenv(cuda.EXCHANGE, raising=False)
 
 
 def arguments(cell: Cell, *, dtype: str = "float32", time_major: bool = False, hidden: int = H):
     """Types of x, W, R, the biases, the initial states and the lengths."""
     of = partial(ShapeDtypeStruct, dtype=jnp.dtype(dtype))
     columns = cell.gates * hidden
-    biases = [of((columns,))] * (2 if cell.has_product else 1)
+    biases = [of((columns,))] * (2 if cell.reset_after else 1)
     states = [of((B, hidden))] * cell.states
     return (
         of((T, B, I) if time_major else (B, T, I)),
@@ -94,8 +96,7 @@ def arguments(cell: Cell, *, dtype: str = "float32", time_major: bool = False, h
 
 
 def exported(function: Any, *operands: Any, platforms: tuple[str, ...] = ("cuda",)) -> str:
-    targets = call.FORWARD, call.BACKWARD
-    trusted = [DisabledSafetyCheck.custom_call(name) for name in targets]
+    trusted = [DisabledSafetyCheck.custom_call(name) for name in TARGETS.values()]
     export = jax.export.export(jax.jit(function), platforms=platforms, disabled_checks=trusted)
     return export(*operands).mlir_module()
 
@@ -123,29 +124,38 @@ class Types:
         self.cell, self.element, self.time_major = cell, DTYPES[dtype], time_major
         columns = cell.gates * H
         self.outputs, self.gates = self.sequence(H), self.sequence(columns)
-        self.saved = [self.sequence(cell.saved * H)] if cell.saved else []
+        self.residuals = [self.sequence(cell.residuals * H)] if cell.residuals else []
         self.states = [f"1x{B}x{H}x{self.element}"] * cell.states
         self.kernel = f"1x{H}x{columns}x{self.element}"
-        self.bias = [f"1x{columns}x{self.element}"] if cell.has_product else []
+        self.bias = [f"1x{columns}x{self.element}"] if cell.reset_after else []
         self.lengths = f"1x{B}xi32"
 
     def sequence(self, features: int) -> str:
         rows = f"{T}x{B}" if self.time_major else f"{B}x{T}"
         return f"1x{rows}x{features}x{self.element}"
 
-    def forward(self, *, saves: bool) -> tuple[list[str], list[str]]:
-        operands = [self.gates, self.kernel, *self.bias, self.lengths, *self.states]
-        return operands, [self.outputs, *self.states, *(self.saved if saves else [])]
+    def forward(self, *, keeps: bool, given: bool = True) -> tuple[list[str], list[str]]:
+        optional = [*self.bias, self.lengths] if given else []
+        operands = [self.gates, self.kernel, *optional, *self.states]
+        return operands, [self.outputs, *self.states, *(self.residuals if keeps else [])]
 
     def backward(self) -> tuple[list[str], list[str]]:
-        kept = [self.kernel, self.lengths, *self.states, self.outputs, *self.saved]
-        product = [self.gates] if self.cell.has_product else []
+        kept = [self.kernel, self.lengths, *self.states, self.outputs, *self.residuals]
+        product = [self.gates] if self.cell.reset_after else []
         return [*kept, self.outputs, *self.states], [self.gates, *product, *self.states]
 
 
-def attributes(cell: Cell, **changed: str) -> dict[str, str]:
+def attributes(cell: Cell, dtype: str = "float32", **changed: str) -> dict[str, str]:
+    """All but the parts, which differ between the passes."""
     plain = {"reverse": "false", "time_major": "false", "tf32": "false", "exchange": '""'}
-    return {"cell": f'"{cell.name}"', **plain, **changed}
+    sizes = {"groups": 1, "batch": B, "steps": T, "inputs": I, "hidden": H}
+    typed = {name: f"{size} : i64" for name, size in sizes.items()}
+    return {"cell": f'"{cell.name}"', "dtype": f'"{dtype}"', **typed, **plain, **changed}
+
+
+def without_parts(found: CustomCall) -> CustomCall:
+    rest = {name: value for name, value in found.attributes.items() if name != "parts"}
+    return found._replace(attributes=rest)
 
 
 KINDS = [("float32", flags) for flags in FLAGS]
@@ -160,24 +170,29 @@ def test_a_gradient_is_two_calls(cell: Cell, dtype: str, flags: dict[str, bool])
     program = exported(gradient_of(cell, backend="native", **flags), *operands)
     forward, backward = custom_calls(program)
     types = Types(cell, dtype, time_major)
-    given = attributes(cell, **dict.fromkeys(flags, "true"))
-    assert forward == (call.FORWARD, given, *types.forward(saves=True))
-    assert backward == (call.BACKWARD, given, *types.backward())
+    given = attributes(cell, dtype, **dict.fromkeys(flags, "true"))
+    expected = (TARGETS["forward"], given, *types.forward(keeps=True))
+    assert without_parts(forward) == expected
+    assert without_parts(backward) == (TARGETS["backward"], given, *types.backward())
 
 
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
-def test_a_forward_pass_is_one_call_that_saves_nothing(cell: Cell) -> None:
+def test_a_forward_pass_is_one_call_that_keeps_nothing(cell: Cell) -> None:
     (forward,) = custom_calls(exported(outputs_of(cell), *arguments(cell)))
     types = Types(cell, "float32", time_major=False)
-    assert forward == (call.FORWARD, attributes(cell), *types.forward(saves=False))
+    expected = (TARGETS["forward"], attributes(cell), *types.forward(keeps=False))
+    assert without_parts(forward) == expected
+    optional = "recurrent_bias " if cell.reset_after else ""
+    assert forward.attributes["parts"] == f'"input_gates {optional}lengths"'
 
 
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
-def test_what_is_not_given_is_there_for_the_kernel(cell: Cell) -> None:
-    """No bias, no initial state, no lengths: zeros, and full lengths."""
+def test_what_is_not_given_the_kernel_does_without(cell: Cell) -> None:
+    """No bias and no lengths; but the initial state is zeros."""
     x, w, r, *_ = arguments(cell)
     (forward,) = custom_calls(exported(cell.function, x, w, r))
-    assert forward[2:] == Types(cell, "float32", time_major=False).forward(saves=False)
+    types = Types(cell, "float32", time_major=False)
+    assert forward[2:] == types.forward(keeps=False, given=False)
 
 
 @pytest.mark.parametrize(
@@ -196,23 +211,28 @@ def test_tf32_is_taken_where_jax_is_told_to(precision: str | None, tf32: str) ->
     cell = CELLS["gru"]
     with jax.default_matmul_precision(precision):
         found = list(custom_calls(exported(gradient_of(cell), *arguments(cell))))
-    assert [each.attributes for each in found] == [attributes(cell, tf32=tf32)] * 2
+    given = [without_parts(each).attributes for each in found]
+    assert given == [attributes(cell, tf32=tf32)] * 2
 
 
 @pytest.mark.parametrize("exchange", ["grid", "grid-barrier", "cluster"])
 def test_the_exchange_is_the_environments(monkeypatch, exchange: str) -> None:
-    monkeypatch.setenv(call.EXCHANGE, exchange)
+    monkeypatch.setenv(cuda.EXCHANGE, exchange)
     cell = CELLS["lstm"]
-    monkeypatch.setattr(call, "gpu_facts", lambda: native_module().gpu_facts(90))
+    monkeypatch.setattr(cuda, "_facts", lambda device: facts_of("90"))
     found = list(custom_calls(exported(gradient_of(cell), *arguments(cell))))
     assert [each.attributes["exchange"] for each in found] == [f'"{exchange}"'] * 2
 
 
 def test_an_unknown_exchange_is_an_error(monkeypatch) -> None:
-    monkeypatch.setenv(call.EXCHANGE, "barrier")
+    monkeypatch.setenv(cuda.EXCHANGE, "barrier")
     known = "JAX_PERSISTENT_CUDA_EXCHANGE: expected one of 'grid', 'grid-barrier', 'cluster', or"
     with pytest.raises(ValueError, match=f"{known} nothing; got 'barrier'"):
         exported(outputs_of(CELLS["gru"]), *arguments(CELLS["gru"]))
+
+
+def facts_of(architecture: str) -> dict[str, int]:
+    return native_module().architecture_facts("CUDA", architecture)
 
 
 def refused(cell: Cell, reason: str, *operands: Any, function: Any = outputs_of) -> str:
@@ -240,19 +260,20 @@ def test_float64_is_the_reference() -> None:
 
 
 def test_a_build_without_kernels_is_the_reference(monkeypatch) -> None:
-    monkeypatch.setattr(native_module(), "cuda_architectures", lambda: "")
+    reason = "this build has no CUDA kernels"
+    monkeypatch.setattr(native_module(), "missing", lambda platform: reason)
     cell = CELLS["lstm"]
-    program = refused(cell, "this build has no CUDA kernels", *arguments(cell))
+    program = refused(cell, reason, *arguments(cell))
     assert not list(custom_calls(program))
 
 
 def test_backward_alone_may_have_no_kernel(monkeypatch) -> None:
     """Forward pads 1920 units of float32 to less than an A100's L2, backward to more."""
-    monkeypatch.setattr(call, "gpu_facts", lambda: native_module().gpu_facts(80))
+    monkeypatch.setattr(cuda, "_facts", lambda device: facts_of("80"))
     cell = CELLS["lstm"]
     operands = arguments(cell, hidden=1920)
     program = refused(cell, "41 MiB of weights .*L2 only 40 MiB", *operands, function=gradient_of)
-    assert [each.target for each in custom_calls(program)] == [call.FORWARD]
+    assert [each.target for each in custom_calls(program)] == [TARGETS["forward"]]
 
 
 def test_one_program_for_both_platforms() -> None:
@@ -261,8 +282,9 @@ def test_one_program_for_both_platforms() -> None:
     program = exported(outputs_of(cell), *operands, platforms=("cpu", "cuda"))
     on_cpu, on_cuda = sorted(custom_calls(program), key=lambda each: len(each.attributes))
     of_cuda = attributes(cell)
-    assert on_cuda.attributes == of_cuda
-    assert on_cpu.attributes == {k: of_cuda[k] for k in ("cell", "reverse", "time_major")}
+    assert without_parts(on_cuda).attributes == of_cuda
+    del of_cuda["exchange"]
+    assert without_parts(on_cpu).attributes == of_cuda
     # A CPU's kernel takes x, W and the bias in place of what XLA makes of them for a GPU's.
     assert on_cpu.operands[:3] == [f"1x{B}x{T}x{I}xf32", f"1x{I}x{3 * H}xf32", f"1x{3 * H}xf32"]
     assert on_cuda.operands[0] == f"1x{B}x{T}x{3 * H}xf32"

@@ -1,8 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
 """The flax layers over a mesh: a batch that is split, and parameters that are (FSDP)."""
 
 from __future__ import annotations
-
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +18,7 @@ from devices import (
 )
 from flax import linen as nn
 from flax import nnx
-from flax_problems import FAST_COMPILE, drawn
+from flax_problems import drawn
 
 from jax_persistent import linen as persistent_linen
 from jax_persistent import nnx as persistent_nnx
@@ -32,7 +31,6 @@ CELLS = {
     "gru": "GRUCell",
     "simple": "SimpleCell",
 }
-jit = partial(jax.jit, compiler_options=FAST_COMPILE)
 
 
 def inputs(features: int = FEATURES):
@@ -49,7 +47,7 @@ def gradients_of(apply):
     def loss(params, x, lengths):
         return sum(jnp.sum(jnp.sin(a)) for a in jax.tree.leaves(apply(params, x, lengths)))
 
-    return jit(jax.value_and_grad(loss, argnums=(0, 1)))
+    return jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
 
 
 def linen_apply(cell):
@@ -126,7 +124,7 @@ def test_split_parameters_are_gathered_once_a_training_step(cell, layers):
     params, apply = layers(cell)
     x, optimizer = inputs(16), optax.sgd(0.1, momentum=0.9)
 
-    @jit
+    @jax.jit
     def step(params, state, x):
         loss, gradients = jax.value_and_grad(lambda p: jnp.sum(jnp.sin(apply(p, x))))(params)
         updates, state = optimizer.update(gradients, state, params)

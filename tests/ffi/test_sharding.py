@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Kernels over a mesh: what the compiled program communicates, and that results stay the same."""
 
 from __future__ import annotations
@@ -11,19 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from devices import close, collectives, kernel_results, mesh_of, put
-from flax_problems import FAST_COMPILE
 from jax.export import DisabledSafetyCheck
 from jax.sharding import PartitionSpec as P
 
 import jax_persistent as jp
-from jax_persistent.ffi.call import PLATFORMS
+from jax_persistent.backends import registry
 from jax_persistent.ffi.registration import native_module
 
 STEPS, ROWS, FEATURES, UNITS = 5, 16, 3, 6  # T, B, I, H
 OPS = {"lstm": (jp.lstm, 4), "gru": (jp.gru, 3), "elman": (jp.elman, 1)}
 LENGTHS = np.array([n % (STEPS + 1) for n in range(ROWS)], np.int32)
-BUILT = [p for p in PLATFORMS if p != "cuda" or native_module().cuda_architectures()]
-jit = partial(jax.jit, compiler_options=FAST_COMPILE)
+BUILT = [p for p in registry.platforms() if p != "cuda" or not native_module().missing("CUDA")]
 
 
 def arrays(cell: str, *, rows: tuple[int, ...] = (ROWS,), time_major: bool = False) -> tuple:
@@ -68,7 +67,7 @@ def test_a_batch_is_split_without_a_gather(cell, flags, explicit):
     mesh = mesh_of(data=8, explicit=explicit)
     x, *weights, states = arrays(cell, time_major=bool(flags))
     rows = (None, "data") if flags else ("data",)
-    gradient = jit(gradients_of(partial(call, cell, **flags)))
+    gradient = jax.jit(gradients_of(partial(call, cell, **flags)))
     split = put(mesh, x, *rows), *weights, *put(mesh, (states, LENGTHS), "data")
     with jax.set_mesh(mesh) if flags else contextlib.nullcontext():
         compiled = gradient.lower(*split).compile()
@@ -96,9 +95,9 @@ def test_shard_map_adds_nothing_but_the_sums(cell):
         out_specs=P("data"),
     )
     split = put(mesh, x, "data"), *weights, *put(mesh, (states, LENGTHS), "data")
-    compiled = jit(gradients_of(own_rows)).lower(*split).compile()
+    compiled = jax.jit(gradients_of(own_rows)).lower(*split).compile()
     assert_only_sums(compiled, 4)
-    expected = jit(gradients_of(partial(call, cell)))
+    expected = jax.jit(gradients_of(partial(call, cell)))
     close(compiled(*split), expected(x, *weights, states, LENGTHS))
 
 
@@ -123,7 +122,7 @@ def test_wherever_operands_are_results_are_right(place):
     axes, of_x, of_weights, of_lengths, pieces = (PLACES | GATHERED)[place]
     mesh = mesh_of(**axes)
     x, w, r, b, states = arrays("lstm")
-    gradient = jit(gradients_of(partial(call, "lstm")))
+    gradient = jax.jit(gradients_of(partial(call, "lstm")))
     matrices = put(mesh, (w, r), *of_weights)
     split = put(mesh, x, *of_x), *matrices, b, states, put(mesh, LENGTHS, *of_lengths)
     compiled = gradient.lower(*split).compile()
@@ -135,15 +134,30 @@ def test_wherever_operands_are_results_are_right(place):
     close(compiled(*split), gradient(x, w, r, b, states, LENGTHS))
 
 
+def test_a_kernel_is_chosen_for_the_rows_that_a_device_has():
+    """Two steps of four rows on each of eight devices don't repay packing; 32 rows on one do."""
+    hidden = 320
+    x = np.ones((32, 2, FEATURES), np.float32)
+    sizes = (FEATURES, 4 * hidden), (hidden, 4 * hidden)
+    w, r = (np.full(size, 0.01, np.float32) for size in sizes)
+    run = jax.jit(lambda x: jp.lstm(x, w, r)[0])
+    alone = run.lower(x).compile()
+    split = run.lower(put(mesh_of(data=8), x, "data")).compile()
+    assert len(kernel_results(alone)) == 1
+    assert kernel_results(split) == []
+    assert collectives(split) == []
+    close(split(put(mesh_of(data=8), x, "data")), alone(x))
+
+
 def test_the_older_partitioner_splits_as_well():
     """`jax_use_shardy_partitioner=False`, which jax is about to drop."""
     mesh = mesh_of(model=2, data=4)
     x, *weights, states = arrays("gru")
     split = put(mesh, x, "data"), *weights, *put(mesh, (states, LENGTHS), "data")
-    expected = jit(gradients_of(partial(call, "gru")))(x, *weights, states, LENGTHS)
+    expected = jax.jit(gradients_of(partial(call, "gru")))(x, *weights, states, LENGTHS)
     jax.config.update("jax_use_shardy_partitioner", False)
     try:
-        compiled = jit(gradients_of(partial(call, "gru"))).lower(*split).compile()
+        compiled = jax.jit(gradients_of(partial(call, "gru"))).lower(*split).compile()
     finally:
         jax.config.update("jax_use_shardy_partitioner", True)
     assert_only_sums(compiled, 4)
@@ -163,9 +177,9 @@ def test_a_batch_that_does_not_divide():
         )
 
     split = put(mesh, x, "data"), w, r, b, *put(mesh, (states, LENGTHS), "data")
-    compiled = jit(some_rows).lower(*split).compile()
+    compiled = jax.jit(some_rows).lower(*split).compile()
     assert kernel_results(compiled)[0] == f"f32[1,2,{STEPS},{UNITS}]"
-    close(compiled(*split), jit(some_rows)(x, w, r, b, states, LENGTHS))
+    close(compiled(*split), jax.jit(some_rows)(x, w, r, b, states, LENGTHS))
 
 
 def test_one_axis_is_manual_and_the_other_is_not():
@@ -180,9 +194,11 @@ def test_one_axis_is_manual_and_the_other_is_not():
         axis_names={"model"},
     )
     split = put(mesh, x, ("model", "data")), *weights, states, LENGTHS
-    compiled = jit(gradients_of(half)).lower(*split).compile()
+    compiled = jax.jit(gradients_of(half)).lower(*split).compile()
     assert kernel_results(compiled)[0] == f"f32[1,{ROWS // 8},{STEPS},{UNITS}]"
-    close(compiled(*split), jit(gradients_of(partial(call, "lstm")))(x, *weights, states, LENGTHS))
+    close(
+        compiled(*split), jax.jit(gradients_of(partial(call, "lstm")))(x, *weights, states, LENGTHS)
+    )
 
 
 @pytest.mark.parametrize("explicit", [False, True])
@@ -191,7 +207,7 @@ def test_an_ensemble_is_split_without_communication(cell, explicit):
     members = 4
     mesh = mesh_of(model=4, explicit=explicit)
     given = arrays(cell, rows=(members, 2))
-    gradient = jit(jax.vmap(gradients_of(partial(call, cell)), in_axes=(0, 0, 0, 0, 0, None)))
+    gradient = jax.jit(jax.vmap(gradients_of(partial(call, cell)), in_axes=(0, 0, 0, 0, 0, None)))
     split = put(mesh, given, "model")
     compiled = gradient.lower(*split, LENGTHS[3:5]).compile()
     assert len(kernel_results(compiled)) == 2
@@ -203,7 +219,7 @@ def test_an_ensemble_is_split_without_communication(cell, explicit):
 def test_an_ensemble_over_one_axis_its_batch_over_another():
     mesh = mesh_of(model=2, data=4)
     x, *weights, states = arrays("gru", rows=(2, 8))
-    gradient = jit(jax.vmap(gradients_of(partial(call, "gru")), in_axes=(0, 0, 0, 0, 0, None)))
+    gradient = jax.jit(jax.vmap(gradients_of(partial(call, "gru")), in_axes=(0, 0, 0, 0, 0, None)))
     lengths = LENGTHS[:8]
     split = (
         put(mesh, x, "model", "data"),
@@ -265,14 +281,14 @@ def test_an_exported_program_is_split_too(platform):
     mesh = mesh_of(data=8)
     x, *weights, states = arrays("gru")
     split = put(mesh, x, "data"), *weights, *put(mesh, (states, LENGTHS), "data")
-    gradient = jit(gradients_of(partial(call, "gru")))
+    gradient = jax.jit(gradients_of(partial(call, "gru")))
     targets = ("partitioned", "forward", "backward")
     trusted = [DisabledSafetyCheck.custom_call(f"jax_persistent.{name}") for name in targets]
     if platform != jax.default_backend():
         trusted.append(DisabledSafetyCheck.platform())
     exported = jax.export.export(gradient, platforms=[platform], disabled_checks=trusted)(*split)
     again = jax.export.deserialize(exported.serialize())
-    compiled = jit(again.call).lower(*split).compile()
+    compiled = jax.jit(again.call).lower(*split).compile()
     assert kernel_results(compiled)[0] == f"f32[1,{ROWS // 8},{STEPS},{UNITS}]"
     assert_only_sums(compiled, 4)
     if platform == jax.default_backend():

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """linen.Bidirectional over our RNN equals flax's over flax's."""
 
 from __future__ import annotations

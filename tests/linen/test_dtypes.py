@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The dtypes of results are flax's, and rounding stays within what flax itself loses."""
 
 from __future__ import annotations

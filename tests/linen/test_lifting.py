@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """linen's lifted transforms, sharing and inspection see our RNN as they see flax's."""
 
 from __future__ import annotations

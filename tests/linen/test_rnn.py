@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """linen.RNN gives what flax's RNN gives: results, gradients, parameters, errors."""
 
 from __future__ import annotations

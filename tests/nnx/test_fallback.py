@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whatever no kernel computes goes through flax's own code, with flax's results to the bit."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """nnx's transforms, capture and Bidirectional see our RNN as they see flax's."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """nnx.RNN gives what flax's RNN gives: results, gradients, state, errors."""
 
 from __future__ import annotations

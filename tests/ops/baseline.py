@@ -1,7 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
 """Plain lax.scan in one dtype throughout: the yardstick whose rounding error is the tests' budget.
 
-Written apart from the package, with every optional operand given, so that one compiled function per
-cell, dtype and direction serves all combinations.
+Written apart from the package, with every optional operand given, so that one compiled function
+per cell, dtype and direction serves all combinations.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ STEPS = {
 }
 
 
-def run(cell: str, params: dict, lengths: jax.Array, reverse: bool) -> dict:
-    """All of x [B,T,I], both kernels, both biases, h0, c0 and lengths -> outputs [B,T,H], h, c."""
+def run(cell: str, params: dict, lengths: jax.Array, resets: jax.Array, reverse: bool) -> dict:
+    """All of x [B,T,I], both kernels, both biases, h0, c0, reset_h, reset_c, lengths [B] and resets
+    [B,T] -> outputs [B,T,H], h, c."""
     kernel, recurrent = params["input_kernel"], params["recurrent_kernel"]
     recurrent_bias = params["recurrent_bias"]
     a = params["x"] @ kernel + params["bias"][None, None, :]
@@ -43,19 +45,29 @@ def run(cell: str, params: dict, lengths: jax.Array, reverse: bool) -> dict:
 
     def body(carry, step):
         h, c = carry
-        a_t, t = step
-        new_h, new_c = STEPS[cell](a_t, h @ recurrent + recurrent_bias[None, :], h, c)
+        a_t, t, reset = step
         inside = (t < lengths)[:, None]
+        reset = reset[:, None] & inside
+        h, c = jnp.where(reset, params["reset_h"], h), jnp.where(reset, params["reset_c"], c)
+        new_h, new_c = STEPS[cell](a_t, h @ recurrent + recurrent_bias[None, :], h, c)
         h, c = jnp.where(inside, new_h, h), jnp.where(inside, new_c, c)
         return (h, c), jnp.where(inside, h, jnp.zeros_like(h))
 
     carry = params["h0"], params["c0"]
-    (h, c), outputs = jax.lax.scan(body, carry, (jnp.swapaxes(a, 0, 1), times), reverse=reverse)
+    steps = jnp.swapaxes(a, 0, 1), times, resets.T
+    (h, c), outputs = jax.lax.scan(body, carry, steps, reverse=reverse)
     results = {"outputs": jnp.swapaxes(outputs, 0, 1), "h": h}
     return results | {"c": c} if cell == "lstm" else results
 
 
-@partial(jax.jit, static_argnums=(0, 3))
-def run_and_pull(cell: str, params: dict, lengths: jax.Array, reverse: bool, cotangents: dict):
-    results, pull = jax.vjp(lambda p: run(cell, p, lengths, reverse), params)
+@partial(jax.jit, static_argnums=(0, 4))
+def run_and_pull(
+    cell: str,
+    params: dict,
+    lengths: jax.Array,
+    resets: jax.Array,
+    reverse: bool,
+    cotangents: dict,
+):
+    results, pull = jax.vjp(lambda p: run(cell, p, lengths, resets, reverse), params)
     return results, pull(cotangents)[0]

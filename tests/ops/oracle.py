@@ -1,10 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
 """The equations in plain numpy, row by row and step by step, apart from JAX and the package.
 
 Everything is float64, batch-major, and takes any number of leading axes on every array, so that one
 call evaluates many perturbed problems at once.
 
 Shapes: x [...,B,T,I], input_kernel [...,I,G*H], recurrent_kernel [...,H,G*H], bias and
-recurrent_bias [...,G*H], h0 and c0 [...,B,H].
+recurrent_bias [...,G*H], h0, c0, reset_h and reset_c [...,B,H]; resets [B,T], the same for all.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ CELLS = tuple(GATES)
 RANKS = {"x": 3, "input_kernel": 2, "recurrent_kernel": 2, "bias": 1, "recurrent_bias": 1} | {
     "h0": 2,
     "c0": 2,
+    "reset_h": 2,
+    "reset_c": 2,
 }
 
 
@@ -66,7 +69,12 @@ STEPS = {
 
 
 def run(
-    cell: str, params: Arrays, lengths: np.ndarray | None, reverse: bool, watch: Watch = ignore
+    cell: str,
+    params: Arrays,
+    lengths: np.ndarray | None,
+    reverse: bool,
+    resets: np.ndarray | None = None,
+    watch: Watch = ignore,
 ) -> dict:
     """-> outputs [...,B,T,H], h [...,B,H], and c [...,B,H] for the LSTM. Absent params are zeros.
 
@@ -78,6 +86,7 @@ def run(
     kind = np.result_type(*params.values())
     state = np.zeros((*lead, batch, hidden), kind)
     h0, c0 = params.get("h0", state), params.get("c0", state)
+    reset_h, reset_c = params.get("reset_h", state), params.get("reset_c", state)
     bias = params.get("bias", np.zeros(w.shape[-1]))
     recurrent_bias = params.get("recurrent_bias", np.zeros(w.shape[-1]))
 
@@ -88,6 +97,8 @@ def run(
         h, c = h0[..., b, :], c0[..., b, :]
         order = range(length)
         for t in reversed(order) if reverse else order:
+            if resets is not None and resets[b, t]:
+                h, c = reset_h[..., b, :], reset_c[..., b, :]
             a = matvec(x[..., b, t, :], w) + bias
             recurrent = matvec(h, r) + recurrent_bias
             watch(a, recurrent)
@@ -98,9 +109,11 @@ def run(
     return results | {"c": final_c} if cell == "lstm" else results
 
 
-def loss(cell: str, params: Arrays, lengths, reverse: bool, cotangents: Arrays) -> np.ndarray:
+def loss(
+    cell: str, params: Arrays, lengths, reverse: bool, resets, cotangents: Arrays
+) -> np.ndarray:
     """The results weighted by their cotangents and summed -> [...]"""
-    results = run(cell, params, lengths, reverse)
+    results = run(cell, params, lengths, reverse, resets)
     total = np.zeros(())
     for name, cotangent in cotangents.items():
         axes = tuple(range(-cotangent.ndim, 0))
@@ -108,7 +121,9 @@ def loss(cell: str, params: Arrays, lengths, reverse: bool, cotangents: Arrays) 
     return total
 
 
-def gradients(cell: str, params: Arrays, lengths, reverse: bool, cotangents: Arrays) -> dict:
+def gradients(
+    cell: str, params: Arrays, lengths, reverse: bool, resets, cotangents: Arrays
+) -> dict:
     """The loss differentiated entry by entry with a complex step, which cancels no digits."""
     tiny = 1e-30
     found = {}
@@ -116,7 +131,7 @@ def gradients(cell: str, params: Arrays, lengths, reverse: bool, cotangents: Arr
         perturbed = np.tile(value.astype(np.complex128), (value.size, *(1,) * value.ndim))
         perturbed.reshape(value.size, value.size)[np.diag_indices(value.size)] += 1j * tiny
         others = {k: v[None] for k, v in params.items() if k != name}
-        moved = loss(cell, {**others, name: perturbed}, lengths, reverse, cotangents)
+        moved = loss(cell, {**others, name: perturbed}, lengths, reverse, resets, cotangents)
         found[name] = (moved.imag / tiny).reshape(value.shape)
     return found
 
@@ -126,6 +141,7 @@ def slope(
     params: Arrays,
     lengths,
     reverse: bool,
+    resets,
     cotangents: Arrays,
     direction: Arrays,
     step: float = 1e-5,
@@ -133,7 +149,7 @@ def slope(
     """The loss's derivative along one direction, by a central difference."""
     ahead = {k: v + step * direction[k] for k, v in params.items()}
     behind = {k: v - step * direction[k] for k, v in params.items()}
-    difference = loss(cell, ahead, lengths, reverse, cotangents) - loss(
-        cell, behind, lengths, reverse, cotangents
+    difference = loss(cell, ahead, lengths, reverse, resets, cotangents) - loss(
+        cell, behind, lengths, reverse, resets, cotangents
     )
     return float(difference / (2 * step))

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Random problems, the package called through one signature, and the error budget."""
 
 from __future__ import annotations
@@ -6,12 +7,13 @@ import contextlib
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+from compiling import AS_SHIPPED
 
 import jax_persistent as jp
 
@@ -29,7 +31,15 @@ COMPLEX_STEP_LIMIT = 2000  # above this many entries the gradient's truth is a f
 RELU_MARGIN = 0.02  # keeps low precision from deciding which side of the kink a unit is on
 
 
-FLAGS = ("reverse", "time_major", "initial_state", "bias", "recurrent_bias")
+FLAGS = (
+    "reverse",
+    "time_major",
+    "initial_state",
+    "bias",
+    "recurrent_bias",
+    "resets",
+    "reset_state",
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,8 @@ class Case:
     initial_state: bool = True
     bias: bool = True
     recurrent_bias: bool = True
+    resets: bool = False
+    reset_state: bool = False  # with resets; zeros otherwise
 
     def __str__(self) -> str:
         flags = [n for n in FLAGS if getattr(self, n)]
@@ -60,6 +72,7 @@ class Problem:
     params: dict[str, np.ndarray]
     cotangents: dict[str, np.ndarray]
     lengths: np.ndarray | None
+    resets: np.ndarray | None = None
 
 
 def some_lengths(steps: int, batch: int) -> tuple[int, ...]:
@@ -90,6 +103,10 @@ def shapes(case: Case) -> dict[str, tuple[int, ...]]:
         found["h0"] = (b, h)
     if case.initial_state and case.cell == "lstm":
         found["c0"] = (b, h)
+    if case.reset_state:
+        found["reset_h"] = (b, h)
+    if case.reset_state and case.cell == "lstm":
+        found["reset_c"] = (b, h)
     return found
 
 
@@ -103,6 +120,8 @@ def draw(case: Case, seed: int) -> dict[str, np.ndarray]:
         "recurrent_bias": 0.5,
         "h0": 0.7,
         "c0": 0.9,
+        "reset_h": 0.6,
+        "reset_c": 0.8,
     }
     return {
         name: (scales[name] * random.randn(*shape)).astype(DTYPES[case.dtype])
@@ -119,6 +138,7 @@ def nearest_kink(case: Case, params: dict[str, np.ndarray]) -> float:
         wide,
         as_lengths(case),
         case.reverse,
+        some_resets(case),
         watch=lambda a, recurrent: seen.append(float(np.abs(a + recurrent).min())),
     )
     return min(seen, default=np.inf)
@@ -132,6 +152,12 @@ def keeps_off_kinks(case: Case) -> bool:
 
 def as_lengths(case: Case) -> np.ndarray | None:
     return None if case.lengths is None else np.array(case.lengths, np.int32)
+
+
+def some_resets(case: Case) -> np.ndarray | None:
+    """A third of all steps, of every row another third: first steps, last ones, and padding too."""
+    t, b, _, _ = case.sizes
+    return (np.arange(b)[:, None] + np.arange(t)[None, :]) % 3 == 0 if case.resets else None
 
 
 @lru_cache(maxsize=64)
@@ -148,17 +174,21 @@ def problem(case: Case) -> Problem:
     result_shapes = {"outputs": (b, t, h), "h": (b, h), "c": (b, h)}
     names = result_shapes if case.cell == "lstm" else ("outputs", "h")
     cotangents = {n: random.randn(*result_shapes[n]).astype(DTYPES[case.dtype]) for n in names}
-    return Problem(params, cotangents, as_lengths(case))
+    return Problem(params, cotangents, as_lengths(case), some_resets(case))
 
 
-def complete(case: Case, params: dict, lengths) -> tuple[dict, jax.Array]:
-    """Absent operands as the zeros (and full lengths) they stand for."""
+def complete(case: Case, params: dict, lengths) -> tuple[dict, jax.Array, jax.Array]:
+    """Absent operands as the zeros, the full lengths and the missing resets they stand for."""
     t, b, _, _ = case.sizes
     full = shapes(replace(case, initial_state=True, bias=True))
-    full |= {"recurrent_bias": full["bias"], "c0": full["h0"]}
+    full |= {"recurrent_bias": full["bias"]} | dict.fromkeys(
+        ("c0", "reset_h", "reset_c"), full["h0"]
+    )
     dtype = params["x"].dtype
     filled = {n: params.get(n, np.zeros(s, dtype)) for n, s in full.items()}
-    return filled, jnp.full((b,), t, jnp.int32) if lengths is None else jnp.asarray(lengths)
+    resets = some_resets(replace(case, resets=True)) & case.resets
+    lengths = jnp.full((b,), t, jnp.int32) if lengths is None else jnp.asarray(lengths)
+    return filled, lengths, jnp.asarray(resets)
 
 
 def plain_scan(case: Case, dtype: str) -> tuple[dict, dict]:
@@ -167,8 +197,8 @@ def plain_scan(case: Case, dtype: str) -> tuple[dict, dict]:
     with precision(dtype):
         wide = {k: v.astype(DTYPES[dtype]) for k, v in p.params.items()}
         cotangents = {k: v.astype(DTYPES[dtype]) for k, v in p.cotangents.items()}
-        params, lengths = complete(case, wide, p.lengths)
-        found = baseline.run_and_pull(case.cell, params, lengths, case.reverse, cotangents)
+        operands = complete(case, wide, p.lengths)
+        found = baseline.run_and_pull(case.cell, *operands, case.reverse, cotangents)
         results, grads = jax.tree.map(np.asarray, found)
     return results, {name: grads[name] for name in p.params}
 
@@ -179,10 +209,10 @@ def truth(case: Case) -> tuple[dict, dict]:
     p = problem(case)
     params = {k: v.astype(np.float64) for k, v in p.params.items()}
     cotangents = {k: v.astype(np.float64) for k, v in p.cotangents.items()}
-    results = oracle.run(case.cell, params, p.lengths, case.reverse)
+    results = oracle.run(case.cell, params, p.lengths, case.reverse, p.resets)
     if sum(v.size for v in params.values()) > COMPLEX_STEP_LIMIT:
         return results, plain_scan(case, "float64")[1]
-    grads = oracle.gradients(case.cell, params, p.lengths, case.reverse, cotangents)
+    grads = oracle.gradients(case.cell, params, p.lengths, case.reverse, p.resets, cotangents)
     return results, grads
 
 
@@ -217,6 +247,11 @@ def call(cell: str, params: dict, *, time_major: bool = False, **options) -> dic
     x = jnp.swapaxes(x, 0, 1) if time_major else x
     bias, h0 = params.get("bias"), params.get("h0")
     options["time_major"] = time_major
+    if time_major and options.get("resets") is not None:
+        options["resets"] = options["resets"].T
+    if "reset_h" in params:
+        both = params["reset_h"], params.get("reset_c")
+        options["reset_state"] = both if cell == "lstm" else both[0]
     if cell == "lstm":
         state = None if h0 is None else (h0, params["c0"])
         outputs, (h, c) = jp.lstm(x, w, r, bias, state, **options)
@@ -239,14 +274,20 @@ def run_and_pull(function: Callable[[dict], dict], params: dict, cotangents: dic
 
 
 @lru_cache(maxsize=256)
-def compiled(cell: str, reverse: bool, time_major: bool, backend: str | None):
+def compiled(cell: str, reverse: bool, time_major: bool, backend: str | None, as_shipped: bool):
     """One jitted function per set of static options; other operands and sizes retrace it."""
 
-    @jax.jit
-    def both(params, cotangents, lengths):
+    @partial(jax.jit, compiler_options=AS_SHIPPED if as_shipped else None)
+    def both(params, cotangents, lengths, resets):
         def function(q):
             return call(
-                cell, q, lengths=lengths, reverse=reverse, time_major=time_major, backend=backend
+                cell,
+                q,
+                lengths=lengths,
+                resets=resets,
+                reverse=reverse,
+                time_major=time_major,
+                backend=backend,
             )
 
         return run_and_pull(function, params, cotangents)
@@ -254,12 +295,14 @@ def compiled(cell: str, reverse: bool, time_major: bool, backend: str | None):
     return both
 
 
-def evaluate(case: Case, backend: str | None, given: Problem | None = None) -> tuple[dict, dict]:
+def evaluate(
+    case: Case, backend: str | None, given: Problem | None = None, as_shipped: bool = False
+) -> tuple[dict, dict]:
     """Results and gradients of the package, in numpy; lengths are traced."""
     p = given or problem(case)
-    both = compiled(case.cell, case.reverse, case.time_major, backend)
+    both = compiled(case.cell, case.reverse, case.time_major, backend, as_shipped)
     with precision(case.dtype):
-        return jax.tree.map(np.asarray, both(p.params, p.cotangents, p.lengths))
+        return jax.tree.map(np.asarray, both(p.params, p.cotangents, p.lengths, p.resets))
 
 
 def check_within_budget(case: Case, got: tuple[dict, dict]) -> None:

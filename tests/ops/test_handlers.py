@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Native handlers called past all validation: a wrong buffer is an FFI error, never trusted."""
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import pytest
 from . import oracle
 from .problems import Case, call, problem
 
-KINDS = {"f32": np.float32, "i32": np.int32}
+KINDS = {"f32": np.float32, "i32": np.int32, "i1": np.bool_}
 
 
 class Buffer(NamedTuple):
@@ -53,14 +54,14 @@ def attribute(text: str) -> object:
 @lru_cache
 def calls(cell: str) -> tuple[Call, Call]:
     """Forward and backward, read from the lowered program: names and operands are the package's."""
-    case = Case(cell, lengths=(3, 5, 1))
+    case = Case(cell, lengths=(3, 5, 1), resets=True, reset_state=True)
     p = problem(case)
 
-    def loss(params, lengths):
-        results = call(cell, params, lengths=lengths, backend="native")
+    def loss(params, lengths, resets):
+        results = call(cell, params, lengths=lengths, resets=resets, backend="native")
         return sum((results[k] * p.cotangents[k]).sum() for k in results)
 
-    traced = jax.jit(jax.grad(loss)).trace(p.params, p.lengths)
+    traced = jax.jit(jax.grad(loss)).trace(p.params, p.lengths, p.resets)
     found = []
     for line in traced.lower(lowering_platforms=("cpu",)).as_text().splitlines():
         target = re.search(r"custom_call @\"?(jax_persistent[\w.]+)", line)
@@ -78,7 +79,7 @@ def calls(cell: str) -> tuple[Call, Call]:
 
 def execute(c: Call, length: int = 2) -> list[jax.Array]:
     shapes = [jax.ShapeDtypeStruct(*b) for b in c.results]
-    values = [length if b.dtype == np.int32 else 0.25 for b in c.operands]
+    values = [length if b.dtype == np.int32 else 0.25 for b in c.operands]  # resets: all true
     arguments = [jnp.full(b.shape, v, b.dtype) for b, v in zip(c.operands, values, strict=True)]
     run = jax.jit(partial(jax.ffi.ffi_call(c.target, shapes), **dict(c.attributes)))
     return jax.block_until_ready(run(*arguments))
@@ -96,7 +97,7 @@ def damaged(all_buffers: tuple[Buffer, ...]) -> Iterator[tuple[Buffer, ...]]:
         for axis, size in enumerate(shape):
             for wrong in (size + 1, size - 1):
                 versions.append(Buffer((*shape[:axis], wrong, *shape[axis + 1 :]), dtype))
-        other = np.dtype(np.float32) if dtype.kind == "i" else np.dtype(ml_dtypes.bfloat16)
+        other = np.dtype(np.float32) if dtype.kind in "ib" else np.dtype(ml_dtypes.bfloat16)
         versions.append(Buffer(shape, other))
         for version in versions:
             yield (*all_buffers[:nth], version, *all_buffers[nth + 1 :])
@@ -152,6 +153,12 @@ def test_wrong_attributes(which: int) -> None:
     name = next(k for k, v in given.items() if v == "lstm")
     for wrong in ("transformer", "", "gru"):
         refused(c._replace(attributes=tuple((given | {name: wrong}).items())))
+    for size in ("groups", "batch", "steps", "inputs", "hidden"):
+        for number in (given[size] + 1, 0, -2, 2**62):
+            attributes = given | {size: np.int64(number)}
+            refused(c._replace(attributes=tuple(attributes.items())))
+    for parts in ("", "everything", given["parts"] + " bias", given["parts"].replace(" ", "  ")):
+        refused(c._replace(attributes=tuple((given | {"parts": parts}).items())))
 
 
 @both

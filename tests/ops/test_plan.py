@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`plan`: what it says of each platform and architecture, and why there is no kernel."""
 
 from __future__ import annotations
@@ -8,8 +9,10 @@ import jax
 import pytest
 
 import jax_persistent as jp
-from jax_persistent.ffi import call
+from jax_persistent.backends import cuda
+from jax_persistent.cells import CELLS
 from jax_persistent.ffi.registration import native_module
+from jax_persistent.problem import Problem
 
 ARCHITECTURES = ("sm_80", "sm_86", "sm_89", "sm_90", "sm_100")
 GATES = {"lstm": 4, "gru": 3, "elman": 1}
@@ -18,8 +21,8 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 @pytest.fixture(autouse=True)
 def _on_a_build_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(call.EXCHANGE, raising=False)
-    monkeypatch.setattr(native_module(), "cuda_architectures", lambda: "90")
+    monkeypatch.delenv(cuda.EXCHANGE, raising=False)
+    monkeypatch.setattr(native_module(), "missing", lambda platform: "")
 
 
 @pytest.mark.parametrize("device", ARCHITECTURES)
@@ -45,7 +48,7 @@ def test_a_gpu_has_a_kernel(cell: str, dtype: str, device: str) -> None:
 
 def test_what_it_prints(monkeypatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setenv(call.EXCHANGE, "cluster")
+        patch.setenv(cuda.EXCHANGE, "cluster")
         found = jp.plan("lstm", 512, 20, "bfloat16", "sm_90")
     assert found.residency == "cluster, registers"
     assert (found.workers, found.packed_bytes) == (16, 4 * 512 * 512 * 2)
@@ -80,30 +83,55 @@ def test_what_it_prints(monkeypatch) -> None:
 )
 def test_what_it_says_of_who_does_a_step(hidden: int, by_rows: bool, says: str) -> None:
     facts = {"threads": 2, "lanes": 16, "registers": 32, "l2_bytes": 2 << 20, "l3_bytes": 64 << 20}
-    found = native_module().plan_cpu("lstm", hidden, 16, 128, 4, **facts)
-    assert found["explanation"].startswith(says)
-    for direction in ("forward", "backward"):
-        assert found[direction]["workers"] == 2
-        assert found[direction]["by_rows"] == by_rows
+    for pass_, parts in (("forward", ("inputs",)), ("backward", ("residuals", "d_weights"))):
+        problem = Problem(pass_, CELLS["lstm"], 1, 16, 128, 1, hidden, "float32", parts=parts)
+        found = native_module().plan("cpu", problem.encoded() | {"pass": pass_}, facts)
+        assert found["explanation"].startswith(says) or pass_ == "backward"
+        assert found["workers"] == 2
+        assert found["splits_batch"] == by_rows
 
 
 @pytest.mark.parametrize("name", ["cuda", "gpu"])
 def test_another_machines_gpu_is_taken_for_sm_90(monkeypatch, name: str) -> None:
-    def none_here(platform: str):
-        raise RuntimeError(f"no {platform}")
+    def none_here(backend: str):
+        raise RuntimeError(f"no {backend}")
 
-    monkeypatch.setattr(jax, "devices", none_here)
+    monkeypatch.setattr(jax, "local_devices", none_here)
     assert jp.plan("gru", 640, 9, "float16", name) == jp.plan("gru", 640, 9, "float16", "sm_90")
 
 
 def test_a_device_is_asked_for_its_own_facts(monkeypatch) -> None:
-    facts = {**native_module().gpu_facts(90), "processors": 60}
-    monkeypatch.setattr(native_module(), "gpu_device_facts", {3: facts}.__getitem__)
+    facts = {**native_module().architecture_facts("CUDA", "90"), "processors": 60}
+    monkeypatch.setattr(native_module(), "facts", lambda platform, device: {3: facts}[device])
     part = SimpleNamespace(platform="gpu", local_hardware_id=3)
     found = jp.plan("lstm", 1024, 8, "bfloat16", part)
     assert "1 team of 43 of 60 SMs" in str(found)
-    monkeypatch.setattr(jax, "devices", lambda platform: [part])
+    monkeypatch.setattr(jax, "local_devices", lambda backend: [part])
     assert jp.plan("lstm", 1024, 8, "bfloat16", "cuda") == found
+
+
+@pytest.mark.parametrize("name", ["sm_90a", "sm_100a", "sm_100f"])
+def test_a_letter_after_an_architecture_changes_nothing(name: str) -> None:
+    found = jp.plan("lstm", 384, 4, "bfloat16", name)
+    assert found.backend == "native"
+    assert found == jp.plan("lstm", 384, 4, "bfloat16", name[:-1])
+
+
+@pytest.mark.parametrize(
+    "device", [7, 0, True, 1.5, 10**30, b"cpu", ["cpu"], {}, object(), SimpleNamespace(platform=3)]
+)
+def test_what_is_no_device(device: object) -> None:
+    with pytest.raises(ValueError, match=r"device: expected a jax.Device, .*'sm_90'; got ") as bad:
+        jp.plan("lstm", 64, 8, "float32", device)
+    assert repr(device) in str(bad.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["", "sm_", "sm_90x", "sm_-90", "sm_\u0669\u0660", "sm_" + "9" * 40]
+)
+def test_a_name_that_nothing_has(name: str) -> None:
+    found = jp.plan("lstm", 64, 8, "bfloat16", name)
+    assert str(found) == f"reference: no kernel for platform {name!r}; there are for cpu, cuda"
 
 
 def test_an_architecture_without_kernels() -> None:
@@ -112,20 +140,20 @@ def test_an_architecture_without_kernels() -> None:
 
 
 def test_a_device_that_cannot_say_is_a_reason(monkeypatch) -> None:
-    def fails(_: int) -> None:
+    def fails(platform: str, device: int) -> None:
         raise RuntimeError("cudaSetDevice: cudaErrorInsufficientDriver")
 
-    monkeypatch.setattr(native_module(), "gpu_device_facts", fails)
+    monkeypatch.setattr(native_module(), "facts", fails)
     device = SimpleNamespace(platform="gpu", local_hardware_id=0)
     found = jp.plan("lstm", 64, 8, "bfloat16", device)
-    assert str(found) == "reference: cudaSetDevice: cudaErrorInsufficientDriver"
+    says = "reference: CUDA can't be used: cudaSetDevice: cudaErrorInsufficientDriver"
+    assert str(found) == says
 
 
 def test_a_build_without_cuda_kernels_says_so(monkeypatch) -> None:
-    monkeypatch.setattr(native_module(), "cuda_architectures", lambda: "")
-    assert str(jp.plan("lstm", 64, 8, "bfloat16", "cuda")).startswith(
-        "reference: this build has no"
-    )
+    reason = "this build has no CUDA kernels: no nvcc was found"
+    monkeypatch.setattr(native_module(), "missing", {"CUDA": reason}.__getitem__)
+    assert str(jp.plan("lstm", 64, 8, "bfloat16", "cuda")) == f"reference: {reason}"
 
 
 def test_float32_keeps_fewer_weights_in_registers_than_tf32() -> None:
@@ -139,15 +167,24 @@ def test_float32_keeps_fewer_weights_in_registers_than_tf32() -> None:
 
 
 def test_the_exchange_can_be_chosen(monkeypatch) -> None:
-    monkeypatch.setenv(call.EXCHANGE, "grid")
+    monkeypatch.setenv(cuda.EXCHANGE, "grid")
     assert jp.plan("lstm", 512, 4, "bfloat16", "sm_90").residency == "grid, registers"
-    monkeypatch.setenv(call.EXCHANGE, "cluster")
+    monkeypatch.setenv(cuda.EXCHANGE, "cluster")
     assert jp.plan("lstm", 512, 4, "bfloat16", "sm_90").residency == "cluster, registers"
     found = jp.plan("lstm", 512, 4, "bfloat16", "sm_80")
     assert str(found) == "reference: sm_80 has no clusters"
-    monkeypatch.setenv(call.EXCHANGE, "L2")
+    monkeypatch.setenv(cuda.EXCHANGE, "L2")
     with pytest.raises(ValueError, match=r"JAX_PERSISTENT_CUDA_EXCHANGE: expected one of .*'L2'"):
         jp.plan("lstm", 512, 4, "bfloat16", "sm_90")
+
+
+def test_a_cpu_does_not_ask_how_gpus_exchange(monkeypatch) -> None:
+    run = jax.jit(jax.grad(lambda x: jp.elman(x, x[0], x[0], backend="native")[0].sum()))
+    expected = run(jax.numpy.ones((2, 3, 3)))
+    jax.clear_caches()
+    monkeypatch.setenv(cuda.EXCHANGE, "L2")
+    assert (run(jax.numpy.ones((2, 3, 3))) == expected).all()
+    assert jp.plan("lstm", 64, 8, "float32", "cpu").backend == "native"
 
 
 @pytest.mark.parametrize(
@@ -197,7 +234,7 @@ def test_the_cpu(cell: str, dtype: str, width: int) -> None:
     assert found.residency in ("L2", "L3", "memory")
     assert found == jp.plan(cell, 100, 3, dtype, jax.devices("cpu")[0])
     assert found.details is not None
-    among = "for each of" if found.details["forward"]["by_rows"] else "over"
+    among = "for each of" if found.details["forward"]["splits_batch"] else "over"
     assert str(found).startswith(
         f"native: {found.packed_bytes >> 10} KiB of packed weights {among} {found.workers} worker"
     )

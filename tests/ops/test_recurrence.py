@@ -1,7 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
 """The specification, as one body that every backend passes, held against float64."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from itertools import product
 
@@ -48,6 +50,8 @@ def combinations(cell: str, dtype: str) -> list[Case]:
             initial_state=ragged ^ reverse ^ flip_state,
             bias=ragged ^ time_major ^ flip_bias,
             recurrent_bias=reverse ^ time_major,
+            resets=ragged ^ reverse ^ time_major,
+            reset_state=(ragged ^ reverse ^ time_major) and ragged ^ flip_bias,
         )
         for ragged, reverse, time_major in product((False, True), repeat=3)
     ]
@@ -76,7 +80,9 @@ def at_the_edges(dtype: str, edges=EDGES) -> list[Case]:
     for (nth, cell), (mth, sizes) in product(enumerate(oracle.CELLS), enumerate(edges)):
         lengths = some_lengths(*sizes[:2]) if (nth + mth) % 3 else None
         reverse, time_major = bool((nth + mth) % 2), bool(mth % 4 // 2)
-        cases.append(Case(cell, dtype, sizes, lengths, reverse, time_major))
+        resets = (nth + mth) % 5 < 2
+        case = Case(cell, dtype, sizes, lengths, reverse, time_major, resets=resets)
+        cases.append(replace(case, reset_state=resets and bool(mth % 2)))
     return cases
 
 
@@ -117,9 +123,10 @@ def test_agrees_with_float64(backend: str, case: Case) -> None:
 
 @pytest.mark.parametrize("cell", oracle.CELLS)
 def test_default_backend(cell: str) -> None:
+    """As users' programs are compiled: the others here are compiled quickly."""
     for dtype in ("float32", "float64"):
         case = Case(cell, dtype, lengths=RAGGED)
-        check_within_budget(case, evaluate(case, None))
+        check_within_budget(case, evaluate(case, None, as_shipped=True))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -328,13 +335,13 @@ def test_baseline_in_float64_is_the_oracle(cell: str) -> None:
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("cell", oracle.CELLS)
 def test_reference_gradient_is_the_finite_difference(cell: str, reverse: bool) -> None:
-    case = Case(cell, "float64", lengths=RAGGED, reverse=reverse)
+    case = Case(cell, "float64", lengths=RAGGED, reverse=reverse, resets=True, reset_state=reverse)
     p = problem(case)
     _, grads = evaluate(case, "reference")
     for seed in range(3):
         random = np.random.RandomState(seed)
         direction = {k: random.randn(*v.shape) for k, v in p.params.items()}
-        slope = oracle.slope(cell, p.params, p.lengths, reverse, p.cotangents, direction)
+        slope = oracle.slope(cell, p.params, p.lengths, reverse, p.resets, p.cotangents, direction)
         dot = sum((grads[k] * direction[k]).sum() for k in direction)
         assert_allclose(dot, slope, rtol=1e-7, atol=1e-7)
 
@@ -361,6 +368,7 @@ def test_reference_curvature_is_the_finite_difference(cell: str) -> None:
             {k: v + sign * step * direction[k] for k, v in p.params.items()},
             p.lengths,
             False,
+            p.resets,
             p.cotangents,
         )
         for sign in (1, -1)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every JAX transform of a recurrence is the same transform of a plain lax.scan."""
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from numpy.testing import assert_allclose, assert_array_equal
 
 from . import baseline, oracle
-from .problems import SMALL, Case, call, complete, problem
+from .problems import SMALL, Case, call, complete, problem, some_resets
 
 BACKENDS = ["reference", "native"]
 CELL_NAMES = oracle.CELLS
@@ -37,7 +38,14 @@ def plain(case: Case, params: dict, lengths) -> dict:
 
 
 def ours(case: Case, backend: str | None, params: dict, lengths) -> dict:
-    return call(case.cell, params, lengths=lengths, reverse=case.reverse, backend=backend)
+    return call(
+        case.cell,
+        params,
+        lengths=lengths,
+        resets=some_resets(case),
+        reverse=case.reverse,
+        backend=backend,
+    )
 
 
 def weighted(run: Run, case: Case, params: dict, lengths) -> jax.Array:
@@ -80,7 +88,7 @@ WEIGHTS = ("input_kernel", "recurrent_kernel", "bias", "recurrent_bias")
 
 @cells
 def test_value_and_grad(cell: str, backend: str) -> None:
-    case = Case(cell, lengths=(3, 5, 0), reverse=True)
+    case = Case(cell, lengths=(3, 5, 0), reverse=True, resets=True, reset_state=True)
     p = problem(case)
     same(
         lambda run: jax.value_and_grad(partial(weighted, run, case)),
@@ -106,7 +114,7 @@ def test_without_jit(backend: str) -> None:
 @pytest.mark.parametrize("mapped", [DATA, WEIGHTS, DATA + WEIGHTS, ("recurrent_kernel",), ("h0",)])
 def test_vmap_of_the_gradient(mapped: tuple[str, ...], cell: str, backend: str) -> None:
     """Mapped over sequences, over weights, over both, over one operand; results come along."""
-    case = Case(cell, lengths=(3, 5, 0), reverse=len(mapped) % 2 == 0)
+    case = Case(cell, lengths=(3, 5, 0), reverse=len(mapped) % 2 == 0, resets=True)
     p = problem(case)
     axes = {k: 0 if k in mapped else None for k in p.params}
 
@@ -231,7 +239,7 @@ def test_inside_control_flow(backend: str) -> None:
 
 @cells
 def test_jvp(cell: str, backend: str) -> None:
-    case = Case(cell, lengths=(3, 5, 0), reverse=True)
+    case = Case(cell, lengths=(3, 5, 0), reverse=True, resets=True, reset_state=True)
     p = problem(case)
     direction = jax.tree.map(np.cos, p.params)
 
@@ -255,7 +263,7 @@ def test_jvp(cell: str, backend: str) -> None:
 )
 def test_second_order(cell: str, backend: str, order: str) -> None:
     """A Hessian-vector product by each of its three roads."""
-    case = Case(cell, lengths=(3, 5, 0))
+    case = Case(cell, lengths=(3, 5, 0), resets=True, reset_state=cell == "lstm")
     p = problem(case)
     direction = jax.tree.map(np.cos, p.params)
 

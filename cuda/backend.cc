@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+// What native/backend.h asks of a backend, of the CUDA kernels: facts, plans and calls.
+#include "cuda/backend.h"
+
+#include <charconv>
+#include <limits>
+#include <stdexcept>
+
+#include "cuda/device.h"
+#include "cuda/launches.h"
+
+namespace jp::cuda {
+namespace {
+
+constexpr uint64_t kTimeoutNs = 20'000'000'000;  // under a debugger steps take seconds
+
+Facts AsFacts(const DeviceFacts& facts) {
+  return {{"architecture", facts.architecture},
+          {"processors", facts.processors},
+          {"shared_bytes", facts.shared_bytes},
+          {"cluster_blocks", facts.cluster_blocks},
+          {"l2_bytes", facts.l2_bytes}};
+}
+
+int64_t Fact(const Facts& facts, std::string_view name, int64_t least, int64_t most) {
+  const auto found = facts.find(name);
+  if (found == facts.end())
+    throw std::invalid_argument(std::string(name) + ": this fact is missing");
+  if (found->second < least || found->second > most) {
+    throw std::invalid_argument(std::string(name) + ": expected " + std::to_string(least) + " to " +
+                                std::to_string(most) + ", got " + std::to_string(found->second));
+  }
+  return found->second;
+}
+
+DeviceFacts FromFacts(const Facts& facts) {
+  constexpr int64_t kInt = std::numeric_limits<int>::max();
+  const auto number = [&](std::string_view name, int64_t least, int64_t most) {
+    return static_cast<int>(Fact(facts, name, least, most));
+  };
+  const DeviceFacts known{
+      .architecture = number("architecture", 0, kInt),
+      .processors = number("processors", 0, 1 << 16),
+      .shared_bytes = number("shared_bytes", 0, 1 << 24),
+      .cluster_blocks = number("cluster_blocks", 1, 1 << 10),
+      .l2_bytes = Fact(facts, "l2_bytes", 0, std::numeric_limits<int64_t>::max())};
+  const Facts all = AsFacts(known);
+  for (const auto& [name, value] : facts) {
+    if (!all.contains(name)) throw std::invalid_argument(name + ": unknown fact of a GPU");
+  }
+  return known;
+}
+
+Exchange ExchangeIn(const Options& options) {
+  Exchange exchange = Exchange::kAny;
+  for (const auto& [name, value] : options) {
+    if (name != "exchange")
+      throw std::invalid_argument(name + ": unknown option of the GPU kernels");
+    const std::optional<Exchange> named = ExchangeOf(value);
+    if (!named) {
+      throw std::invalid_argument(
+          "exchange: expected \"grid\", \"grid-barrier\", \"cluster\" or nothing, got \"" + value +
+          "\"");
+    }
+    exchange = *named;
+  }
+  return exchange;
+}
+
+class GpuPlan : public Plan {
+ public:
+  GpuPlan(const Problem& problem, const DeviceFacts& facts, Exchange exchange)
+      : problem_(problem), facts_(facts), plan_(PlanKernel(problem, facts, exchange)) {
+    if (plan_.runs()) workspace_bytes_ = LayOutWorkspace(problem, plan_).bytes;
+  }
+
+  std::string Refusal() const override { return plan_.refusal; }
+
+  // With room to begin on a line of L2, which XLA does not promise.
+  int64_t WorkspaceBytes() const override {
+    return workspace_bytes_ == 0 ? 0 : workspace_bytes_ + kWorkspaceLine - kWorkspaceAlignment;
+  }
+
+  Description Describe() const override {
+    if (!plan_.runs()) return {.residency = {}, .explanation = plan_.refusal, .numbers = {}};
+    const Geometry& g = plan_.geometry;
+    return {.residency = Residency(plan_),
+            .explanation = Explain(plan_, facts_),
+            .numbers = {{"workers", g.blocks_per_team},
+                        {"packed_bytes", plan_.weight_bytes},
+                        {"teams", plan_.teams},
+                        {"tiles_per_team", g.tiles_per_team},
+                        {"warps_for_units", g.warps_m},
+                        {"warps_for_depth", g.warps_k},
+                        {"chunks", g.warp_chunks},
+                        {"shared_chunks", g.shared_chunks},
+                        {"streamed_chunks", g.stream_chunks},
+                        {"shared_bytes", g.shared_bytes}}};
+  }
+
+  template <class Arrays>
+  std::string Run(const Arrays& arrays, void* workspace, const Resources& resources) const {
+    const auto address = reinterpret_cast<uintptr_t>(workspace);
+    const uintptr_t line = uintptr_t{kWorkspaceLine};
+    const DeviceCall call{
+        .problem = problem_,
+        .plan = plan_,
+        .workspace = static_cast<unsigned char*>(workspace) + (line - address % line) % line,
+        .timeout_ns = kTimeoutNs,
+        .shared_bytes = facts_.shared_bytes,
+        .ordinal = resources.device,
+        .stream = resources.stream};
+    try {
+      return EnqueueOnDevice(call, arrays);
+    } catch (const std::runtime_error& error) {
+      return error.what();
+    }
+  }
+
+ private:
+  const Problem problem_;
+  const DeviceFacts facts_;
+  const KernelPlan plan_;
+  int64_t workspace_bytes_ = 0;
+};
+
+class GpuBackend : public Backend {
+ public:
+  std::string_view Platform() const override { return "CUDA"; }
+  Executor KindOfExecutor() const override { return Executor::kStream; }
+  std::string Missing() const override { return std::string(cuda::Missing()); }
+
+  Facts FactsOf(const Resources& where) const override {
+    return AsFacts(FactsOfDevice(where.device));
+  }
+
+  // "sm_90", "sm_90a" for the same GPU, or "90".
+  Facts FactsOfArchitecture(std::string_view name) const override {
+    if (name.starts_with("sm_")) name.remove_prefix(3);
+    if (name.ends_with('a') || name.ends_with('f')) name.remove_suffix(1);
+    int number = 0;
+    const auto [end, error] = std::from_chars(name.data(), name.data() + name.size(), number);
+    if (error != std::errc() || end != name.data() + name.size()) return {};
+    return AsFacts(cuda::FactsOfArchitecture(number));
+  }
+
+  std::unique_ptr<Plan> MakePlan(const Problem& problem, const Facts& facts,
+                                 const Options& options) const override {
+    return std::make_unique<GpuPlan>(problem, FromFacts(facts), ExchangeIn(options));
+  }
+
+  std::string Run(const Plan& plan, const Forward& arrays, void* workspace,
+                  const Resources& resources) const override {
+    return static_cast<const GpuPlan&>(plan).Run(arrays, workspace, resources);
+  }
+  std::string Run(const Plan& plan, const Backward& arrays, void* workspace,
+                  const Resources& resources) const override {
+    return static_cast<const GpuPlan&>(plan).Run(arrays, workspace, resources);
+  }
+};
+
+}  // namespace
+
+const Backend& TheBackend() {
+  static const GpuBackend backend;
+  return backend;
+}
+
+}  // namespace jp::cuda

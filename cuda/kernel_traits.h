@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+// The constants of a kernel's template that the planner must know: how many units a warp covers and
+// how many of its weights stay in registers. They follow from the cell's own constants.
+#pragma once
+
+#include "cuda/arch_types.h"
+#include "native/problem/problem.h"
+
+namespace jp::cuda {
+
+inline constexpr int kTileRows = 8;     // batch rows of a tile: the columns of mma.sync
+inline constexpr int kMmaRows = 16;     // rows of weights in one mma.sync
+inline constexpr int kChunkBytes = 64;  // of a row of the exchanged vector: four lanes' loads
+inline constexpr int kMostWarps = 8;    // of a block
+
+struct KernelTraits {
+  int gates;            // rows of weights a unit
+  int halves;           // a unit block has 8 * halves units
+  int segments;         // of H elements each in an exchanged row
+  int states;           // floats that a unit keeps from step to step
+  int register_chunks;  // a warp's chunks whose weights stay in registers
+
+  constexpr int units() const { return 8 * halves; }
+  constexpr int tiles() const { return gates * units() / kMmaRows; }
+  constexpr int slots() const { return 2 * halves; }  // (unit, row) pairs of a lane
+  // Vec16Bs of a lane that hold its weights of one chunk.
+  constexpr int chunk_vectors() const { return 2 * tiles(); }
+  constexpr int chunk_registers() const { return 4 * chunk_vectors(); }
+};
+
+// Loads of a message that a warp has in flight: 4 for each of 8 warps saturate L2's bandwidth. In
+// float32 the sums need the registers, and multiplying takes longer than loading.
+constexpr int LoadsInFlight(Precision precision) {
+  return precision == Precision::kFloat32 ? 2 : 4;
+}
+
+// A thread of 256 has 255 registers; half are for weights. The backward pass in float32 has 64 sums
+// and the gradients of all gates beside them, and gives up two chunks.
+constexpr int WeightRegisters(Pass pass, Precision precision) {
+  return pass == Pass::kBackward && precision == Precision::kFloat32 ? 112 : 128;
+}
+
+// Forward the rows of the product are all gates of the units and K is H; backward the rows are the
+// units and K is G*H.
+constexpr KernelTraits TraitsOf(Pass pass, int gates, int states, Precision precision) {
+  const bool forward = pass == Pass::kForward;
+  KernelTraits traits{forward ? gates : 1, 1, forward ? 1 : gates, states, 0};
+  if (traits.gates * traits.units() % kMmaRows != 0) traits.halves = 2;  // units fill whole tiles
+  const int chunks = WeightRegisters(pass, precision) / traits.chunk_registers();
+  const int loads = LoadsInFlight(precision);
+  traits.register_chunks = chunks < loads ? chunks : chunks - chunks % loads;
+  return traits;
+}
+
+}  // namespace jp::cuda

@@ -1,0 +1,305 @@
+// SPDX-License-Identifier: Apache-2.0
+// The planner: what fits, what is quickest by the cycle model, and why a problem is refused.
+#include "cuda/plan.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <utility>
+
+namespace jp::cuda {
+namespace {
+
+constexpr int kMostTiles = 16;                // of a team: 32 threads set up two barriers each
+constexpr int64_t kMostElements = 1ll << 28;  // of what the kernels count in 32 bits
+constexpr int kVectorBytes = int{sizeof(Vec16B)};
+
+template <class Int>
+Int Ceil(Int n, Int by) {
+  return (n + by - 1) / by;
+}
+template <class Int>
+Int RoundUp(Int n, Int multiple) {
+  return Ceil(n, multiple) * multiple;
+}
+
+std::string Format(const char* format, auto... values) {
+  char text[512];
+  std::snprintf(text, sizeof text, format, values...);
+  return text;
+}
+
+long long Long(int64_t value) { return value; }  // as %lld has it
+
+Precision PrecisionOf(const Problem& problem) {
+  switch (problem.dtype) {
+    case DType::kBfloat16: return Precision::kBfloat16;
+    case DType::kFloat16: return Precision::kFloat16;
+    case DType::kFloat32:
+    case DType::kFloat64: break;  // the latter is refused
+  }
+  return problem.tf32 ? Precision::kTf32 : Precision::kFloat32;
+}
+
+// What the functions below plan for.
+struct Task {
+  const Problem& problem;
+  const DeviceFacts& facts;
+  Precision precision;
+  KernelTraits traits;
+
+  int hidden() const { return static_cast<int>(problem.hidden); }
+  int unit_blocks() const { return Ceil(hidden(), traits.units()); }
+  bool sums_reset_gradients() const {
+    return problem.pass == Pass::kBackward && problem.has(Part::reset_state);
+  }
+};
+
+// Where everything lies in a block's shared memory, apart from the weights; in bytes. The weights
+// come last and take what is left.
+void LayOut(Geometry& g, const Task& task) {
+  constexpr int kFloats = kLanes * 4;
+  const KernelTraits& traits = task.traits;
+  const int warps = g.warps_m * g.warps_k, tiles = g.tiles_per_team;
+  const int states = tiles * g.warps_m * traits.slots() * traits.states * kFloats;
+  g.states = 2 * warps * traits.slots() * traits.gates * kFloats;  // behind the partial sums
+  g.reset_sums = g.states + states;
+  g.stage = g.reset_sums + (task.sums_reset_gradients() ? states : 0);
+  g.messages =
+      g.stage + (task.precision == Precision::kFloat32 ? warps * 2 * kLanes * kVectorBytes : 0);
+  // Eight lanes read 64 bytes of each of two rows at once: an odd number of chunks between the rows
+  // keeps them in different banks.
+  g.message_pitch = g.cluster() ? (g.chunks | 1) * kChunkBytes : 0;
+  g.barriers = g.messages + tiles * 2 * kTileRows * g.message_pitch;
+  g.weights = RoundUp(g.barriers + (g.cluster() ? tiles * 2 * 8 : 0), 128);
+}
+
+// Lays H over teams of `blocks` blocks with `warps_m` unit blocks each; false if that cannot be.
+bool Fit(Geometry& g, const Task& task, int blocks, int warps_m) {
+  const KernelTraits& traits = task.traits;
+  const int bytes = ElementBytes(task.precision);
+  g.unit_blocks = task.unit_blocks();
+  g.blocks_per_team = blocks;
+  g.warps_m = warps_m;
+  g.receivers = Ceil(g.unit_blocks, warps_m);
+  g.segment =
+      g.cluster() ? g.unit_blocks * traits.units() : RoundUp(task.hidden(), kVectorBytes / bytes);
+  g.chunks = Ceil(traits.segments * g.segment * bytes, kChunkBytes);
+  g.warps_k = std::min(kMostWarps / warps_m, g.chunks);
+  g.warp_chunks = Ceil(g.chunks, g.warps_k);
+  g.senders = g.unit_blocks * std::min(traits.slots(), g.warps_k);
+  LayOut(g, task);
+
+  const int beyond = std::max(0, g.warp_chunks - traits.register_chunks);
+  const int chunk_bytes = g.warps_m * g.warps_k * traits.chunk_vectors() * kLanes * kVectorBytes;
+  const int fitting = (task.facts.shared_bytes - g.weights) / chunk_bytes;
+  if (task.facts.shared_bytes < g.weights || fitting < 1) return false;
+  g.shared_chunks = std::min(beyond, fitting);
+  g.stream_chunks = beyond - g.shared_chunks;
+  g.shared_bytes = g.weights + std::max(1, g.shared_chunks) * chunk_bytes;
+  return true;
+}
+
+// Spreads groups and tiles over teams of which `most` run at once, with `tiles` a team at most.
+void Spread(Geometry& g, const Task& task, int most, int tiles) {
+  const auto all = static_cast<int>(Ceil<int64_t>(task.problem.batch, kTileRows));
+  const auto share = static_cast<int>(std::clamp<int64_t>(most / task.problem.groups, 1, all));
+  g.tiles_per_team = std::min({Ceil(all, share), tiles, kMostTiles});
+  g.teams_per_group = Ceil(all, g.tiles_per_team);
+}
+
+// What a step costs, roughly, in cycles of an H100: the model of cuda/README.md in short, to choose
+// between exchanges by. Nothing on a GPU has confirmed it.
+double StepCycles(const Geometry& g, const Task& task) {
+  constexpr double kThroughL2 = 828, kThroughCluster = 209;
+  constexpr double kL2Bytes = 34.6, kClusterBytes = 13.2, kSharedBytes = 128;  // a cycle, a block
+  constexpr double kMultiply = 12.7;  // of two vectors a lane, on the matrix units
+  constexpr double kMultiplyAdd = 8;  // of a vector a lane and one row, without them
+  const Problem& p = task.problem;
+  const double rows = static_cast<double>(std::min<int64_t>(p.batch, kTileRows));
+  const double bytes = rows * task.traits.segments * g.segment * ElementBytes(task.precision);
+  const double message =
+      g.cluster() ? bytes / kClusterBytes + kTileRows / rows * bytes * g.warps_m / kSharedBytes
+                  : bytes * g.warps_m / kL2Bytes;
+  const double chunk = task.traits.chunk_vectors() *
+                       (task.precision == Precision::kFloat32 ? kMultiplyAdd * rows : kMultiply);
+  const double exchange = g.cluster() ? kThroughCluster : kThroughL2;
+  const double tile = message + g.warp_chunks * chunk;
+  // Several tiles hide the way of each other's messages; teams beyond the GPU's SMs come later.
+  const double step =
+      g.tiles_per_team == 1 ? exchange + tile : std::max(exchange, g.tiles_per_team * tile);
+  const int64_t at_once = task.facts.processors / g.blocks_per_team;
+  return step * static_cast<double>(Ceil(p.groups * g.teams_per_group, at_once));
+}
+
+// The quickest of the clusters that hold all weights; none may.
+std::optional<Geometry> FitCluster(const Task& task) {
+  std::optional<Geometry> best;
+  const int most = std::min(task.facts.cluster_blocks, task.facts.processors);
+  // From 2 on: st.async is undefined in a cluster of one block.
+  for (int blocks = 2; blocks <= most; blocks *= 2) {
+    const int warps_m = Ceil(task.unit_blocks(), blocks);
+    if (warps_m > kMostWarps) continue;
+    if (blocks > 2 && Ceil(task.unit_blocks(), warps_m) * 2 <= blocks) continue;
+    Geometry tried{};
+    tried.exchange = Exchange::kCluster;
+    bool fits = false;
+    for (int tiles = kMostTiles; tiles > 0 && !fits; tiles /= 2) {
+      Spread(tried, task, task.facts.processors / blocks, tiles);
+      fits = Fit(tried, task, blocks, warps_m) && tried.stream_chunks == 0;
+    }
+    if (fits && (!best || StepCycles(tried, task) < StepCycles(*best, task))) best = tried;
+  }
+  return best;
+}
+
+std::optional<Geometry> FitGrid(const Task& task, Exchange exchange) {
+  const int warps_m = Ceil(task.unit_blocks(), task.facts.processors);
+  if (warps_m > kMostWarps) return std::nullopt;
+  const int blocks = Ceil(task.unit_blocks(), warps_m);
+  Geometry g{};
+  g.exchange = exchange == Exchange::kGridBarrier ? exchange : Exchange::kGridData;
+  for (int tiles = kMostTiles; tiles > 0; tiles /= 2) {
+    Spread(g, task, task.facts.processors / blocks, tiles);
+    if (Fit(g, task, blocks, warps_m)) return g;
+  }
+  return std::nullopt;
+}
+
+// What the kernels do not take, whatever its size: they leave all products but the recurrent one to
+// XLA.
+std::string RefuseParts(const Problem& p) {
+  if (p.dtype == DType::kFloat64) {
+    return "no cuda kernel for float64; there is one for float32, bfloat16 and float16";
+  }
+  if (p.pass == Pass::kForward) {
+    if (!p.has(Part::input_gates))
+      return "the CUDA kernels take x W + b (input_gates) in place of x";
+    return {};
+  }
+  if (!p.has(Part::d_gates) || p.has(Part::d_x) || p.has(Part::d_weights)) {
+    return "the CUDA kernels give the gradients of the gates (d_gates) in place of those of x and "
+           "of the weights";
+  }
+  if (p.cell.reset_after && !p.has(Part::d_recurrent_gates)) {
+    return Format("%.*s: its recurrent gates have gradients of their own (d_recurrent_gates)",
+                  static_cast<int>(p.cell.name.size()), p.cell.name.data());
+  }
+  return {};
+}
+
+std::string RefuseSizes(const Task& task) {
+  const Problem& p = task.problem;
+  const DeviceFacts& facts = task.facts;
+  if (facts.processors == 0) return "no kernels for this GPU's architecture";
+  for (int64_t size : {p.groups * p.batch, p.steps, p.groups * p.columns()}) {
+    if (size >= kMostElements) {
+      return Format("expected N*B, T and N*G*H below %lld; got %lld", Long(kMostElements),
+                    Long(size));
+    }
+  }
+  const int64_t limit = int64_t{kMostWarps} * facts.processors * task.traits.units();
+  if (p.hidden <= limit) return {};
+  return Format("H = %lld: %d SMs have room for %lld units", Long(p.hidden), facts.processors,
+                Long(limit));
+}
+
+std::string RefuseExchange(const Task& task, Exchange exchange) {
+  const DeviceFacts& facts = task.facts;
+  if (exchange != Exchange::kCluster) {
+    return Format("%d KiB of shared memory a block are too few", facts.shared_bytes >> 10);
+  }
+  if (facts.cluster_blocks == 1) return Format("sm_%d has no clusters", facts.architecture);
+  return Format("a cluster of %d blocks doesn't hold the weights of H = %lld", facts.cluster_blocks,
+                Long(task.problem.hidden));
+}
+
+KernelPlan Refuse(std::string why) {
+  KernelPlan plan;
+  plan.refusal = std::move(why);
+  return plan;
+}
+
+}  // namespace
+
+std::optional<Exchange> ExchangeOf(std::string_view name) {
+  if (name.empty()) return Exchange::kAny;
+  if (name == "grid") return Exchange::kGridData;
+  if (name == "grid-barrier") return Exchange::kGridBarrier;
+  if (name == "cluster") return Exchange::kCluster;
+  return std::nullopt;
+}
+
+DeviceFacts FactsOfArchitecture(int architecture) {
+  constexpr int64_t kMiB = 1 << 20;
+  switch (architecture) {
+    case 80: return {80, 108, 163 << 10, 1, 40 * kMiB};      // A100
+    case 86: return {86, 82, 99 << 10, 1, 6 * kMiB};         // GeForce RTX 3090
+    case 89: return {89, 128, 99 << 10, 1, 72 * kMiB};       // GeForce RTX 4090
+    case 90: return {90, 132, 227 << 10, 16, 50 * kMiB};     // H100, H200
+    case 100: return {100, 148, 227 << 10, 16, 126 * kMiB};  // B200
+    default: return {.architecture = architecture};
+  }
+}
+
+KernelPlan PlanKernel(const Problem& problem, const DeviceFacts& facts, Exchange exchange) {
+  const Precision precision = PrecisionOf(problem);
+  const Task task{problem, facts, precision,
+                  TraitsOf(problem.pass, problem.cell.gates, problem.cell.states, precision)};
+  if (std::string why = RefuseParts(problem); !why.empty()) return Refuse(std::move(why));
+  if (std::string why = RefuseSizes(task); !why.empty()) return Refuse(std::move(why));
+
+  std::optional<Geometry> cluster, grid;
+  if (exchange == Exchange::kAny || exchange == Exchange::kCluster) cluster = FitCluster(task);
+  if (exchange != Exchange::kCluster) grid = FitGrid(task, exchange);
+  if (!cluster && !grid) return Refuse(RefuseExchange(task, exchange));
+
+  KernelPlan plan;
+  plan.precision = precision;
+  const bool clusters_win =
+      cluster && (!grid || StepCycles(*cluster, task) < StepCycles(*grid, task));
+  plan.geometry = clusters_win ? *cluster : *grid;
+  const Geometry& g = plan.geometry;
+  plan.teams = static_cast<int>(problem.groups) * g.teams_per_group;
+  plan.launch_teams =
+      g.cluster() ? plan.teams : std::min(plan.teams, facts.processors / g.blocks_per_team);
+  const int64_t warps = int64_t{g.blocks_per_team} * g.warps_m * g.warps_k;
+  const int64_t chunk_bytes = task.traits.chunk_vectors() * kLanes * kVectorBytes;
+  plan.weight_bytes = warps * g.warp_chunks * chunk_bytes;
+  plan.streamed_bytes = plan.launch_teams * warps * g.stream_chunks * chunk_bytes;
+  if (plan.streamed_bytes > facts.l2_bytes) {
+    return Refuse(
+        Format("%lld MiB of weights would be read from memory at every step: registers "
+               "and shared memory hold the rest, L2 only %lld MiB",
+               Long(plan.streamed_bytes >> 20), Long(facts.l2_bytes >> 20)));
+  }
+  return plan;
+}
+
+std::string Residency(const KernelPlan& plan) {
+  const Geometry& g = plan.geometry;
+  const char* farthest = g.stream_chunks > 0   ? "L2"
+                         : g.shared_chunks > 0 ? "shared memory"
+                                               : "registers";
+  return std::string(g.cluster() ? "cluster, " : "grid, ") + farthest;
+}
+
+std::string Explain(const KernelPlan& plan, const DeviceFacts& facts) {
+  const Geometry& g = plan.geometry;
+  const auto s = [](int count) { return count == 1 ? "" : "s"; };
+  std::string text = Format(
+      "%lld KiB of weights over %d block%s of %d warps (%d for units, %d for K), exchange through "
+      "%s; a warp keeps %d of its %d chunks in registers",
+      Long(plan.weight_bytes >> 10), g.receivers, s(g.receivers), g.warps_m * g.warps_k, g.warps_m,
+      g.warps_k, g.cluster() ? "the cluster's shared memory" : "L2",
+      g.warp_chunks - g.shared_chunks - g.stream_chunks, g.warp_chunks);
+  if (g.shared_chunks > 0) text += Format(", %d in shared memory", g.shared_chunks);
+  if (g.stream_chunks > 0) text += Format(", and reads %d from L2 at every step", g.stream_chunks);
+  text +=
+      Format("; %d team%s of %d of %d SMs, %d tile%s of %d rows each", plan.teams, s(plan.teams),
+             g.blocks_per_team, facts.processors, g.tiles_per_team, s(g.tiles_per_team), kTileRows);
+  const int launches = Ceil(plan.teams, plan.launch_teams);
+  if (launches > 1) text += Format("; %d launches, one after the other", launches);
+  return text;
+}
+
+}  // namespace jp::cuda

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random crossings of everything that a call can be asked for, kernel against reference.
+
+Each seed is a crossing, and its name says what was drawn. JAX_PERSISTENT_CROSSINGS=200 tries that
+many instead of the few of every run.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from devices import mesh_of, put
+
+import jax_persistent as jp
+
+FEW = 24
+COUNT = int(os.environ.get("JAX_PERSISTENT_CROSSINGS", FEW))
+FUNCTIONS = {"lstm": (jp.lstm, 4), "gru": (jp.gru, 3), "elman": (jp.elman, 1)}
+WEIGHTS = ("input_kernel", "recurrent_kernel", "bias", "recurrent_bias")
+TRANSFORMS = ("none", "vmap data", "vmap weights", "vmap both", "checkpoint", "mesh", "scan")
+# Rounding, and in bfloat16 the rounding of h at each step, of values of about 1.
+TOLERANCE = {"float32": 3e-5, "bfloat16": 0.06}
+
+
+@dataclass(frozen=True)
+class Crossing:
+    seed: int
+    cell: str
+    dtype: str
+    sizes: tuple[int, int, int, int]  # T, B, I, H
+    flags: tuple[str, ...]
+    differentiated: tuple[str, ...]
+    transform: str
+
+    def __str__(self) -> str:
+        sizes = "x".join(map(str, self.sizes))
+        parts = (self.cell, self.dtype, sizes, *self.flags, "d:" + "+".join(self.differentiated))
+        return f"{self.seed}: {' '.join(parts)}; {self.transform}"
+
+
+def drawn(seed: int) -> Crossing:
+    draw = random.Random(seed)
+    cell = draw.choice(list(FUNCTIONS))
+    transform = draw.choice(TRANSFORMS)
+    batch = 8 if transform == "mesh" else draw.choice([1, 2, 3, 5, 9])
+    sizes = draw.choice([1, 2, 4, 7]), batch, draw.choice([1, 3, 6]), draw.choice([1, 5, 8, 17, 33])
+    flags = ["lengths", "resets", "reset_state", "reverse", "time_major", "bias", "initial_state"]
+    flags += ["recurrent_bias"] if cell == "gru" else []
+    given = [flag for flag in flags if draw.random() < 0.5]
+    if "resets" not in given:
+        given = [flag for flag in given if flag != "reset_state"]
+    arrays = ["x", "input_kernel", "recurrent_kernel"]
+    arrays += [f for f in given if f in ("bias", "recurrent_bias", "initial_state", "reset_state")]
+    some = [name for name in arrays if draw.random() < 0.5] or [draw.choice(arrays)]
+    dtype = draw.choice(["float32", "float32", "bfloat16"])
+    return Crossing(seed, cell, dtype, sizes, tuple(given), tuple(some), transform)
+
+
+def operands(c: Crossing) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arrays that can be differentiated, and options."""
+    (steps, batch, inputs, hidden), draw = c.sizes, np.random.default_rng(c.seed)
+    columns = FUNCTIONS[c.cell][1] * hidden
+
+    def normal(*shape: int, scale: float = 0.6) -> jax.Array:
+        return jnp.asarray(scale * draw.standard_normal(shape), c.dtype)
+
+    def states() -> Any:
+        one = normal(batch, hidden)
+        return (one, normal(batch, hidden)) if c.cell == "lstm" else one
+
+    sequence = (steps, batch) if "time_major" in c.flags else (batch, steps)
+    arrays = {
+        "x": normal(*sequence, inputs),
+        "input_kernel": normal(inputs, columns, scale=inputs**-0.5),
+        "recurrent_kernel": normal(hidden, columns, scale=hidden**-0.5),
+    }
+    for name in ("bias", "recurrent_bias"):
+        if name in c.flags:
+            arrays[name] = normal(columns)
+    for name in ("initial_state", "reset_state"):
+        if name in c.flags:
+            arrays[name] = states()
+    options: dict[str, Any] = {flag: flag in c.flags for flag in ("reverse", "time_major")}
+    if "lengths" in c.flags:
+        options["lengths"] = jnp.asarray(draw.integers(0, steps + 1, batch), jnp.int32)
+    if "resets" in c.flags:
+        options["resets"] = jnp.asarray(draw.random(sequence) < 0.4)
+    return arrays, options
+
+
+def evaluated(c: Crossing, backend: str) -> Any:
+    """The results, and the gradients of a weighted sum of them in the differentiated arrays."""
+    arrays, options = operands(c)
+    static = {name: options.pop(name) for name in ("reverse", "time_major")}
+
+    def run(given: Any, options: Any) -> Any:
+        return FUNCTIONS[c.cell][0](**given, **options, **static, backend=backend)
+
+    if c.transform == "checkpoint":
+        run = jax.checkpoint(run)
+
+    def loss(part: Any, given: Any, options: Any) -> Any:
+        results = run(given | part, options)
+        total = jnp.float32(0)
+        for n, result in enumerate(jax.tree.leaves(results)):
+            weights = jnp.cos(jnp.arange(result.size) + n).reshape(result.shape)
+            total += jnp.sum(jnp.sin(result.astype(jnp.float32)) * weights)
+        return total, results
+
+    def both(given: Any, options: Any) -> Any:
+        part = {name: given[name] for name in c.differentiated}
+        (_, results), gradients = jax.value_and_grad(loss, has_aux=True)(part, given, options)
+        return results, gradients
+
+    if c.transform == "scan":  # twice, on halved inputs the second time
+
+        def body(scale: jax.Array, _: None) -> Any:
+            halved = arrays | {"x": arrays["x"] * scale}
+            return scale / 2, both(halved, options)
+
+        return jax.jit(lambda one: jax.lax.scan(body, one, None, length=2)[1])(
+            jnp.ones((), c.dtype)
+        )
+    if c.transform.startswith("vmap"):
+        which = {"vmap data": False, "vmap weights": True}.get(c.transform)  # None: both
+        mapped = [n for n in arrays if which is None or (n in WEIGHTS) == which]
+        axes = {n: 0 if n in mapped else None for n in arrays}
+        several = {n: jax.tree.map(two, a) if n in mapped else a for n, a in arrays.items()}
+        return jax.jit(jax.vmap(both, (axes, None)))(several, options)
+    if c.transform == "mesh":
+        return jax.jit(both)(*split(c, arrays, options))
+    return jax.jit(both)(arrays, options)
+
+
+def two(array: jax.Array) -> jax.Array:
+    return jnp.stack([array, array / 2])
+
+
+def split(c: Crossing, arrays: dict[str, Any], options: dict[str, Any]) -> tuple[Any, Any]:
+    """Everything that has rows, over eight devices."""
+    mesh = mesh_of(data=8)
+    rows = (None, "data") if "time_major" in c.flags else ("data",)
+    of_sequence = {"x", "resets"}
+    arrays = {
+        name: array
+        if name in WEIGHTS
+        else put(mesh, array, *(rows if name in of_sequence else ("data",)))
+        for name, array in arrays.items()
+    }
+    options = {
+        name: put(mesh, array, *(rows if name in of_sequence else ("data",)))
+        for name, array in options.items()
+    }
+    return arrays, options
+
+
+@pytest.mark.parametrize("crossing", [drawn(seed) for seed in range(COUNT)], ids=str)
+def test_kernel_and_reference_agree(crossing: Crossing) -> None:
+    native, expected = (evaluated(crossing, backend) for backend in ("native", "reference"))
+    tolerance = TOLERANCE[crossing.dtype]
+    for got, want in zip(jax.tree.leaves(native), jax.tree.leaves(expected), strict=True):
+        assert (got.shape, got.dtype) == (want.shape, want.dtype)
+        got, want = (np.asarray(a, np.float64) for a in (got, want))
+        size = max(1.0, float(np.abs(want).max(initial=0)))
+        np.testing.assert_allclose(got, want, rtol=tolerance, atol=tolerance * size)
