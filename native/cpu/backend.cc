@@ -16,8 +16,9 @@ namespace jp::cpu {
 namespace {
 
 // The facts' names in Facts.
-constexpr const char *kThreads = "threads", *kLanes = "lanes", *kRegisters = "registers",
-                     *kL2Bytes = "l2_bytes", *kL3Bytes = "l3_bytes";
+constexpr const char *kThreadsFact = "threads", *kLanesFact = "lanes",
+                     *kRegistersFact = "registers", *kL2BytesFact = "l2_bytes",
+                     *kL3BytesFact = "l3_bytes";
 
 int64_t FactOf(const Facts& facts, const char* name, int64_t least) {
   const auto fact = facts.find(name);
@@ -30,10 +31,10 @@ int64_t FactOf(const Facts& facts, const char* name, int64_t least) {
 }
 
 CpuFacts Parsed(const Facts& facts) {
-  return {static_cast<int>(std::min<int64_t>(FactOf(facts, kThreads, 1), 1 << 16)),
-          static_cast<int>(std::min<int64_t>(FactOf(facts, kLanes, 1), 1 << 10)),
-          static_cast<int>(std::min<int64_t>(FactOf(facts, kRegisters, 1), 1 << 10)),
-          FactOf(facts, kL2Bytes, 0), FactOf(facts, kL3Bytes, 0)};
+  return {static_cast<int>(std::min<int64_t>(FactOf(facts, kThreadsFact, 1), 1 << 16)),
+          static_cast<int>(std::min<int64_t>(FactOf(facts, kLanesFact, 1), 1 << 10)),
+          static_cast<int>(std::min<int64_t>(FactOf(facts, kRegistersFact, 1), 1 << 10)),
+          FactOf(facts, kL2BytesFact, 0), FactOf(facts, kL3BytesFact, 0)};
 }
 
 class CpuPlanned : public Plan {
@@ -103,11 +104,11 @@ class CpuBackend : public Backend {
 
   Facts FactsOf(const Resources& where) const override {
     const CpuFacts facts = ThisMachine(where.threads);
-    return {{kThreads, facts.threads},
-            {kLanes, facts.vector_lanes},
-            {kRegisters, facts.vector_count},
-            {kL2Bytes, facts.l2_bytes},
-            {kL3Bytes, facts.l3_bytes}};
+    return {{kThreadsFact, facts.threads},
+            {kLanesFact, facts.vector_lanes},
+            {kRegistersFact, facts.vector_count},
+            {kL2BytesFact, facts.l2_bytes},
+            {kL3BytesFact, facts.l3_bytes}};
   }
 
   std::unique_ptr<Plan> MakePlan(const Problem& problem, const Facts& facts,

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The kernels of every instruction set that runs here against a plain reference in double.
+#include <algorithm>
 #include <cmath>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "native/cpu/machine.h"
@@ -226,6 +228,54 @@ Problem MakeProblem(const CellTraits& cell, DType dtype, const int64_t (&sizes)[
   return problem;
 }
 
+// The checks see a wrong rule of resets: what the kernels give is far from the reference's results
+// for other resets than those that were asked for.
+void CheckResetsMatter(const Isa& isa, const CellTraits& cell, bool reverse) {
+  constexpr int64_t kReset[] = {1, 3, 7, 5, 6};
+  const Problem given = MakeProblem(cell, DType::kFloat32, kReset, reverse, false, 1);
+  Arrays arrays = jp::test::MakeArrays(given, 4);
+  arrays.lengths = {7, 3, 5};
+  // At a first and at a middle step, at two in a row, and past a length.
+  const int first = reverse ? 6 : 0;
+  std::fill(arrays.resets.begin(), arrays.resets.end(), 0);
+  for (int at : {first, 3, 7 + 1, 14 + 2, 14 + 3, 14 + 5}) arrays.resets[at] = 1;
+  Buffers buffers(arrays);
+  const Problem forward = ForwardOf(given), backward = BackwardOf(given, {Part::d_x});
+  RunOn(isa, forward, 1, buffers.forward(forward));
+  RunOn(isa, backward, 1, buffers.backward(backward));
+  const auto distance = [&](const auto& change) {
+    Arrays changed = arrays;
+    change(changed);
+    ReferenceForward(given, changed);
+    ReferenceBackward(given, changed);
+    double most = 0;
+    const auto compare = [&](const Buffer& got, const std::vector<double>& expected) {
+      const std::vector<double> values = got.values();
+      for (size_t i = 0; i < values.size(); ++i) {
+        most = std::fmax(most, std::fabs(values[i] - expected[i]));
+      }
+    };
+    compare(buffers.outputs, changed.outputs);
+    compare(buffers.d_x, changed.d_x);
+    for (int s = 0; s < cell.states; ++s) {
+      compare(*buffers.final_state[s], changed.final_state[s]);
+      compare(*buffers.d_initial_state[s], changed.d_initial_state[s]);
+      compare(*buffers.d_reset_state[s], changed.d_reset_state[s]);
+    }
+    return most;
+  };
+  const std::string name = std::string(isa.name) + " " + std::string(cell.name);
+  CHECK(distance([](Arrays&) {}) < 1e-4, name, distance([](Arrays&) {}));
+  for (int at : {first, 3, 7 + 1, 14 + 2, 14 + 3}) {
+    CHECK(distance([&](Arrays& a) { a.resets[at] = 0; }) > 1e-3, name, "no reset", at);
+  }
+  CHECK(distance([](Arrays& a) { a.resets[14 + 5] = 0; }) < 1e-4, name, "past the length");
+  CHECK(distance([](Arrays& a) { a.lengths[2] = 6; }) > 1e-3, name, "within the length");
+  CHECK(distance([](Arrays& a) { std::swap(a.resets[3], a.resets[4]); }) > 1e-3, name,
+        "a step late");
+  CHECK(distance([](Arrays& a) { a.reset_state[0] = a.initial_state[0]; }) > 1e-3, name, "initial");
+}
+
 // N, B, T, I, H. The first two in all ways: few units, which workers divide or not, and rows that
 // they divide.
 constexpr int64_t kCrossed[][5] = {{1, 3, 5, 9, 7}, {2, 5, 3, 11, 66}};
@@ -275,6 +325,9 @@ int main(int argc, char**) {
   for (const Isa* isa : isas) {
     std::cout << isa->name << ", " << isa->lanes << " lanes\n";
     CheckKernels(*isa);
+    for (const CellTraits& cell : jp::kCells) {
+      for (bool reverse : {false, true}) CheckResetsMatter(*isa, cell, reverse);
+    }
   }
   // Tiles of several heights, a single row, bfloat16 that is widened beforehand.
   size_t given = 0;
