@@ -11,10 +11,16 @@ import pkgutil
 
 from jax_persistent.cells.cell import Cell, States
 
-__all__ = ["CELLS", "Cell", "States"]
+__all__ = ["CELLS", "Cell", "States", "discovered"]
 
-CELLS: dict[str, Cell] = {
-    cell.name: cell
-    for found in pkgutil.iter_modules(__path__)
-    for cell in getattr(importlib.import_module(f"{__name__}.{found.name}"), "CELLS", ())
-}
+
+def discovered() -> dict[str, Cell]:
+    """The cells of all modules in this folder, by name."""
+    return {
+        cell.name: cell
+        for found in pkgutil.iter_modules(__path__)
+        for cell in getattr(importlib.import_module(f"{__name__}.{found.name}"), "CELLS", ())
+    }
+
+
+CELLS = discovered()
