@@ -19,7 +19,6 @@ from jax_persistent import compat
 from jax_persistent.ffi import registration
 
 MODULE = "jax_persistent._native"
-NOT_BUILT = "not built: no nvcc was found when the rest was"
 
 
 @pytest.fixture
@@ -76,17 +75,19 @@ def test_info_names_versions_and_kernels() -> None:
         f"XLA FFI {'.'.join(map(str, registration.native_module().ffi_version()))}" in done.stdout
     )
     assert registration.native_module().cpu_isa() in done.stdout
-    built = registration.native_module().cuda_architectures()
+    native = registration.native_module()
     says = next(line for line in done.stdout.splitlines() if line.startswith("CUDA kernels "))
-    assert says.split(maxsplit=2)[2] == (built or NOT_BUILT)
+    assert says.split(maxsplit=2)[2] == (native.cuda_architectures() or native.missing("CUDA"))
 
 
 @pytest.mark.parametrize("built", ["", "80-real 90-virtual"])
 def test_info_says_which_gpus_there_are_kernels_for(monkeypatch, capsys, built: str) -> None:
+    missing = "no nvcc was found, so they were not built"
     monkeypatch.setattr(registration.native_module(), "cuda_architectures", lambda: built)
+    monkeypatch.setattr(registration.native_module(), "missing", {"CUDA": missing}.__getitem__)
     monkeypatch.setattr(command, "newer_source", lambda module: None)
     assert command.main(["info"]) == 0
-    assert f"CUDA kernels       {built or NOT_BUILT}\n" in capsys.readouterr().out
+    assert f"CUDA kernels       {built or missing}\n" in capsys.readouterr().out
 
 
 def test_an_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

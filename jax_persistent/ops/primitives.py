@@ -178,14 +178,9 @@ def _tangent_transpose(cotangents: Sequence[Any], *flat: Any, problem: Problem) 
     }
     given = list(map(_instantiate, of_backward.flat(operands)))
     gradients = of_backward.named_results(_bind(backward_p, of_backward, given))
-    states = {name: iter(found) for name, found in gradients.items() if isinstance(found, tuple)}
-    results: list[Any] = []
-    for leaf, is_linear in zip(problem.operands(), linear, strict=True):
-        if not is_linear:
-            results.append(None)
-        else:
-            results.append(next(states[leaf.name]) if leaf.per_state else gradients[leaf.name])
-    return results
+    constants = problem.arrays([None] * len(flat))
+    found = problem.flat(constants | gradients)
+    return [d if is_linear else None for d, is_linear in zip(found, linear, strict=True)]
 
 
 def _transpose_through_reference(
