@@ -28,7 +28,7 @@ endfunction()
 
 # The planner and the backend are in every build: they say what a GPU would do.
 target_sources(_native PRIVATE cuda/backend.cc cuda/plan.cc)
-target_compile_definitions(_native PRIVATE JP_WITH_CUDA "JP_CUDA_MISSING=\"${JP_CUDA_MISSING}\"")
+target_compile_definitions(_native PRIVATE "JP_CUDA_MISSING=\"${JP_CUDA_MISSING}\"")
 if(JP_CUDA_MISSING)
   target_sources(_native PRIVATE cuda/device_missing.cc)
 else()

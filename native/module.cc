@@ -152,14 +152,4 @@ NB_MODULE(_native, m) {
   m.def("cpu_isa", [] { return std::string(jp::cpu::ChosenIsa().name); });
   m.def("ffi_version", [] { return std::pair(XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR); });
   m.def("cuda_architectures", [] { return std::string(JP_CUDA_ARCHITECTURES); });
-  // Shorter names of `facts` and `architecture_facts`.
-  m.def("cpu_facts", [](int threads) { return FactsOf("cpu", threads, 0); }, nb::arg("threads"));
-  m.def(
-      "gpu_facts",
-      [](int architecture) { return FactsOfArchitecture("CUDA", std::to_string(architecture)); },
-      nb::arg("architecture"));
-  m.def(
-      "gpu_device_facts", [](int ordinal) { return FactsOf("CUDA", 0, ordinal); },
-      nb::arg("ordinal"));
-  m.def("cuda_missing", [] { return Missing("CUDA"); });
 }

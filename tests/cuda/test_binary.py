@@ -123,7 +123,7 @@ def test_gpus_to_come_find_ptx() -> None:
 
 
 def test_the_module_says_what_it_has() -> None:
-    assert bool(ARCHITECTURES) == (native_module().cuda_missing() == "")
+    assert bool(ARCHITECTURES) == (native_module().missing("cuda") == "")
 
 
 def arch_functions(header: str) -> set[str]:
