@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import platform
 import sys
 from collections.abc import Iterator
@@ -50,7 +49,7 @@ def describe_environment() -> Iterator[tuple[str, str]]:
 def describe_native(module: ModuleType) -> Iterator[tuple[str, str]]:
     yield "native module", str(module.__file__)
     yield "built against", "XLA FFI {}.{}".format(*module.ffi_version())
-    facts = module.facts("cpu", threads=os.cpu_count() or 1)
+    facts = module.facts("cpu")
     yield "CPU kernels", f"{module.cpu_isa()}, {facts['lanes']} float32 lanes"
     yield "CPU threads", str(facts["threads"])
     yield "CPU caches", f"L2 {facts['l2_bytes'] >> 10} KiB a core, L3 {facts['l3_bytes'] >> 10} KiB"

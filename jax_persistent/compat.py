@@ -49,18 +49,20 @@ def apply_primitive(primitive: Primitive, *operands: Any, **params: Any) -> Any:
 # jax's matmul precisions that tf32 satisfies, as it does on a GPU for jax's own products.
 _AT_MOST_TF32 = (
     "default",
-    "fastest",
     "high",
     "bfloat16",
     "tensorfloat32",
+    "BF16_BF16_BF16",
     "BF16_BF16_F32",
+    "F16_F16_F16",
+    "F16_F16_F32",
     "TF32_TF32_F32",
 )
 
 
 def tf32_is_asked_for() -> bool:
     """Whether the user asks for less than float32, as with `jax.default_matmul_precision`."""
-    return jax.config.jax_default_matmul_precision in _AT_MOST_TF32  # type: ignore[attr-defined]
+    return matmul_precision() in _AT_MOST_TF32
 
 
 def runtime_ffi_version() -> tuple[int, int] | None:
@@ -151,9 +153,21 @@ def split_call(
     return call.results
 
 
-def module_of(function: Callable[..., Any], operands: Sequence[Any], platform: str) -> bytes:
-    """A function on one device's arrays as a program in XLA's portable form."""
-    program = jax.jit(function).trace(*operands).lower(lowering_platforms=(platform,))
+def matmul_precision() -> str | None:
+    """`jax.default_matmul_precision` as it is here; for `module_of`."""
+    return jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+
+
+def module_of(
+    function: Callable[..., Any], operands: Sequence[Any], platform: str, precision: str | None
+) -> bytes:
+    """A function on one device's arrays as bytecode of StableHLO.
+
+    Whatever the thread that asks has configured: 64-bit types are what they are, and products have
+    `precision`.
+    """
+    with jax.enable_x64(True), jax.default_matmul_precision(precision):
+        program = jax.jit(function).trace(*operands).lower(lowering_platforms=(platform,))
     text = io.BytesIO()
     program.compiler_ir("stablehlo").operation.write_bytecode(text)
     return text.getvalue()

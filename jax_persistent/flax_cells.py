@@ -24,7 +24,7 @@ from jax import Array
 from jax_persistent.cells import Cell
 from jax_persistent.cells.elman import ELMAN
 from jax_persistent.ops import functions
-from jax_persistent.ops.validation import check_lengths
+from jax_persistent.ops.validation import check_lengths, check_range
 from jax_persistent.problem import DTYPES, Arrays
 
 _SIGMOIDS = (jax.nn.sigmoid, jax.lax.logistic)
@@ -32,7 +32,7 @@ _TANHS = (jnp.tanh, jax.nn.tanh, jax.lax.tanh)
 
 
 class NoKernel(Exception):
-    """Why only flax's own code knows what to do."""
+    """Raised where flax's own code has to run; says why."""
 
 
 @dataclass(frozen=True)
@@ -68,17 +68,27 @@ class CallOptions:
     keep_order: bool
     return_carry: bool
     mask_outputs: bool
+    feature_axes: int  # behind those of batch and time; kernels take one
+
+    @classmethod
+    def of(cls, rnn: Any, seq_lengths: Any, **overrides: bool | None) -> CallOptions:
+        """A layer's options, except for those that the call gives."""
+        given = {name: getattr(rnn, name) if o is None else o for name, o in overrides.items()}
+        masked = rnn.mask_outputs and seq_lengths is not None
+        return cls(**given, mask_outputs=masked, feature_axes=rnn.cell.num_feature_axes)
 
     def batch_shape(self, inputs: Array) -> tuple[int, ...]:
         """The axes of `inputs` that are neither time nor features."""
-        return inputs.shape[1:-1] if self.time_major else inputs.shape[:-2]
+        if self.time_major:
+            return inputs.shape[1 : -self.feature_axes]
+        return inputs.shape[: -self.feature_axes - 1]
 
     def step_shape(self, inputs: Array) -> tuple[int, ...]:
         """The shape of one step of `inputs`."""
-        return (*self.batch_shape(inputs), inputs.shape[-1])
+        return (*self.batch_shape(inputs), *inputs.shape[-self.feature_axes :])
 
     def steps(self, inputs: Array) -> int:
-        return inputs.shape[0 if self.time_major else -2]
+        return inputs.shape[0 if self.time_major else -self.feature_axes - 1]
 
 
 @dataclass(frozen=True)
@@ -160,9 +170,33 @@ def check_resets(resets: Any, inputs: Array, options: CallOptions) -> Array | No
     return resets
 
 
-def zeros_like_carry(carry: Any) -> Any:
-    """What a reset row starts from where no reset carry is given."""
-    return jax.tree.map(jnp.zeros_like, carry)
+def check_reset_carry(reset_carry: Any, resets: Array | None, carry: Any) -> None:
+    """Raises unless what a reset row starts from is shaped as the carry, or not given."""
+    if reset_carry is None:
+        return
+    if resets is None:
+        raise ValueError("reset_carry: expected with resets, which say where it counts")
+    expected, got = (jax.tree.map(jnp.shape, tree) for tree in (carry, reset_carry))
+    if expected != got:
+        raise ValueError(f"reset_carry: expected the carry's shapes, {expected}; got {got}")
+
+
+def check_known_lengths(seq_lengths: Any, inputs: Array, options: CallOptions) -> None:
+    """Raises where flax's own code would take a length that is known to be none."""
+    if seq_lengths is not None:
+        check_range("seq_lengths", seq_lengths, options.steps(inputs))
+
+
+def with_flags(inputs: Array, resets: Array) -> Array:
+    """Inputs with the resets as one feature more, as which they reach a cell of flax's."""
+    flags = jnp.expand_dims(resets.astype(inputs.dtype), tuple(range(resets.ndim, inputs.ndim)))
+    return jnp.concatenate([inputs, jnp.broadcast_to(flags, (*inputs.shape[:-1], 1))], axis=-1)
+
+
+def without_flags(step: Array, batch_axes: int) -> tuple[Array, Array]:
+    """Of one step of `with_flags`: which rows are reset, [*batch], and the inputs."""
+    reset = step[..., -1] != 0
+    return reset.reshape(*reset.shape[:batch_axes], -1)[..., 0], step[..., :-1]
 
 
 def replace_carry(reset: Array, carry: Any, reset_carry: Any) -> Any:
@@ -204,7 +238,7 @@ def kernel_dtypes(
 
 
 def _dtypes(weights: CellWeights, inputs: Array, states: list[Any]) -> KernelDtypes:
-    """The dtypes that flax would arrive at; NoKernel if it wouldn't or no kernel has them."""
+    """The dtypes that flax arrives at; NoKernel if it would refuse, or no kernel has them."""
     with jax.numpy_dtype_promotion("standard"):
         biases = [a for name, a in weights.arrays.items() if name.endswith("bias")]
         of_inputs, of_state = weights.input_dtype, weights.recurrent_dtype

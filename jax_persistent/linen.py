@@ -78,7 +78,7 @@ class RNN(nn.RNN):
     ) -> Any:
         """Applies the layer; arguments and results are those of `flax.linen.RNN.__call__`.
 
-        `resets` and `reset_carry` are further than flax's, and work with every cell.
+        `resets` and `reset_carry` are additions to flax's, and work with every cell.
 
         Args:
           inputs: [*batch, T, I], or [T, *batch, I] time-major.
@@ -88,42 +88,45 @@ class RNN(nn.RNN):
           resets: [*batch, T], or [T, *batch] time-major; bool. Where true, the carry before that
             step is `reset_carry`: the `done` flags of episodes, or the first steps of sequences
             that are packed end to end. A reversed layer meets them in the order in which it runs.
-          reset_carry: shaped as the carry; zeros if not given.
+          reset_carry: with resets; of the carry's structure and shapes, zeros if not given.
           return_carry, time_major, reverse, keep_order: override the attributes.
 
         Returns:
           outputs [*batch, T, H] (time-major as the inputs are), or (carry, outputs).
+
+        Raises:
+          ValueError: resets, reset_carry or known lengths are wrong, or flax's own reasons.
         """
         seq_lengths = read_lengths("seq_lengths", seq_lengths)
-        options = CallOptions(
-            time_major=self.time_major if time_major is None else time_major,
-            reverse=self.reverse if reverse is None else reverse,
-            keep_order=self.keep_order if keep_order is None else keep_order,
-            return_carry=self.return_carry if return_carry is None else return_carry,
-            mask_outputs=self.mask_outputs and seq_lengths is not None,
-        )
-        through_flax = partial(
-            _flax_rnn,
+        options = CallOptions.of(
             self,
-            initial_carry=initial_carry,
-            init_key=init_key,
-            time_major=options.time_major,
+            seq_lengths,
+            time_major=time_major,
+            reverse=reverse,
+            keep_order=keep_order,
+            return_carry=return_carry,
         )
-        if resets is not None:
-            resets = flax_cells.check_resets(resets, inputs, options)
+        through_flax = partial(_flax_rnn, self, init_key=init_key, time_major=options.time_major)
+        resets = flax_cells.check_resets(resets, inputs, options)
+
+        def initialize_carry() -> Any:
+            if initial_carry is not None:
+                return initial_carry
+            key = random.key(0) if init_key is None else init_key
+            return self.cell.initialize_carry(key, options.step_shape(inputs))
+
         try:
             weights = _weights(self, inputs, options, through_flax)
-            carry = initial_carry
-            if carry is None:
-                key = random.key(0) if init_key is None else init_key
-                carry = self.cell.initialize_carry(key, options.step_shape(inputs))
+            carry = initialize_carry()
             dtypes = flax_cells.kernel_dtypes(weights, inputs, carry, seq_lengths, options)
         except NoKernel as error:
             reason = str(error)
         else:
+            flax_cells.check_reset_carry(reset_carry, resets, carry)
             return flax_cells.run_cell(
                 weights, dtypes, inputs, carry, seq_lengths, options, resets, reset_carry
             )
+        flax_cells.check_known_lengths(seq_lengths, inputs, options)
         through_flax = partial(
             through_flax,
             seq_lengths=seq_lengths,
@@ -131,34 +134,38 @@ class RNN(nn.RNN):
             reverse=options.reverse,
             keep_order=options.keep_order,
         )
-        if resets is None:
-            result = through_flax(inputs)
+        if resets is None and reset_carry is None:
+            result = through_flax(inputs, initial_carry=initial_carry)
         else:
-            result = _with_resets(self.cell, through_flax, inputs, resets, reset_carry)
+            carry = initialize_carry()
+            flax_cells.check_reset_carry(reset_carry, resets, carry)
+            assert resets is not None
+            if reset_carry is None:
+                reset_carry = jax.tree.map(jnp.zeros_like, carry)
+            result = _with_resets(self.cell, through_flax, inputs, carry, resets, reset_carry)
         notices.warn("jax_persistent.linen.RNN runs flax's own code", reason)
         return flax_cells.mask_padding(result, seq_lengths, options)
 
 
 def _with_resets(
-    cell: Any, through_flax: Callable[..., Any], inputs: Array, resets: Array, reset_carry: Any
+    cell: Any,
+    through_flax: Callable[..., Any],
+    inputs: Array,
+    carry: Any,
+    resets: Array,
+    reset_carry: Any,
 ) -> Any:
-    """flax's own path with resets, which reach the cell as one feature more of its inputs."""
-    further = tuple(range(resets.ndim, inputs.ndim))
-    flags = jnp.expand_dims(resets.astype(inputs.dtype), further)
-    flags = jnp.broadcast_to(flags, (*inputs.shape[:-1], 1))
+    """flax's own path with resets."""
 
     def take_flags(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
         if context.module.path != cell.path or context.method_name != "__call__":
             return call(*args, **kwargs)
         carry, step = args
-        reset = step[..., -1] != 0
-        reset = reset.reshape(*reset.shape[: resets.ndim - 1], -1)[..., 0]
-        other = flax_cells.zeros_like_carry(carry) if reset_carry is None else reset_carry
-        carry = flax_cells.replace_carry(reset, carry, other)
-        return call(carry, step[..., :-1], **kwargs)
+        reset, step = flax_cells.without_flags(step, resets.ndim - 1)
+        return call(flax_cells.replace_carry(reset, carry, reset_carry), step, **kwargs)
 
     with nn.intercept_methods(take_flags):
-        return through_flax(jnp.concatenate([inputs, flags], axis=-1))
+        return through_flax(flax_cells.with_flags(inputs, resets), initial_carry=carry)
 
 
 class Bidirectional(nn.Bidirectional):

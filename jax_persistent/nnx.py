@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import jax
@@ -98,7 +97,7 @@ class RNN(nnx.RNN):
     ) -> Any:
         """Applies the layer; arguments and results are those of `flax.nnx.RNN.__call__`.
 
-        `resets` and `reset_carry` are further than flax's, and work with every cell.
+        `resets` and `reset_carry` are additions to flax's, and work with every cell.
 
         Args:
           inputs: [*batch, T, I], or [T, *batch, I] time-major.
@@ -107,82 +106,84 @@ class RNN(nnx.RNN):
           resets: [*batch, T], or [T, *batch] time-major; bool. Where true, the carry before that
             step is `reset_carry`: the `done` flags of episodes, or the first steps of sequences
             that are packed end to end. A reversed layer meets them in the order in which it runs.
-          reset_carry: shaped as the carry; zeros if not given.
+          reset_carry: with resets; of the carry's structure and shapes, zeros if not given.
           return_carry, time_major, reverse, keep_order: override the attributes.
           rngs: for a `carry_init` that draws.
 
         Returns:
           outputs [*batch, T, H] (time-major as the inputs are), or (carry, outputs).
+
+        Raises:
+          ValueError: resets, reset_carry or known lengths are wrong, or flax's own reasons.
         """
         seq_lengths = read_lengths("seq_lengths", seq_lengths)
-        options = CallOptions(
-            time_major=self.time_major if time_major is None else time_major,
-            reverse=self.reverse if reverse is None else reverse,
-            keep_order=self.keep_order if keep_order is None else keep_order,
-            return_carry=self.return_carry if return_carry is None else return_carry,
-            mask_outputs=self.mask_outputs and seq_lengths is not None,
+        options = CallOptions.of(
+            self,
+            seq_lengths,
+            time_major=time_major,
+            reverse=reverse,
+            keep_order=keep_order,
+            return_carry=return_carry,
         )
-        if resets is not None:
-            resets = flax_cells.check_resets(resets, inputs, options)
+        resets = flax_cells.check_resets(resets, inputs, options)
         carry = initial_carry
 
         def initialize_carry() -> Any:
+            if carry is not None:
+                return carry
             stream = self.rngs if rngs is None else rngs
             stream = stream.carry.fork() if isinstance(stream, rnglib.Rngs) else stream
             return self.cell.initialize_carry(options.step_shape(inputs), stream)
 
         try:
             weights = _weights(self, inputs)
-            carry = initialize_carry() if carry is None else carry
+            carry = initialize_carry()
             dtypes = flax_cells.kernel_dtypes(weights, inputs, carry, seq_lengths, options)
         except NoKernel as error:
             reason = str(error)
         else:
+            flax_cells.check_reset_carry(reset_carry, resets, carry)
             return flax_cells.run_cell(
                 weights, dtypes, inputs, carry, seq_lengths, options, resets, reset_carry
             )
-        through_flax = partial(
-            super().__call__,
-            seq_lengths=seq_lengths,
-            return_carry=options.return_carry,
-            time_major=options.time_major,
-            reverse=options.reverse,
-            keep_order=options.keep_order,
-            rngs=rngs,
-        )
-        if resets is None:
-            result = through_flax(inputs, initial_carry=carry)
+        flax_cells.check_known_lengths(seq_lengths, inputs, options)
+        flags: dict[str, Any] = {
+            "seq_lengths": seq_lengths,
+            "return_carry": options.return_carry,
+            "time_major": options.time_major,
+            "reverse": options.reverse,
+            "keep_order": options.keep_order,
+        }
+        if resets is None and reset_carry is None:
+            result = super().__call__(inputs, initial_carry=carry, rngs=rngs, **flags)
         else:
-            carry = initialize_carry() if carry is None else carry
-            result = self._with_resets(through_flax, inputs, carry, resets, reset_carry)
+            carry = initialize_carry()
+            flax_cells.check_reset_carry(reset_carry, resets, carry)
+            assert resets is not None
+            if reset_carry is None:
+                reset_carry = jax.tree.map(jnp.zeros_like, carry)
+            result = _with_resets(self, inputs, carry, resets, reset_carry, flags)
         notices.warn("jax_persistent.nnx.RNN runs flax's own code", reason)
         return flax_cells.mask_padding(result, seq_lengths, options)
 
-    def _with_resets(
-        self,
-        through_flax: Callable[..., Any],
-        inputs: Array,
-        carry: Any,
-        resets: Array,
-        reset_carry: Any,
-    ) -> Any:
-        """flax's own path with resets, which reach the cell as one feature more of its inputs."""
-        further = tuple(range(resets.ndim, inputs.ndim))
-        flags = jnp.expand_dims(resets.astype(inputs.dtype), further)
-        flags = jnp.broadcast_to(flags, (*inputs.shape[:-1], 1))
-        if reset_carry is None:
-            reset_carry = flax_cells.zeros_like_carry(carry)
-        cell, self.cell = self.cell, _ResettingCell(self.cell, resets.ndim - 1)
-        try:
-            result = through_flax(
-                jnp.concatenate([inputs, flags], axis=-1), initial_carry=(carry, reset_carry)
-            )
-        finally:
-            self.cell = cell
-        if isinstance(result, tuple):
-            (carry, _), outputs = result
-            return carry, outputs
+
+def _with_resets(
+    rnn: RNN, inputs: Array, carry: Any, resets: Array, reset_carry: Any, flags: dict[str, Any]
+) -> Any:
+    """flax's own path with resets."""
+    resetting = nnx.RNN(
+        _ResettingCell(rnn.cell, resets.ndim - 1),
+        unroll=rnn.unroll,
+        state_axes=rnn.state_axes,
+        broadcast_rngs=rnn.broadcast_rngs,
+        rngs=False,  # the carry is given
+    )
+    both = carry, reset_carry
+    result = resetting(flax_cells.with_flags(inputs, resets), initial_carry=both, **flags)
+    if not flags["return_carry"]:
         return result
+    (carry, _), outputs = result
+    return carry, outputs
 
 
 class _ResettingCell(nnx.RNNCellBase):
@@ -197,10 +198,8 @@ class _ResettingCell(nnx.RNNCellBase):
 
     def __call__(self, carry: Any, inputs: Array) -> tuple[Any, Array]:
         kept, reset_carry = carry
-        reset = inputs[..., -1] != 0
-        reset = reset.reshape(*reset.shape[: self.batch_axes], -1)[..., 0]
-        kept = flax_cells.replace_carry(reset, kept, reset_carry)
-        kept, outputs = self.cell(kept, inputs[..., :-1])
+        reset, step = flax_cells.without_flags(inputs, self.batch_axes)
+        kept, outputs = self.cell(flax_cells.replace_carry(reset, kept, reset_carry), step)
         return (kept, reset_carry), outputs
 
     @property

@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What users are told where a kernel was to be expected and something else runs.
+"""Tells users where something else runs in place of a kernel that they could expect.
 
 Through `logging.getLogger("jax_persistent")`, as jax itself says that it found no GPU:
 
 - a warning, which Python shows unless told otherwise, where somebody may want to change something:
   a layer whose cell has no kernel, a GPU whose driver is too old, a platform without kernels;
 - an info, which Python shows only when asked, where the plain scan is the right choice: a dtype
-  that kernels have not, one or two steps.
+  without kernels, one or two steps.
 
-Each reason is given once a process. Python's own `warnings` are not used: many test suites make
-them errors, and a slower program is none.
+Each reason is given once a process, whatever sizes are in it. Python's own `warnings` are not used:
+many test suites make them errors, and a slower program is no error.
 """
 
 from __future__ import annotations
 
 import logging
+import re
 
 _LOGGER = logging.getLogger("jax_persistent")
 _SAID: set[str] = set()
@@ -26,12 +27,13 @@ def warn(what: str, reason: str) -> None:
 
 
 def inform(what: str, reason: str) -> None:
-    """A choice that is as it should be."""
+    """A fallback that needs no action."""
     _say(logging.INFO, what, reason)
 
 
 def _say(level: int, what: str, reason: str) -> None:
-    # What nobody listened to may be said again.
-    if reason not in _SAID and _LOGGER.isEnabledFor(level):
-        _SAID.add(reason)
+    # A message that its level hides is not marked as said.
+    kind = re.sub(r"\d+", "#", reason)
+    if kind not in _SAID and _LOGGER.isEnabledFor(level):
+        _SAID.add(kind)
         _LOGGER.log(level, "%s: %s", what, reason)

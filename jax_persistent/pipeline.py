@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
@@ -67,14 +68,15 @@ def wavefront(
       bidirectional: refused, as nothing would overlap: a layer that runs backwards starts with what
         the layer below computes last.
       time_major: whether x and the outputs are time-major.
-      **options: further arguments of `op`, the same for every layer.
+      **options: further arguments of `op` that are the same for every layer and step, such as
+        `activation` and `backend`; not `resets`.
 
     Returns:
       (outputs of the last layer, shaped as x, final state as from `op`, each [L, B, H]).
 
     Raises:
       ValueError: an argument is wrong; says what was expected and what was given.
-      NotImplementedError: `bidirectional`.
+      NotImplementedError: `bidirectional`, or resets.
     """
     if bidirectional:
         raise NotImplementedError(
@@ -87,7 +89,14 @@ def wavefront(
         layout = "[T, B, H]" if time_major else "[B, T, H]"
         raise ValueError(f"x: expected rank 3, {layout}; got shape {x.shape}")
     batch, steps = (x.shape[1], x.shape[0]) if time_major else x.shape[:2]
-    if not isinstance(chunks, int) or not 1 <= chunks <= steps:
+    for name in ("resets", "reset_state"):
+        if options.get(name) is not None:
+            raise NotImplementedError(
+                f"{name}: each layer of a wavefront is given all of the options, and no part of "
+                f"them for its chunk of time. Run the layers one after another to use {name}"
+            )
+    is_count = isinstance(chunks, (int, np.integer)) and not isinstance(chunks, bool)
+    if not is_count or not 1 <= chunks <= steps:
         raise ValueError(f"chunks: expected an integer in 1..T = 1..{steps}; got {chunks!r}")
     manual = axis in jax.sharding.get_abstract_mesh().manual_axes
     layers = _layers(weights, mesh, axis, manual)

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a backend offers: it says whether and how it computes a problem on a machine, and does so.
 //
-// Its callers are XLA's FFI (native/xla) and the Python module; they know backends through this
-// file and backends.h alone.
+// Its callers are XLA's FFI (native/xla) and the Python module, which find backends in backends.h.
 #pragma once
 
 #include <cstdint>

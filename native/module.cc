@@ -123,8 +123,8 @@ std::map<std::string, int64_t> AsDict(const jp::Facts& facts) {
 std::map<std::string, int64_t> FactsOf(const std::string& platform, int threads, int device) {
   const jp::Backend& backend = BackendOf(platform);
   if (!backend.Missing().empty()) throw std::runtime_error(backend.Missing());
-  jp::Resources where;
-  where.threads = threads;
+  jp::Resources where = backend.Here();
+  if (threads > 0) where.threads = threads;
   where.device = device;
   return AsDict(backend.FactsOf(where));
 }

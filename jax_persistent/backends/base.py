@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import abc
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+from jax.export import is_symbolic_dim
 
 from jax_persistent.problem import DTYPES, Arrays, Problem
 
@@ -43,28 +44,19 @@ class Backend(abc.ABC):
 
     Attributes:
       platform: jax's name of it, as in `jax.devices(platform)`.
-      dtypes: the types that it has kernels for.
-      sums_weight_gradients: whether a backward call may have the part "d_weights". Where not, it
-        is asked for the gradients of the gates, and the sums of them are XLA's.
+      dtypes: the types that it has kernels for; others are refused without a warning.
+      sums_weight_gradients: whether a backward call may have the part "d_weights". If False, a
+        call returns the gates' gradients, and XLA sums them.
     """
 
     platform: str
     dtypes: tuple[str, ...] = DTYPES
     sums_weight_gradients: bool = False
 
-    @abc.abstractmethod
     def refusal(self, problem: Problem) -> str | None:
         """Why there is no kernel for such a problem, or None if there is one."""
-
-    def refusal_of_dtype(self, problem: Problem) -> str | None:
-        """Why there is no kernel for a problem's type, or None if there is one."""
-        if problem.dtype in self.dtypes:
-            return None
-        *others, last = self.dtypes
-        return (
-            f"no {self.platform} kernel for {problem.dtype}; there is one for "
-            f"{', '.join(others)} and {last}"
-        )
+        found = self.plan(problem, None)
+        return None if found["runs"] else found["explanation"]
 
     def slower_than_reference(self, problem: Problem) -> str | None:
         """Why a kernel that could run it would be slower than the reference, or None."""
@@ -81,8 +73,15 @@ class Backend(abc.ABC):
 
     @abc.abstractmethod
     def plan(self, problem: Problem, device: jax.Device | str | None) -> dict[str, Any]:
-        """How a problem that is not refused would run on a device that this backend has.
+        """How a problem would run on a device of this platform, by default the first one here.
 
         Returns a dict with "runs", "explanation", "residency", "workers", "packed_bytes" and the
-        planner's own numbers; "runs" is False where this device can't, for that explanation.
+        planner's own numbers; "runs" is False where it can't, for the reason in "explanation".
+        Sizes may be symbolic.
         """
+
+
+def with_known_sizes(problem: Problem, *names: str) -> Problem:
+    """A problem in which symbolic sizes of these names are taken for 1, to ask a planner with."""
+    symbols = {name: 1 for name in names if is_symbolic_dim(getattr(problem, name))}
+    return replace(problem, **symbols)  # type: ignore[arg-type]

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import replace
 from typing import Any
 
 import jax
 from jax.export import is_symbolic_dim
 
 from jax_persistent.backends import reference
-from jax_persistent.backends.base import Backend
+from jax_persistent.backends.base import Backend, with_known_sizes
 from jax_persistent.ffi import call
 from jax_persistent.ffi.registration import native_module
 from jax_persistent.problem import Arrays, Problem
@@ -23,7 +22,7 @@ from jax_persistent.problem import Arrays, Problem
 EXCHANGE = "JAX_PERSISTENT_CUDA_EXCHANGE"
 _EXCHANGES = ("", "grid", "grid-barrier", "cluster")
 _NATIVE = "CUDA"  # the platform's name to XLA and to the native module
-_ASSUMED_ARCHITECTURE = "90"  # where a program is lowered for a GPU that is not here
+_ASSUMED = "sm_90"  # where a program is lowered for a GPU that is not here
 # The letter of a family or of an architecture's own instructions: the machine is the same.
 _ARCHITECTURE = re.compile(r"sm_([0-9]{1,4})[af]?")
 
@@ -31,10 +30,6 @@ _ARCHITECTURE = re.compile(r"sm_([0-9]{1,4})[af]?")
 class CudaBackend(Backend):
     platform = "cuda"
     dtypes = ("float32", "bfloat16", "float16")
-
-    def refusal(self, problem: Problem) -> str | None:
-        found = self.plan(problem, None)
-        return None if found["runs"] else found["explanation"]
 
     def call(self, problem: Problem, arrays: Arrays) -> Arrays:
         return (_forward if problem.pass_ == "forward" else _backward)(problem, arrays)
@@ -44,19 +39,19 @@ class CudaBackend(Backend):
         return name in ("cuda", "gpu") or _architecture(name) is not None
 
     def plan(self, problem: Problem, device: jax.Device | str | None) -> dict[str, Any]:
-        reason = self.refusal_of_dtype(problem)
         here = _architecture(device) is None  # and not a plan for some other machine
-        if reason is None and here:
-            reason = native_module().missing(_NATIVE) or None
-        if reason is not None:
-            return {"runs": False, "explanation": reason}
+        missing = native_module().missing(_NATIVE) if here else ""
+        if missing and problem.dtype in self.dtypes:
+            return {"runs": False, "explanation": missing}
         if is_symbolic_dim(problem.hidden):
             reason = f"H = {problem.hidden}: where weights live is laid out for a known number"
             return {"runs": False, "explanation": f"{reason} of units"}
-        recurrence = _recurrence_of(_known_sizes(problem))
+        # Whether there is a kernel depends on no number of rows or steps.
+        known = with_known_sizes(problem, "groups", "batch", "steps", "inputs")
+        recurrence = _recurrence_of(known)
         attributes = recurrence.encoded() | {"pass": problem.pass_}
         try:
-            facts = _facts(device)
+            facts = _facts(_ASSUMED if missing else device)
         except RuntimeError as error:  # of CUDA: a driver that is too old, say
             return {"runs": False, "explanation": f"CUDA can't be used: {error}"}
         return native_module().plan(_NATIVE, attributes, facts, {"exchange": exchange()})
@@ -69,13 +64,6 @@ def _recurrence_of(problem: Problem) -> Problem:
         return problem.having("forward", parts | {"input_gates"})
     gates = {"d_gates", "d_recurrent_gates"} if problem.cell.reset_after else {"d_gates"}
     return problem.having("backward", parts | gates)
-
-
-def _known_sizes(problem: Problem) -> Problem:
-    """Whether there is a kernel depends on no number of rows or steps: a symbol is taken for 1."""
-    names = ("groups", "batch", "steps", "inputs")
-    symbols = {n: 1 for n in names if is_symbolic_dim(getattr(problem, n))}
-    return replace(problem, **symbols)  # type: ignore[arg-type]
 
 
 def exchange() -> str:
@@ -126,7 +114,7 @@ def _facts(device: Any) -> dict[str, int]:
         try:
             device = jax.local_devices(backend="cuda")[0]
         except RuntimeError:
-            architecture = _ASSUMED_ARCHITECTURE
+            architecture = _architecture(_ASSUMED)
     if architecture is not None:
         return native_module().architecture_facts(_NATIVE, architecture)
     return native_module().facts(_NATIVE, device=device.local_hardware_id)

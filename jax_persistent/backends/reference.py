@@ -26,17 +26,10 @@ from jax import Array, lax
 from jax_persistent.cells import States
 from jax_persistent.problem import Arrays, Problem
 
-Function = Callable[[Problem, Arrays], Arrays]
-
 
 def run(problem: Problem, flat: Sequence[Array]) -> list[Array]:
     """A problem's results from its operands, both flat."""
     function = {"forward": forward, "tangent": tangent, "backward": backward}[problem.pass_]
-    return per_group(function, problem, flat)
-
-
-def per_group(function: Function, problem: Problem, flat: Sequence[Array]) -> list[Array]:
-    """Runs a function of one group over the axis N of flat operands."""
 
     def one(*group: Array) -> list[Array]:
         return problem.flat_results(function(problem, problem.arrays(group)))
@@ -86,12 +79,12 @@ def tangent(problem: Problem, arrays: Arrays) -> Arrays:
     dtype, wide = jnp.dtype(problem.dtype), accumulation_dtype(problem.dtype)
 
     def step(d_states: States, inputs: Any) -> Any:
-        (runs, reset), d_input_gates, before, residuals, h = inputs
+        (runs, reset), d_input_gates, moved, before, residuals, h = inputs
         d_reset = None if arrays.d_reset_state is None else _widen(arrays.d_reset_state)
         d_before = _replaced(reset, d_states, d_reset)
         d_recurrent_gates = _dot(d_before[0].astype(dtype), arrays.recurrent_kernel)
-        if arrays.d_recurrent_kernel is not None:
-            d_recurrent_gates += _dot(before[0], arrays.d_recurrent_kernel)
+        if moved is not None:
+            d_recurrent_gates += moved
         if arrays.d_recurrent_bias is not None:
             d_recurrent_gates += arrays.d_recurrent_bias.astype(wide)[None, :]
         constant = _widen((residuals, before, h))
@@ -113,7 +106,11 @@ def tangent(problem: Problem, arrays: Arrays) -> Arrays:
         d_input_gates += project(x, arrays.d_input_kernel)
     if arrays.d_bias is not None:
         d_input_gates += arrays.d_bias[None, None, :]
-    inputs = (d_input_gates, *_kept_by_forward(problem, arrays))
+    before, residuals, h = _kept_by_forward(problem, arrays)
+    moved = None
+    if arrays.d_recurrent_kernel is not None:  # of all steps at once, so that sums of it are wide
+        moved = _product(before[0], arrays.d_recurrent_kernel)
+    inputs = (d_input_gates, moved, before, residuals, h)
     d_initial = _widen(arrays.d_initial_state)
     d_final, (d_outputs, d_residuals) = _scan(problem, arrays, step, d_initial, *inputs)
     return Arrays(
@@ -185,10 +182,9 @@ def weight_gradients(
 
 def project(x: Array, kernel: Array, bias: Array | None = None) -> Array:
     """x W + b over the last axis, summed in float32 for narrower types: [.., I] to [.., G*H]."""
-    wide = accumulation_dtype(x.dtype)
-    product = lax.dot_general(x, kernel, (((2,), (0,)), ((), ())), preferred_element_type=wide)
+    product = _product(x, kernel)
     if bias is not None:
-        product += bias.astype(wide)[None, None, :]
+        product += bias.astype(product.dtype)[None, None, :]
     return product.astype(x.dtype)
 
 
@@ -302,6 +298,12 @@ def _scan(
     if not problem.time_major:
         ys = jax.tree.map(lambda s: jnp.swapaxes(s, 0, 1), ys)
     return carry, ys
+
+
+def _product(x: Array, kernel: Array) -> Array:
+    """x W over the last axis, in the type of the sums."""
+    wide = accumulation_dtype(x.dtype)
+    return lax.dot_general(x, kernel, (((2,), (0,)), ((), ())), preferred_element_type=wide)
 
 
 def _sum_over_steps(left: Array, right: Array) -> Array:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -45,6 +45,7 @@ def split_call(ctx: Any, platform: str, problem: Problem, operands: Sequence[Any
         "platform": platform,
         "pass": problem.pass_,
         "backend": problem.backend,
+        "precision": compat.matmul_precision(),
         "problem": problem.encoded(),
     }
     dims = [" ".join(d) for d in _dims(problem)], [" ".join(d) for d in _result_dims(problem)]
@@ -62,14 +63,13 @@ def _result_dims(problem: Problem) -> list[tuple[str, ...]]:
     return [problem.dims_of(leaf) for leaf in problem.results()]
 
 
-def _described(description: str) -> tuple[str, Problem]:
-    call = json.loads(description)
-    return call["platform"], Problem.decoded(call["pass"], call["problem"], call["backend"])
+def _problem_of(call: Mapping[str, Any]) -> Problem:
+    return Problem.decoded(call["pass"], call["problem"], call["backend"])
 
 
 def _placed(description: str, placed: Sequence[Any]) -> tuple[list[Any], list[Any]]:
     """The shardings that a call has its operands and its results in, given its operands' own."""
-    _, problem = _described(description)
+    problem = _problem_of(json.loads(description))
     leader = _leader(_dims(problem), placed)
     return (
         [_like(*leader, dims) for dims in _dims(problem)],
@@ -81,13 +81,14 @@ def _one_device(
     program: Program, description: str, shapes: Sequence[Any], placed: Sequence[Any]
 ) -> bytes:
     """The program for what one device has."""
-    platform, problem = _described(description)
+    call = json.loads(description)
     local = [
         jax.ShapeDtypeStruct(compat.shape_of_a_tile(shape, sharding), shape.numpy_dtype())
         for shape, sharding in zip(shapes, placed, strict=True)
     ]
-    own = problem.with_sizes_of([each.shape for each in local])
-    return compat.module_of(partial(program, platform, own), local, platform)
+    own = _problem_of(call).with_sizes_of([each.shape for each in local])
+    run = partial(program, call["platform"], own)
+    return compat.module_of(run, local, call["platform"], call["precision"])
 
 
 def _leader(

@@ -22,7 +22,7 @@ Axes = Sequence[int | None]
 
 def maps_weights(problem: Problem, axes: Axes) -> bool:
     return any(
-        BATCH not in leaf.batch_major and axis is not None
+        leaf.is_weight and axis is not None
         for leaf, axis in zip(problem.operands(), axes, strict=True)
     )
 

@@ -26,8 +26,7 @@ def in_auto_axes(
 
     Args:
       function: called with the arrays of `operands`, in order.
-      operands: by the name that the caller knows: the dimensions, as in "B T I", and an array or
-        None.
+      operands: by the name that the caller knows: the dimensions, as in "B T I", and an array.
       results: the dimensions of each result, in the tree that `function` returns.
       layers: the mesh axis that a dimension L is split over, if there is one.
 
@@ -35,12 +34,11 @@ def in_auto_axes(
       ValueError: an operand is split along another dimension than B or L, or two differ along B.
     """
     arrays = [array for _, array in operands.values()]
-    given = {name: (dims, array) for name, (dims, array) in operands.items() if array is not None}
-    meshes = [jax.typeof(array).sharding.mesh for _, array in given.values()]
+    meshes = [jax.typeof(array).sharding.mesh for array in arrays]
     mesh = next((mesh for mesh in meshes if mesh.explicit_axes), None)
     if mesh is None:
         return function(*arrays)
-    batch = _axes_of_batch(given, layers)
+    batch = _axes_of_batch(operands, layers)
 
     def split(dims: str) -> NamedSharding:
         return NamedSharding(mesh, _spec(dims, batch, layers))

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The public functions: `lstm`, `gru`, `elman`.
 
-Each checks its arguments and hands them to `run`, which whoever has valid ones may call itself.
+Each checks its arguments and hands them to `run`. The layers, whose arguments are valid already,
+call that themselves.
 
 Legend: T time steps, B batch, I input features, H hidden units, G gates (LSTM 4, GRU 3, Elman 1).
 """
@@ -20,7 +21,7 @@ from jax_persistent.cells.gru import GRU
 from jax_persistent.cells.lstm import LSTM
 from jax_persistent.ops import primitives, validation
 from jax_persistent.ops.explicit_sharding import in_auto_axes
-from jax_persistent.problem import Arrays, Problem
+from jax_persistent.problem import Arrays, Problem, operands
 from jax_persistent.problem.operands import Leaf
 
 _OPTIONAL = ("bias", "recurrent_bias", "lengths", "resets", "reset_state")
@@ -54,7 +55,7 @@ def lstm(
         initial one; so are those of `jax.vmap` over an axis of size 0.
       input_kernel: W [I, 4*H], gates in the order i, f, g, o.
       recurrent_kernel: R [H, 4*H].
-      bias: b [4*H].
+      bias: b [4*H]; zeros if not given.
       initial_state: (h0, c0), each [B, H]; zeros if not given.
       lengths: [B] integers in 0..T. Outputs past a row's length are zero, its final state is the
         one at its length (the initial state for length 0), and what x holds there is ignored.
@@ -121,8 +122,8 @@ def gru(
       x: [B, T, I], or [T, B, I] with `time_major`.
       input_kernel: W [I, 3*H], gates in the order r, z, n.
       recurrent_kernel: R [H, 3*H].
-      bias: b [3*H].
-      recurrent_bias: b' [3*H].
+      bias: b [3*H]; zeros if not given.
+      recurrent_bias: b' [3*H]; zeros if not given.
       initial_state: h0 [B, H]; zeros if not given.
       lengths, resets, reset_state, reverse, time_major, backend: as for `lstm`, and so are dtypes
         and errors.
@@ -171,7 +172,7 @@ def elman(
       x: [B, T, I], or [T, B, I] with `time_major`.
       input_kernel: W [I, H].
       recurrent_kernel: R [H, H].
-      bias: b [H].
+      bias: b [H]; zeros if not given.
       initial_state: h0 [B, H]; zeros if not given.
       activation: "tanh" or "relu".
       lengths, resets, reset_state, reverse, time_major, backend: as for `lstm`, and so are dtypes
@@ -239,7 +240,8 @@ def run(
         time_major=bool(time_major),
         tf32=compat.tf32_is_asked_for(),
         backend=backend,
-    ).having("forward", parts)
+        parts=operands.in_order(parts),
+    )
 
     def compute(*flat: Array) -> tuple[Array, tuple[Array, ...]]:
         results = primitives.forward(problem, problem.arrays(flat))
@@ -248,8 +250,8 @@ def run(
     outputs, *final_state = (
         _dims(problem, leaf) for leaf in problem.results() if leaf.name != "residuals"
     )
-    operands = _labelled(problem, problem.flat(arrays))
-    return in_auto_axes(compute, operands, (outputs, tuple(final_state)))
+    labelled = _labelled(problem, problem.flat(arrays))
+    return in_auto_axes(compute, labelled, (outputs, tuple(final_state)))
 
 
 def _dims(problem: Problem, leaf: Leaf) -> str:
@@ -258,14 +260,11 @@ def _dims(problem: Problem, leaf: Leaf) -> str:
 
 
 def _labelled(problem: Problem, flat: list[Array]) -> dict[str, tuple[str, Array]]:
-    """Operands by the names that a caller knows, with their dimensions."""
+    """Operands as a caller would write them, with their dimensions."""
     found: dict[str, tuple[str, Array]] = {}
-    states = {"initial_state": iter(problem.cell.states), "reset_state": iter(problem.cell.states)}
     for leaf, array in zip(problem.operands(), flat, strict=True):
         label = leaf.name
-        if leaf.name == "initial_state":
-            label = f"{next(states[leaf.name])}0"
-        elif leaf.name == "reset_state":
-            label = f"reset_state {next(states[leaf.name])}0"
+        if leaf.per_state and len(problem.cell.states) > 1:
+            label += f"[{sum(name.startswith(leaf.name + '[') for name in found)}]"
         found[label] = _dims(problem, leaf), array
     return found

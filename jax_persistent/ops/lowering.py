@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from jax import Array
+from jax.export import is_symbolic_dim
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
@@ -17,38 +18,45 @@ from jax_persistent.backends.base import Backend
 from jax_persistent.ffi import sharding
 from jax_persistent.problem import Problem
 
-HOW_TO_FIX = "Use backend=None or 'reference'"
-
 
 def register(primitive: Primitive, in_parts: Callable[..., list[Array]] | None = None) -> None:
     """Gives a primitive its lowering for every platform.
 
     Args:
       primitive: its parameter is a problem, its operands and results are the problem's.
-      in_parts: for a backward pass: the same with the sums of the weights' gradients apart, which
-        go over the batch; they are XLA's where it may split that, and where a backend has none.
+      in_parts: for a backward pass: a function of (problem, *operands) with the same results, in
+        which XLA sums the weights' gradients over the batch. It is taken where XLA may split the
+        batch, and for backends that don't sum them.
     """
 
     def elsewhere(*flat: Array, problem: Problem) -> list[Array]:
-        known = ", ".join(registry.platforms())
-        reason = f"no kernel for this platform; kernels exist for {known}"
-        if problem.backend == "native":
-            raise NotImplementedError(f"backend='native': {reason}. {HOW_TO_FIX}")
-        notices.warn(_what(problem), reason)
+        if problem.backend != "reference":
+            known = ", ".join(registry.platforms())
+            _fall_back(problem, f"no kernel for this platform; kernels exist for {known}")
         return reference.run(problem, flat)
 
     mlir.register_lowering(primitive, mlir.lower_fun(elsewhere, multiple_results=True))
 
     def register_platform(backend: Backend) -> None:
         def rule(ctx: Any, *operands: Any, problem: Problem) -> Any:
+            def lowered(function: Callable[..., Any]) -> Any:
+                return mlir.lower_fun(function, multiple_results=True)(ctx, *operands)
+
+            if problem.backend == "reference":
+                return lowered(lambda *flat: reference.run(problem, flat))
             is_split = compat.is_split_by_xla(ctx)
             apart = is_split or not backend.sums_weight_gradients
             if problem.has("d_weights") and in_parts is not None and apart:
-                return _lowered(ctx, operands, lambda *flat: in_parts(problem, *flat))
-            if is_split:
-                _check_smallest_part(backend, problem)
-                return sharding.split_call(ctx, backend.platform, problem, operands)
-            return _lowered(ctx, operands, lambda *flat: _on_device(backend, problem, flat))
+                return lowered(lambda *flat: in_parts(problem, *flat))
+            if not is_split:
+                return lowered(lambda *flat: _on_device(backend, problem, flat))
+            if any(map(is_symbolic_dim, problem.sizes())):
+                _fall_back(problem, "a program that is split over devices has known sizes only")
+                return lowered(lambda *flat: reference.run(problem, flat))
+            # What a device has is known only when XLA splits the program. One row of one group is
+            # the least; if even that is refused, now is the time to say so.
+            chosen(backend, replace(problem, groups=1, batch=1))
+            return sharding.split_call(ctx, backend.platform, problem, operands)
 
         mlir.register_lowering(primitive, rule, platform=backend.platform)
 
@@ -64,43 +72,32 @@ def register_reference(primitive: Primitive) -> None:
     mlir.register_lowering(primitive, mlir.lower_fun(run, multiple_results=True))
 
 
-def why_reference(backend: Backend, problem: Problem) -> str | None:
-    """Why a problem of one device runs as the reference; None if it runs on a kernel.
+def chosen(backend: Backend, problem: Problem) -> str | None:
+    """Why one device's problem runs as the reference, which users are told; None for a kernel.
 
     Raises NotImplementedError where there is no kernel and the caller asks for one.
     """
     reason = backend.refusal(problem)
-    if reason is not None and problem.backend == "native":
-        raise NotImplementedError(f"backend='native': {reason}. {HOW_TO_FIX}")
-    if reason is None and problem.backend is None:
+    if reason is not None:
+        _fall_back(problem, reason, by_choice=problem.dtype not in backend.dtypes)
+    elif problem.backend is None:
         reason = backend.slower_than_reference(problem)
+        if reason is not None:
+            _fall_back(problem, reason, by_choice=True)
     return reason
 
 
+def _fall_back(problem: Problem, reason: str, by_choice: bool = False) -> None:
+    if problem.backend == "native":
+        raise NotImplementedError(f"backend='native': {reason}. Use backend=None or 'reference'")
+    say = notices.inform if by_choice else notices.warn
+    say(f"jax_persistent.{problem.pass_} ({problem.cell.name}) runs as a lax.scan", reason)
+
+
 def _on_device(backend: Backend, problem: Problem, flat: Sequence[Array]) -> list[Array]:
-    reason = why_reference(backend, problem)
-    if reason is None:
-        return problem.flat_results(backend.call(problem, problem.arrays(flat)))
-    by_choice = backend.slower_than_reference(problem) or backend.refusal_of_dtype(problem)
-    say = notices.warn if by_choice is None else notices.inform
-    say(_what(problem), reason)
-    return reference.run(problem, flat)
-
-
-def _what(problem: Problem) -> str:
-    return f"jax_persistent.{problem.pass_} ({problem.cell.name}) runs as a lax.scan"
-
-
-def _check_smallest_part(backend: Backend, problem: Problem) -> None:
-    """Raises where no split gives a device a problem that there is a kernel for.
-
-    What each device has is known only once XLA splits the program.
-    """
-    why_reference(backend, replace(problem, groups=1, batch=1))
-
-
-def _lowered(ctx: Any, operands: Sequence[Any], function: Callable[..., Any]) -> Any:
-    return mlir.lower_fun(function, multiple_results=True)(ctx, *operands)
+    if chosen(backend, problem) is not None:
+        return reference.run(problem, flat)
+    return problem.flat_results(backend.call(problem, problem.arrays(flat)))
 
 
 def _program(platform: str, problem: Problem, *flat: Array) -> list[Array]:

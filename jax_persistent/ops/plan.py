@@ -13,9 +13,11 @@ from jax_persistent import compat
 from jax_persistent.backends import registry
 from jax_persistent.backends.base import Plan
 from jax_persistent.cells import CELLS, Cell
-from jax_persistent.problem import DTYPES, Problem
+from jax_persistent.cells.elman import ELMAN
+from jax_persistent.problem import DTYPES, Problem, operands
 
-_DEFAULT_ACTIVATION = {"elman": "elman_tanh"}  # cells that are known by less than their name
+_DEFAULTS = {"elman": ELMAN["tanh"]}  # public names that mean a cell with its default activation
+_LARGEST = 2**31 - 1
 
 
 def plan(
@@ -34,20 +36,24 @@ def plan(
       batch: B, rows a device works on at once.
       dtype: of the operands.
       device: a device, a platform's name, or a GPU architecture such as "sm_90" or "sm_90a", whose
-        flagship is meant; the default device if not given. For another machine's CPU only the
-        platform is known, and this machine's caches are assumed; for "cuda", its first GPU, or
-        sm_90.
+        flagship is meant; the default device if not given. "cpu" means this machine's, "cuda" this
+        process's first GPU, or else sm_90.
       steps: T, time steps. One or two may be faster as the reference, and for a single one a CPU
         need not keep the weights.
+
+    Returns:
+      The plan, whose text says why.
 
     Raises:
       ValueError: an unknown cell, a size below 1, a dtype that no recurrence has, or a device that
         is none.
+      ImportError: the native module can't be loaded.
+      RuntimeError: an environment variable for the CPU's kernels is wrong.
     """
     known = _cell(cell)
     for name, size in (("hidden", hidden), ("batch", batch), ("steps", steps)):
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name}: expected an int of at least 1; got {size!r}")
+        if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= _LARGEST:
+            raise ValueError(f"{name}: expected an int of at least 1 and below 2^31; got {size!r}")
     element = _element(dtype)
     device = jax.default_backend() if device is None else device
     if not isinstance(getattr(device, "platform", device), str):
@@ -61,9 +67,17 @@ def plan(
         kernels = ", ".join(registry.platforms())
         return Plan("reference", f"no kernel for platform {name!r}; there are for {kernels}")
     kept = {"residuals"} if known.residuals else set()
-    tf32 = compat.tf32_is_asked_for()
-    forward = Problem("forward", known, 1, batch, steps, 1, hidden, element.name, tf32=tf32).having(
-        "forward", {"inputs", *kept}
+    forward = Problem(
+        "forward",
+        known,
+        groups=1,
+        batch=batch,
+        steps=steps,
+        inputs=1,
+        hidden=hidden,
+        dtype=element.name,
+        tf32=compat.tf32_is_asked_for(),
+        parts=operands.in_order({"inputs", *kept}),
     )
     backward = forward.having("backward", {"d_x", "d_weights", *kept})
     chosen = backend.plan(forward, device)
@@ -87,9 +101,10 @@ def plan(
 
 
 def _cell(name: Any) -> Cell:
-    found = CELLS.get(_DEFAULT_ACTIVATION.get(name, name)) if isinstance(name, str) else None
+    known_names = CELLS | _DEFAULTS
+    found = known_names.get(name) if isinstance(name, str) else None
     if found is None:
-        known = ", ".join(map(repr, ("elman", *CELLS)))
+        known = ", ".join(map(repr, known_names))
         raise ValueError(f"cell: expected one of {known}; got {name!r}")
     return found
 

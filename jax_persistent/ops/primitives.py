@@ -27,17 +27,15 @@ from jax_persistent.ops import lowering
 from jax_persistent.ops.batching import Axes, empty, fold, maps_weights, unfold
 from jax_persistent.problem import Arrays, Problem
 
-_WEIGHTS = ("input_kernel", "bias", "recurrent_kernel", "recurrent_bias")
-_NOT_DIFFERENTIABLE = ("lengths", "resets")
-
 
 def forward(problem: Problem, arrays: Arrays) -> Arrays:
     """Runs a forward problem without the axis of groups; the arrays have none either.
 
     Without rows or steps there is nothing for a kernel to do, whatever the backend.
     """
-    if problem.backend == "reference" or 0 in arrays.x.shape:
-        return reference.forward(problem, arrays)
+    if 0 in arrays.x.shape:
+        flat = compat.match_varying_axes(*problem.flat(arrays))
+        return reference.forward(problem, problem.arrays(flat))
     with_group = [jnp.expand_dims(a, 0) for a in problem.flat(arrays)]
     return problem.named_results([jnp.squeeze(r, 0) for r in _bind(forward_p, problem, with_group)])
 
@@ -61,7 +59,7 @@ def _batch(
     primitive: Primitive, operands: Sequence[Any], axes: Axes, *, problem: Problem
 ) -> tuple[Sequence[Any], Sequence[int]]:
     size = _size_of(operands, axes)
-    if isinstance(size, int) and size == 0:
+    if size == 0:
         return empty(problem)
     folded, arrays, into = fold(problem, size, operands, axes)
     return unfold(problem, size, _bind(primitive, folded, arrays), into)
@@ -139,8 +137,8 @@ def _forward_jvp(
     operands = arrays | results | {f"d_{name}": tangent for name, tangent in d.items()}
     flat = list(map(_instantiate, of_tangent.flat(operands)))
     d_results = of_tangent.named_results(_bind(tangent_p, of_tangent, flat))
-    without_d = {name.removeprefix("d_"): tangent for name, tangent in d_results.items()}
-    return problem.flat_results(results), problem.flat_results(without_d)
+    of_results = {name.removeprefix("d_"): tangent for name, tangent in d_results.items()}
+    return problem.flat_results(results), problem.flat_results(of_results)
 
 
 def _differentiated(problem: Problem, d: Arrays) -> set[str]:
@@ -148,7 +146,7 @@ def _differentiated(problem: Problem, d: Arrays) -> set[str]:
     parts = {"lengths", "resets", "reset_state"} & set(problem.parts)
     if _moves(d.x):
         parts.add("d_x")
-    if any(_moves(d[name]) for name in _WEIGHTS if name in d):
+    if any(_moves(d[leaf.name]) for leaf in problem.operands() if leaf.is_weight):
         parts.add("d_weights")
         parts |= {f"d_{name}" for name in ("bias", "recurrent_bias") if problem.has(name)}
     return parts
@@ -194,11 +192,11 @@ def _transpose_through_reference(
         return reference.run(problem, full)
 
     anywhere = [
-        jnp.zeros(a.aval.shape, a.aval.dtype)
+        ad.instantiate_zeros(ad.Zero(a.aval))
         for a, moves in zip(flat, linear, strict=True)
         if moves
     ]
-    pull = jax.vjp(tangent, *compat.match_varying_axes(*anywhere))[1]
+    pull = jax.vjp(tangent, *anywhere)[1]
     moved = iter(pull(list(map(_instantiate, cotangents))))
     return [next(moved) if moves else None for moves in linear]
 
@@ -206,7 +204,7 @@ def _transpose_through_reference(
 def _jvp_through_reference(
     primitive: Primitive, primals: Sequence[Any], tangents: Sequence[Any], *, problem: Problem
 ) -> tuple[Sequence[Any], Sequence[Any]]:
-    moving = [leaf.name not in _NOT_DIFFERENTIABLE for leaf in problem.operands()]
+    moving = [leaf.is_element for leaf in problem.operands()]
 
     def run(*moved: Array) -> list[Array]:
         left = iter(moved)

@@ -14,7 +14,8 @@ import numpy as np
 from jax import Array
 from jax.export import is_symbolic_dim
 
-from jax_persistent.cells import CELLS, Cell
+from jax_persistent.cells import Cell
+from jax_persistent.cells.elman import ELMAN
 from jax_persistent.problem import DTYPES, Arrays
 
 BACKENDS = (None, "native", "reference")
@@ -22,11 +23,10 @@ BACKENDS = (None, "native", "reference")
 
 def elman_cell(activation: str) -> Cell:
     """The Elman cell with this activation; ValueError for one there is no cell for."""
-    name = f"elman_{activation}"
-    if name not in CELLS:
-        known = ", ".join(repr(n.removeprefix("elman_")) for n in CELLS if n.startswith("elman_"))
+    if not isinstance(activation, str) or activation not in ELMAN:
+        known = ", ".join(map(repr, ELMAN))
         raise ValueError(f"activation: expected one of {known}; got {activation!r}")
-    return CELLS[name]
+    return ELMAN[activation]
 
 
 def check_flags(reverse: Any, time_major: Any, backend: Any) -> None:
@@ -159,20 +159,26 @@ def check_lengths(lengths: Any, batch: int, steps: int) -> Array:
         raise ValueError(f"lengths: expected [B] = {(batch,)}; got shape {array.shape}")
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise ValueError(f"lengths: expected an integer dtype (int32); got {array.dtype.name}")
-    # Under a trace `array` is a tracer even where what was given has values.
-    known = _known(lengths)
-    if known is not None:
-        too_long = False if is_symbolic_dim(steps) else known > steps
-        wrong = np.flatnonzero((known < 0) | too_long)
-        if wrong.size:
-            row = int(wrong[0])
-            raise ValueError(
-                f"lengths: expected values in 0..T = 0..{steps}; got lengths[{row}] = {known[row]}"
-                + (f" and {wrong.size - 1} more outside" if wrong.size > 1 else "")
-            )
+    check_range("lengths", lengths, steps)
     # T need not fit a narrow type, nor a wide type's values an int32; and T may be a symbol.
     wide = array if array.dtype.itemsize >= 4 else array.astype(jnp.int32)
     return jnp.clip(wide, 0, jnp.asarray(steps, wide.dtype)).astype(jnp.int32)
+
+
+def check_range(name: str, lengths: Any, steps: int) -> None:
+    """Raises where the values of lengths are known, and one is outside 0..T."""
+    # Under a trace an array made of them is a tracer even where what was given has values.
+    known = _known(lengths)
+    if known is None:
+        return
+    too_long = False if is_symbolic_dim(steps) else known > steps
+    wrong = np.argwhere((known < 0) | too_long)
+    if len(wrong):
+        first = tuple(map(int, wrong[0]))
+        raise ValueError(
+            f"{name}: expected values in 0..T = 0..{steps}; got {name}{list(first)} = "
+            f"{known[first]}" + (f" and {len(wrong) - 1} more outside" if len(wrong) > 1 else "")
+        )
 
 
 def read_lengths(name: str, value: Any) -> Any:
@@ -186,7 +192,7 @@ def read_lengths(name: str, value: Any) -> Any:
     try:
         # numpy would take an empty list for floats.
         return jnp.asarray(value) if traced else np.asarray(value, None if value else np.int32)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{name}: expected an array of integers; got {value!r}") from error
 
 
@@ -218,7 +224,9 @@ def _described(cell: Cell) -> str:
 
 
 def _known(value: Any) -> np.ndarray | None:
-    """The values of what was given, or None if a trace hides them."""
+    """The values of what was given, or None if a trace or another process has them."""
+    if isinstance(value, jax.core.Tracer) or not getattr(value, "is_fully_addressable", True):
+        return None
     try:
         return np.asarray(value)
     except jax.errors.TracerArrayConversionError:
@@ -228,5 +236,9 @@ def _known(value: Any) -> np.ndarray | None:
 def _as_array(name: str, value: Any) -> Array:
     try:
         return jnp.asarray(value)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name}: expected an array; got {type(value).__name__}") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"{name}: expected an array of numbers; got {_kind(value)}") from error
+
+
+def _kind(value: Any) -> str:
+    return f"{value.dtype.name}" if isinstance(value, np.ndarray) else type(value).__name__

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table of operands and results, read from operands.def, and arrays by their names in it.
 
-Primitives take and return flat lists. By name, an optional array that a problem has not is None,
-and one for each of the cell's states is a tuple.
+Primitives take and return flat lists. By name, absent optional arrays are None, and what each state
+has one of is a tuple.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PART = re.compile(r"^JP_PART\((\w+)\)", re.M)
 
 
 class Leaf(NamedTuple):
-    """One array of a table, or of its states one."""
+    """One array of a table; of a per-state entry, one state's."""
 
     name: str
     type: str  # "element", or a dtype's name
@@ -34,6 +34,16 @@ class Leaf(NamedTuple):
     batch_major: tuple[str, ...]  # dimensions
     time_major: tuple[str, ...]
     part: str
+
+    @property
+    def is_element(self) -> bool:
+        """Whether it has the problem's dtype, and can be differentiated."""
+        return self.type == ELEMENT
+
+    @property
+    def is_weight(self) -> bool:
+        """Whether all rows of a group share it."""
+        return "b" not in self.batch_major
 
 
 def _read() -> tuple[tuple[str, ...], dict[tuple[str, str], list[Leaf]]]:

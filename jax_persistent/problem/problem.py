@@ -72,6 +72,9 @@ class Problem:
             return self.cell.residuals * self.hidden
         return getattr(self, _SIZES[dimension])
 
+    def sizes(self) -> tuple[Any, ...]:
+        return tuple(getattr(self, name) for name in _SIZES.values())
+
     def operands(self) -> tuple[Leaf, ...]:
         """The arrays that this pass reads, in order."""
         return operands.leaves(self, operands.OPERANDS)
@@ -88,7 +91,7 @@ class Problem:
         return tuple(map(self.size, self.dims_of(leaf)))
 
     def dtype_of(self, leaf: Leaf) -> str:
-        return self.dtype if leaf.type == operands.ELEMENT else leaf.type
+        return self.dtype if leaf.is_element else leaf.type
 
     def arrays(self, flat: Sequence[Any]) -> Arrays:
         """The operands by name."""

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Pointers to a problem's operands and results by name: Forward::x, Backward::d_outputs, ..., as
-// operands.def lists them. What a problem has not is null. A PER_STATE name is an array of
+// operands.def lists them. Absent arrays are null. A PER_STATE name is an array of
 // pointers.
 //
 // Sequences are [N,B,T,F] or, time-major, [N,T,B,F].

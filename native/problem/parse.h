@@ -21,13 +21,13 @@ using Attributes = std::map<std::string, Attribute, std::less<>>;
 
 struct ParsedProblem {
   Problem problem;                                          // whose sizes may be kUnknownSize
-  std::map<std::string, std::string, std::less<>> options;  // the texts that are no problem's
+  std::map<std::string, std::string, std::less<>> options;  // strings left for the backend
 };
 
 // Throws std::invalid_argument where attributes are missing or wrong, or the problem is impossible.
 ParsedProblem ParseProblem(Pass pass, const Attributes& attributes);
 
-// Why no array can have the problem's sizes, or no problem its parts; empty if it is possible.
+// Why the sizes or the parts are impossible; empty if they are possible.
 std::string Invalid(const Problem& problem);
 
 // Whether all sizes that the problem's arrays have are known.

@@ -4,8 +4,7 @@
 //
 // A row b runs at the times t < length(b). Forward it runs them in order or, reversed, from the
 // last to the first. The state before a step is the initial one before a row's first step, else
-// that after the step before; where a reset is set, it is the reset state instead, whichever it
-// was.
+// that after the step before; where a reset is set, it is the reset state instead.
 #pragma once
 
 #include <cstdint>

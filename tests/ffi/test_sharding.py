@@ -267,7 +267,7 @@ def test_explicit_axes_that_a_recurrence_needs_whole_are_refused():
     )
     refused("input_kernel: expected", x, put(mesh, w, None, "model"), r)
     refused(
-        "the batch: expected one split .* got x over 'data', c0 over 'model'. Bring them together",
+        r"the batch: expected one split .* x over 'data', initial_state\[1\] over 'model'\.",
         put(mesh, x, "data"),
         w,
         r,

@@ -18,6 +18,9 @@ inline std::vector<const cpu::Isa*> IsasHere() {
   std::vector<const cpu::Isa*> here = {&cpu::kBaselineIsa};
 #if defined(__x86_64__)
   here.push_back(&kWideIsa);
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+  return here;  // the others are the same code in other instructions: not worth minutes of checks
+#endif
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
     here.push_back(&cpu::kAvx2Isa);
   }
