@@ -42,5 +42,8 @@ class CpuBackend(Backend):
     def plan(self, problem: Problem, device: jax.Device | str | None) -> dict[str, Any]:
         del device  # another machine's CPU is taken for this one
         native = native_module()
+        if problem.cell.name not in native.cells():
+            reason = f"this build has no kernels for the cell {problem.cell.name!r}"
+            return {"runs": False, "explanation": reason}
         known = with_known_sizes(problem, "groups", "batch", "steps", "inputs", "hidden")
         return native.plan("cpu", known.encoded() | {"pass": known.pass_}, native.facts("cpu"))

@@ -39,6 +39,9 @@ class CudaBackend(Backend):
         return name in ("cuda", "gpu") or _architecture(name) is not None
 
     def plan(self, problem: Problem, device: jax.Device | str | None) -> dict[str, Any]:
+        if problem.cell.name not in native_module().cells():
+            reason = f"this build has no kernels for the cell {problem.cell.name!r}"
+            return {"runs": False, "explanation": reason}
         here = _architecture(device) is None  # and not a plan for some other machine
         missing = native_module().missing(_NATIVE) if here else ""
         if missing and problem.dtype in self.dtypes:
