@@ -124,3 +124,16 @@ def test_init_with_resets_makes_flaxs_parameters() -> None:
     for cell in (nn.OptimizedLSTMCell(H), nn.MGUCell(H)):
         ours = RNN(cell).init(KEY, options.inputs(), resets=some_resets(options))
         assert_trees_close(ours, nn.RNN(cell).init(KEY, options.inputs()))
+
+
+@pytest.mark.parametrize("cell", [nn.OptimizedLSTMCell(H), nn.LSTMCell(H, activation_fn=nn.relu)])
+def test_wrong_reset_carries(cell: Any) -> None:
+    options = Options()
+    x, resets = options.inputs(), some_resets(options)
+    variables = drawn(jax.eval_shape(nn.RNN(cell).init, KEY, x))
+    h = jnp.zeros((*options.batch, H))
+    for wrong in (h, (h, h.T), (h[:1], h), (h, h, h)):
+        with pytest.raises(ValueError, match="reset_carry: expected the carry's shapes"):
+            RNN(cell).apply(variables, x, resets=resets, reset_carry=wrong)
+    with pytest.raises(ValueError, match="reset_carry: expected with resets"):
+        RNN(cell).apply(variables, x, reset_carry=(h, h))
