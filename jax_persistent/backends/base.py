@@ -85,3 +85,9 @@ def with_known_sizes(problem: Problem, *names: str) -> Problem:
     """A problem in which symbolic sizes of these names are taken for 1, to ask a planner with."""
     symbols = {name: 1 for name in names if is_symbolic_dim(getattr(problem, name))}
     return replace(problem, **symbols)  # type: ignore[arg-type]
+
+
+def without_cell(problem: Problem) -> dict[str, Any]:
+    """The plan of a problem whose cell the native module was built without."""
+    reason = f"this build has no kernels for the cell {problem.cell.name!r}"
+    return {"runs": False, "explanation": reason}

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.export import is_symbolic_dim
 
-from jax_persistent.backends.base import Backend, with_known_sizes
+from jax_persistent.backends.base import Backend, with_known_sizes, without_cell
 from jax_persistent.ffi import call
 from jax_persistent.ffi.registration import native_module
 from jax_persistent.problem import Arrays, Problem
@@ -42,8 +42,7 @@ class CpuBackend(Backend):
     def plan(self, problem: Problem, device: jax.Device | str | None) -> dict[str, Any]:
         del device  # another machine's CPU is taken for this one
         native = native_module()
-        if problem.cell.name not in native.cells():
-            reason = f"this build has no kernels for the cell {problem.cell.name!r}"
-            return {"runs": False, "explanation": reason}
+        if not call.has_cell(problem):
+            return without_cell(problem)
         known = with_known_sizes(problem, "groups", "batch", "steps", "inputs", "hidden")
         return native.plan("cpu", known.encoded() | {"pass": known.pass_}, native.facts("cpu"))

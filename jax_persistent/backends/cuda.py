@@ -14,7 +14,7 @@ import jax
 from jax.export import is_symbolic_dim
 
 from jax_persistent.backends import reference
-from jax_persistent.backends.base import Backend, with_known_sizes
+from jax_persistent.backends.base import Backend, with_known_sizes, without_cell
 from jax_persistent.ffi import call
 from jax_persistent.ffi.registration import native_module
 from jax_persistent.problem import Arrays, Problem
@@ -39,9 +39,8 @@ class CudaBackend(Backend):
         return name in ("cuda", "gpu") or _architecture(name) is not None
 
     def plan(self, problem: Problem, device: jax.Device | str | None) -> dict[str, Any]:
-        if problem.cell.name not in native_module().cells():
-            reason = f"this build has no kernels for the cell {problem.cell.name!r}"
-            return {"runs": False, "explanation": reason}
+        if not call.has_cell(problem):
+            return without_cell(problem)
         here = _architecture(device) is None  # and not a plan for some other machine
         missing = native_module().missing(_NATIVE) if here else ""
         if missing and problem.dtype in self.dtypes:

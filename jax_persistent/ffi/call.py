@@ -13,6 +13,11 @@ from jax_persistent.problem import Arrays, Problem
 TARGETS = {"forward": "jax_persistent.forward", "backward": "jax_persistent.backward"}
 
 
+def has_cell(problem: Problem) -> bool:
+    """Whether the native module was built with the problem's cell."""
+    return problem.cell.name in native_module().cells()
+
+
 def kernel_call(problem: Problem, arrays: Arrays, **options: Any) -> Arrays:
     """One call of a problem's target, with a backend's own options as further attributes.
 
