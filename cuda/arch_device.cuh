@@ -3,11 +3,6 @@
 // knows.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
-#include <cassert>  // __assert_fail, which NDEBUG would take away
-
 #include "cuda/arch.h"
 
 #define JP_DEVICE __device__ __forceinline__
@@ -83,11 +78,21 @@ JP_DEVICE void Multiply(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, ui
 JP_DEVICE uint32_t BitsOf(float value) { return __float_as_uint(value); }
 JP_DEVICE float FloatOf(uint32_t bits) { return __uint_as_float(bits); }
 JP_DEVICE uint16_t RoundToBfloat16(float value) {
-  return __bfloat16_as_ushort(__float2bfloat16_rn(value));
+  uint16_t rounded;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(rounded) : "f"(value));
+  return rounded;
 }
-JP_DEVICE uint16_t RoundToFloat16(float value) { return __half_as_ushort(__float2half_rn(value)); }
+JP_DEVICE uint16_t RoundToFloat16(float value) {
+  uint16_t rounded;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(rounded) : "f"(value));
+  return rounded;
+}
 JP_DEVICE float FromBfloat16(uint16_t bits) { return __uint_as_float(uint32_t{bits} << 16); }
-JP_DEVICE float FromFloat16(uint16_t bits) { return __half2float(__ushort_as_half(bits)); }
+JP_DEVICE float FromFloat16(uint16_t bits) {
+  float value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+  return value;
+}
 JP_DEVICE uint32_t RoundToTf32(uint32_t bits) {
   uint32_t rounded;
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(rounded) : "f"(__uint_as_float(bits)));
@@ -219,7 +224,7 @@ JP_DEVICE void Trap(const char* kernel, int step, uint32_t expected, uint32_t se
   char* end = trap_message + sizeof(trap_message) - 1;
   WriteHex(end, seen);
   WriteHex(end - sizeof(", saw 0x00000000") + 1, expected);
-  __assert_fail(trap_message, "jax_persistent, step", static_cast<unsigned>(step), kernel);
+  __assertfail(trap_message, "jax_persistent, step", static_cast<unsigned>(step), kernel, 1);
 }
 
 }  // namespace jp::cuda::arch

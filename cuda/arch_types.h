@@ -2,7 +2,7 @@
 // The types that the GPU, its emulator and the planner share.
 #pragma once
 
-#include <cstdint>
+#include "native/portable.h"
 
 namespace jp::cuda {
 

@@ -3,8 +3,6 @@
 // functions are worked out for them.
 #pragma once
 
-#include <cstdint>
-
 #include "cuda/arch.h"
 
 namespace jp::cuda {

@@ -2,10 +2,7 @@
 // What one launch is given: the call's arrays, their geometry, and where the blocks meet.
 #pragma once
 
-#include <cstdint>
-#include <type_traits>
-
-#include "cuda/plan.h"
+#include "cuda/geometry.h"
 #include "native/problem/arrays.h"
 #include "native/problem/rows.h"
 
@@ -26,8 +23,13 @@ struct Messages {
 };
 
 template <class Arrays>
+inline constexpr bool kIsForwardPass = false;
+template <>
+inline constexpr bool kIsForwardPass<Forward> = true;
+
+template <class Arrays>
 struct LaunchArgs {
-  static constexpr bool kIsForward = std::is_same_v<Arrays, Forward>;
+  static constexpr bool kIsForward = kIsForwardPass<Arrays>;
   static constexpr const char* kKernel = kIsForward ? "forward" : "backward";
 
   int hidden;

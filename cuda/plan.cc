@@ -181,8 +181,8 @@ std::string RefuseParts(const Problem& p) {
            "of the weights";
   }
   if (p.cell.reset_after && !p.has(Part::d_recurrent_gates)) {
-    return Format("%.*s: its recurrent gates have gradients of their own (d_recurrent_gates)",
-                  static_cast<int>(p.cell.name.size()), p.cell.name.data());
+    return Format("%s: its recurrent gates have gradients of their own (d_recurrent_gates)",
+                  p.cell.name);
   }
   return {};
 }

@@ -23,10 +23,4 @@
 // A new cell is a file like lstm.h and a line in cells.def.
 #pragma once
 
-// Of a function that kernels call. Inlined by force on a CPU: units built for different instruction
-// sets must not share a copy.
-#if defined(__CUDACC__)
-#define JP_HOST_DEVICE __host__ __device__
-#else
-#define JP_HOST_DEVICE [[gnu::always_inline]]
-#endif
+#include "native/portable.h"

@@ -2,7 +2,9 @@
 // The cells of cells.def, and what is known of each at run time.
 #pragma once
 
+#if !defined(__CUDACC_RTC__)
 #include <string_view>
+#endif
 
 #define JP_CELL(name, Cell)  // here for the structs alone
 #include "native/cells/cells.def"
@@ -17,7 +19,7 @@ enum class CellKind {
 };
 
 struct CellTraits {
-  std::string_view name;
+  const char* name;
   CellKind kind;
   int gates;      // G
   int residuals;  // values a unit and step that the backward pass reads
@@ -39,12 +41,14 @@ inline constexpr int kMostStates = [] {
   return most;
 }();
 
+#if !defined(__CUDACC_RTC__)
 // The traits of the cell called `name`, or null.
 constexpr const CellTraits* FindCell(std::string_view name) {
   for (const CellTraits& cell : kCells) {
-    if (cell.name == name) return &cell;
+    if (name == cell.name) return &cell;
   }
   return nullptr;
 }
+#endif
 
 }  // namespace jp

@@ -2,8 +2,6 @@
 // Where rows, states and weights of one group lie in a problem's arrays.
 #pragma once
 
-#include <cstdint>
-
 #include "native/problem/problem.h"
 
 namespace jp {

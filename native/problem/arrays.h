@@ -6,8 +6,6 @@
 // Sequences are [N,B,T,F] or, time-major, [N,T,B,F].
 #pragma once
 
-#include <cstdint>
-
 #include "native/cells/cells.h"
 
 namespace jp {

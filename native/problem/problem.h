@@ -5,9 +5,6 @@
 // attributes of a custom call.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
-
 #include "native/cells/cells.h"
 
 namespace jp {

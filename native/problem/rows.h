@@ -7,8 +7,6 @@
 // that after the step before; where a reset is set, it is the reset state instead.
 #pragma once
 
-#include <cstdint>
-
 #include "native/cells/cell.h"
 
 namespace jp {

@@ -34,7 +34,7 @@ void TestParsing() {
   Attributes attributes = Valid();
   attributes["exchange"] = "grid";
   const auto [problem, options] = ParseProblem(Pass::kForward, attributes);
-  CHECK(problem.cell.name == "lstm" && problem.cell.states == 2);
+  CHECK(std::string_view(problem.cell.name) == "lstm" && problem.cell.states == 2);
   CHECK(problem.groups == 2 && problem.batch == 3 && problem.steps == 5 && problem.inputs == 7 &&
         problem.hidden == 4);
   CHECK(problem.reverse && problem.time_major && !problem.tf32);
