@@ -6,11 +6,8 @@
 # make native-test-neon   the CPU kernels for AArch64, in an emulator; part of native-test where
 #                         there are a cross compiler and qemu
 # make format  puts the sources in the style that `make lint` asks for
-# make cuda-build  installs PyPI's nvcc in .venv, for machines without one: the next `make setup`
-#                  builds the GPU kernels with it, as CUDA says
 #
 # PYTHON=python3.12 picks the interpreter of a new .venv, JAX=0.10.0 its jax instead of the newest one,
-# CUDA=ON builds GPU kernels for all GPUs and not, as AUTO does, only for one that is there,
 # WERROR=ON makes every compiler warning an error, JOBS=2 limits the processes that build and test.
 # ccache is used where it is installed.
 
@@ -21,7 +18,6 @@ MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
 WERROR ?= OFF
-CUDA ?= AUTO
 JAX ?=
 JOBS ?= 2
 bin := .venv/bin
@@ -36,7 +32,7 @@ built_from := pyproject.toml CMakeLists.txt $(shell find native cuda jax_persist
 neon_tools := $(and $(shell command -v aarch64-linux-gnu-g++),$(shell command -v qemu-aarch64))
 neon_install := apt install g++-aarch64-linux-gnu qemu-user
 
-.PHONY: setup cuda-build train train-speech test lint native-test pytest format neon-tools neon-unchecked
+.PHONY: setup train train-speech test lint native-test pytest format neon-tools neon-unchecked
 setup: .venv/installed
 
 .venv/bin/python:
@@ -58,15 +54,9 @@ setup: .venv/installed
 # is not compiled again.
 .venv/installed: .venv/requirements $(built_from)
 	CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(pip) --no-build-isolation --no-deps --editable . \
-	  --config-settings=cmake.define.JAX_PERSISTENT_WERROR=$(WERROR) \
-	  --config-settings=cmake.define.JAX_PERSISTENT_CUDA=$(CUDA)
+	  --config-settings=cmake.define.JAX_PERSISTENT_WERROR=$(WERROR)
 	$(bin)/python -m jax_persistent info
 	@touch $@
-
-cuda-build: .venv/bin/python
-	$(pip) $$($(bin)/python -c \
-	  'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["cuda-build"])')
-	@rm -f .venv/installed
 
 train train-speech: ARGS ?= --overwrite
 train: setup

@@ -5,9 +5,11 @@
 #include <charconv>
 #include <limits>
 #include <stdexcept>
+#include <utility>
 
 #include "cuda/device.h"
 #include "cuda/launches.h"
+#include "cuda/nvrtc.h"
 
 namespace jp::cuda {
 namespace {
@@ -67,11 +69,19 @@ Exchange ExchangeIn(const Options& options) {
   return exchange;
 }
 
+Resources OnDevice(int ordinal) {
+  Resources resources;
+  resources.device = ordinal;
+  return resources;
+}
+
 class GpuPlan : public Plan {
  public:
   GpuPlan(const Problem& problem, const DeviceFacts& facts, Exchange exchange)
       : problem_(problem), facts_(facts), plan_(PlanKernel(problem, facts, exchange)) {
-    if (plan_.runs()) workspace_bytes_ = LayOutWorkspace(problem, plan_).bytes;
+    if (!plan_.runs()) return;
+    workspace_bytes_ = LayOutWorkspace(problem, plan_).bytes;
+    kernel_ = &KernelFor(KernelOf(problem, plan_), facts);
   }
 
   std::string Refusal() const override { return plan_.refusal; }
@@ -98,6 +108,8 @@ class GpuPlan : public Plan {
                         {"shared_bytes", g.shared_bytes}}};
   }
 
+  DeviceKernel& kernel() const { return *kernel_; }
+
   template <class Arrays>
   std::string Run(const Arrays& arrays, void* workspace, const Resources& resources) const {
     const auto address = reinterpret_cast<uintptr_t>(workspace);
@@ -105,9 +117,9 @@ class GpuPlan : public Plan {
     const DeviceCall call{
         .problem = problem_,
         .plan = plan_,
+        .kernel = *kernel_,
         .workspace = static_cast<unsigned char*>(workspace) + (line - address % line) % line,
         .timeout_ns = kTimeoutNs,
-        .shared_bytes = facts_.shared_bytes,
         .ordinal = resources.device,
         .stream = resources.stream};
     try {
@@ -122,13 +134,25 @@ class GpuPlan : public Plan {
   const DeviceFacts facts_;
   const KernelPlan plan_;
   int64_t workspace_bytes_ = 0;
+  DeviceKernel* kernel_ = nullptr;  // of a plan that runs
 };
 
 class GpuBackend : public Backend {
  public:
   std::string_view Platform() const override { return "CUDA"; }
   Executor KindOfExecutor() const override { return Executor::kStream; }
-  std::string Missing() const override { return std::string(cuda::Missing()); }
+  std::string Missing() const override { return cuda::Missing(); }
+
+  void SearchFor(std::vector<std::string> files) const override {
+    SearchForNvrtc(std::move(files));
+  }
+  std::vector<std::pair<std::string, std::string>> Report() const override { return ReportHere(); }
+
+  std::vector<Resources> Places() const override {
+    std::vector<Resources> places;
+    for (const int ordinal : DevicesInUse()) places.push_back(OnDevice(ordinal));
+    return places;
+  }
 
   Facts FactsOf(const Resources& where) const override {
     return AsFacts(FactsOfDevice(where.device));
@@ -147,6 +171,13 @@ class GpuBackend : public Backend {
   std::unique_ptr<Plan> MakePlan(const Problem& problem, const Facts& facts,
                                  const Options& options) const override {
     return std::make_unique<GpuPlan>(problem, FromFacts(facts), ExchangeIn(options));
+  }
+
+  void Compile(const Plan& plan) const override {
+    static_cast<const GpuPlan&>(plan).kernel().Compile();
+  }
+  void Load(const Plan& plan, const Resources& where) const override {
+    static_cast<const GpuPlan&>(plan).kernel().Load(where.device);
   }
 
   std::string Run(const Plan& plan, const Forward& arrays, void* workspace,

@@ -1,204 +1,232 @@
 // SPDX-License-Identifier: Apache-2.0
-// The GPUs of this machine, through CUDA's runtime.
+// Asks the driver about devices, loads kernels, and launches them.
+//
+// Kernels are loaded at XLA's initialize stage. Loading may wait until a device is idle. Where a
+// process runs a program on several GPUs, a device that loads while another's collective spins for
+// it would wait for ever; XLA has all of a program's devices meet after the first initialization,
+// so that none executes before all have loaded.
 #include "cuda/device.h"
 
-#include <cuda_runtime_api.h>
-
-#include <array>
-#include <atomic>
-#include <mutex>
+#include <map>
+#include <memory>
 #include <stdexcept>
 
+#include "cuda/driver.h"
+#include "cuda/kernel_cache.h"
 #include "cuda/launches.h"
+#include "cuda/nvrtc.h"
 
 namespace jp::cuda {
 namespace {
 
 constexpr int kPortableCluster = 8;
-constexpr int kMostDevices = 64;  // whose facts are kept
 
-std::string Describe(const char* what, cudaError_t error) {
-  std::string text =
-      std::string(what) + ": " + cudaGetErrorName(error) + " (" + cudaGetErrorString(error) + ")";
-  if (error == cudaErrorAssert) text += "; what stood still is on stderr, under jax_persistent";
-  return text;
-}
-
-void Check(const char* what, cudaError_t error) {
-  if (error != cudaSuccess) throw std::runtime_error(Describe(what, error));
-}
-
-// Makes a device the thread's current one, and then again the one that was. Throws.
-class DeviceScope {
- public:
-  explicit DeviceScope(int ordinal) {
-    Check("cudaGetDevice", cudaGetDevice(&previous_));
-    if (previous_ == ordinal) return;
-    Check("cudaSetDevice", cudaSetDevice(ordinal));
-    changed_ = true;
-  }
-  ~DeviceScope() {
-    if (changed_) cudaSetDevice(previous_);
-  }
-  DeviceScope(const DeviceScope&) = delete;
-
- private:
-  int previous_ = 0;
-  bool changed_ = false;
-};
-
-int Query(cudaDeviceAttr attribute, int device) {
+int Query(CUdevice_attribute attribute, CUdevice device) {
   int value = 0;
-  Check("cudaDeviceGetAttribute", cudaDeviceGetAttribute(&value, attribute, device));
+  Check("cuDeviceGetAttribute", TheDriver().DeviceGetAttribute(&value, attribute, device));
   return value;
 }
 
-// Lets a kernel have all of a block's shared memory, and clusters of any size.
-cudaError_t Allow(const void* kernel, int shared_bytes, bool cluster) {
-  cudaError_t error =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
-  if (error == cudaSuccess && cluster) {
-    error = cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
-  }
-  return error;
+CUdevice DeviceAt(int ordinal) {
+  CUdevice device = 0;
+  Check("cuDeviceGet", TheDriver().DeviceGet(&device, ordinal));
+  return device;
 }
 
-// Blocks of the largest cluster that the current device can place: more than the portable 8 on some
-// GPUs, fewer where a part of one is lent. Any kernel of clusters will do to ask.
-int LargestCluster(int shared_bytes) {
-  const auto kernel = reinterpret_cast<const void*>(
-      KernelsOf(kCells[0].kind, Precision::kBfloat16).forward_cluster);
-  if (Allow(kernel, shared_bytes, true) != cudaSuccess) cudaGetLastError();
-  for (unsigned blocks = 2 * kPortableCluster; blocks > 1; blocks /= 2) {
-    cudaLaunchAttribute attribute{};
-    attribute.id = cudaLaunchAttributeClusterDimension;
-    attribute.val.clusterDim = {blocks, 1, 1};
-    cudaLaunchConfig_t config{};
-    config.gridDim = dim3(blocks);
-    config.blockDim = dim3(kMostWarps * kLanes);
-    config.dynamicSmemBytes = shared_bytes;
-    config.attrs = &attribute;
-    config.numAttrs = 1;
-    int clusters = 0;
-    if (cudaOccupancyMaxActiveClusters(&clusters, kernel, &config) == cudaSuccess && clusters > 0) {
-      return static_cast<int>(blocks);
-    }
+// Loads a kernel in the current context, lets it have all of a block's shared memory and, if it is
+// one for clusters, clusters of any size. Modules are never unloaded: programs of this process may
+// use them until it ends, and then the driver goes first.
+CUfunction LoadFunction(const std::string& image, const std::string& name, int shared_bytes,
+                        bool cluster) {
+  const Driver& driver = TheDriver();
+  CUmodule module = nullptr;
+  CUfunction function = nullptr;
+  Check("cuModuleLoadData", driver.ModuleLoadData(&module, image.c_str()));
+  Check("cuModuleGetFunction", driver.ModuleGetFunction(&function, module, name.c_str()));
+  // The driver may put loading off until a function is used: asking it for something is that.
+  int static_bytes = 0;
+  Check("cuFuncGetAttribute",
+        driver.FuncGetAttribute(&static_bytes, CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, function));
+  Check("cuFuncSetAttribute",
+        driver.FuncSetAttribute(function, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
+                                shared_bytes - static_bytes));
+  if (cluster) {
+    Check(
+        "cuFuncSetAttribute",
+        driver.FuncSetAttribute(function, CU_FUNC_ATTRIBUTE_NON_PORTABLE_CLUSTER_SIZE_ALLOWED, 1));
   }
-  cudaGetLastError();  // of a size that was too large
+  return function;
+}
+
+CUlaunchConfig ConfigOf(int blocks, int threads, int shared_bytes, CUlaunchAttribute* attribute) {
+  CUlaunchConfig config{};
+  config.gridDimX = static_cast<unsigned>(blocks);
+  config.blockDimX = static_cast<unsigned>(threads);
+  config.sharedMemBytes = static_cast<unsigned>(shared_bytes);
+  config.gridDimY = config.gridDimZ = config.blockDimY = config.blockDimZ = 1;
+  config.attrs = attribute;
+  config.numAttrs = 1;
+  return config;
+}
+
+CUlaunchAttribute ClustersOf(int blocks) {
+  CUlaunchAttribute attribute{};
+  attribute.id = CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION;
+  attribute.value.clusterDim = {static_cast<unsigned>(blocks), 1, 1};
+  return attribute;
+}
+
+// Blocks of the largest cluster that a device can place: more than the portable 8 on some GPUs,
+// fewer where a part of one is lent. A kernel that takes as much shared memory as ours will do to
+// ask: either way a processor holds one block.
+int LargestCluster(int ordinal, int architecture, int shared_bytes) {
+  const std::string image =
+      CompileSource("probe.cu", "extern \"C\" __global__ void __launch_bounds__(256, 1) probe() {}",
+                    {}, {}, CompilationTarget(architecture));
+  const DeviceScope scope(ordinal);
+  const CUfunction probe = LoadFunction(image, "probe", shared_bytes, true);
+  for (int blocks = 2 * kPortableCluster; blocks > 1; blocks /= 2) {
+    CUlaunchAttribute attribute = ClustersOf(blocks);
+    const CUlaunchConfig config = ConfigOf(blocks, kMostWarps * kLanes, shared_bytes, &attribute);
+    int clusters = 0;
+    const CUresult error = TheDriver().OccupancyMaxActiveClusters(&clusters, probe, &config);
+    if (error == CUDA_SUCCESS && clusters > 0) return blocks;
+  }
   return 1;
 }
 
-// Of the current device.
-DeviceFacts AskDevice(int device) {
+DeviceFacts AskDevice(int ordinal) {
+  const CUdevice device = DeviceAt(ordinal);
   DeviceFacts facts{};
-  facts.architecture = 10 * Query(cudaDevAttrComputeCapabilityMajor, device) +
-                       Query(cudaDevAttrComputeCapabilityMinor, device);
-  // Without cooperative launches blocks that wait for each other might never meet.
-  if (Query(cudaDevAttrCooperativeLaunch, device) != 0) {
-    facts.processors = Query(cudaDevAttrMultiProcessorCount, device);
+  facts.architecture = 10 * Query(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device) +
+                       Query(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device);
+  // Without cooperative launches blocks that wait for each other might never meet; before sm_80
+  // there is no mma.sync of bfloat16.
+  if (facts.architecture >= 80 && Query(CU_DEVICE_ATTRIBUTE_COOPERATIVE_LAUNCH, device) != 0) {
+    facts.processors = Query(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, device);
   }
-  facts.shared_bytes = Query(cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
-  facts.l2_bytes = Query(cudaDevAttrL2CacheSize, device);
-  if (Query(cudaDevAttrClusterLaunch, device) != 0) {
-    facts.cluster_blocks = LargestCluster(facts.shared_bytes);
+  facts.shared_bytes = Query(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, device);
+  facts.l2_bytes = Query(CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE, device);
+  if (facts.processors > 0 && Query(CU_DEVICE_ATTRIBUTE_CLUSTER_LAUNCH, device) != 0) {
+    facts.cluster_blocks = LargestCluster(ordinal, facts.architecture, facts.shared_bytes);
   }
   return facts;
 }
 
-// Whether a kernel may already have what Allow gives, on each device: so that only a kernel's first
-// call asks the driver.
-class AllowedDevices {
- public:
-  bool Has(int ordinal) const {
-    return ordinal < kMostDevices && (devices_.load(std::memory_order_relaxed) >> ordinal & 1) != 0;
+std::string NamesOfDevices() {
+  int count = 0;
+  Check("cuDeviceGetCount", TheDriver().DeviceGetCount(&count));
+  std::string names;
+  for (int ordinal = 0; ordinal < count; ++ordinal) {
+    const CUdevice device = DeviceAt(ordinal);
+    char name[256] = {};
+    Check("cuDeviceGetName", TheDriver().DeviceGetName(name, sizeof name, device));
+    names += (names.empty() ? "" : ", ") + std::string(name) + " (sm_" +
+             std::to_string(Query(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device)) +
+             std::to_string(Query(CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device)) + ")";
   }
-  void Add(int ordinal) {
-    if (ordinal < kMostDevices) {
-      devices_.fetch_or(uint64_t{1} << ordinal, std::memory_order_relaxed);
-    }
-  }
-
- private:
-  std::atomic<uint64_t> devices_ = 0;
-};
-
-AllowedDevices& AllowedOf(const Problem& problem, const KernelPlan& plan) {
-  constexpr size_t kPrecisions = 4, kPasses = 2, kExchanges = 2;
-  static std::array<AllowedDevices, std::size(kCells) * kPrecisions * kPasses * kExchanges> all;
-  size_t index = static_cast<size_t>(problem.cell.kind);
-  index = index * kPrecisions + static_cast<size_t>(plan.precision);
-  index = index * kPasses + static_cast<size_t>(problem.pass);
-  return all[index * kExchanges + (plan.geometry.cluster() ? 1 : 0)];
+  return names.empty() ? "none" : names;
 }
 
 // A stream as launches.h's device; remembers the first thing that fails.
 class StreamDevice {
  public:
-  explicit StreamDevice(const DeviceCall& call)
-      : call_(call), stream_(static_cast<cudaStream_t>(call.stream)) {}
+  StreamDevice(const DeviceCall& call, CUfunction function)
+      : function_(function), stream_(static_cast<CUstream>(call.stream)) {}
 
   bool Fill(void* to, int byte, int64_t bytes) {
-    return Note("cudaMemsetAsync", cudaMemsetAsync(to, byte, bytes, stream_));
+    return Note("cuMemsetD8Async", TheDriver().MemsetD8Async(reinterpret_cast<CUdeviceptr>(to),
+                                                             static_cast<unsigned char>(byte),
+                                                             static_cast<size_t>(bytes), stream_));
   }
   bool CopyRows(void* to, int64_t to_pitch, const void* from, int64_t from_pitch, int64_t width,
                 int64_t rows) {
-    return Note("cudaMemcpy2DAsync", cudaMemcpy2DAsync(to, to_pitch, from, from_pitch, width, rows,
-                                                       cudaMemcpyDeviceToDevice, stream_));
+    CUDA_MEMCPY2D copy{};
+    copy.srcMemoryType = copy.dstMemoryType = CU_MEMORYTYPE_DEVICE;
+    copy.srcDevice = reinterpret_cast<CUdeviceptr>(from);
+    copy.dstDevice = reinterpret_cast<CUdeviceptr>(to);
+    copy.srcPitch = static_cast<size_t>(from_pitch);
+    copy.dstPitch = static_cast<size_t>(to_pitch);
+    copy.WidthInBytes = static_cast<size_t>(width);
+    copy.Height = static_cast<size_t>(rows);
+    return Note("cuMemcpy2DAsync", TheDriver().Memcpy2DAsync(&copy, stream_));
   }
   template <class Arrays>
-  bool Launch(Kernel<Arrays> kernel, LaunchArgs<Arrays> args, int blocks, int cluster) {
-    const auto function = reinterpret_cast<const void*>(kernel);
-    const bool is_cluster = args.geometry.cluster();
-    AllowedDevices& allowed = AllowedOf(call_.problem, call_.plan);
-    if (!allowed.Has(call_.ordinal)) {
-      if (!Note("cudaFuncSetAttribute", Allow(function, call_.shared_bytes, is_cluster))) {
-        return false;
-      }
-      allowed.Add(call_.ordinal);
-    }
-    cudaLaunchAttribute attribute{};
-    if (is_cluster) {
-      attribute.id = cudaLaunchAttributeClusterDimension;
-      attribute.val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
+  bool Launch(LaunchArgs<Arrays> args, int blocks, int cluster) {
+    CUlaunchAttribute attribute{};
+    if (args.geometry.cluster()) {
+      attribute = ClustersOf(cluster);
     } else {  // or an error: never a launch whose blocks cannot all be there
-      attribute.id = cudaLaunchAttributeCooperative;
-      attribute.val.cooperative = 1;
+      attribute.id = CU_LAUNCH_ATTRIBUTE_COOPERATIVE;
+      attribute.value.cooperative = 1;
     }
-    cudaLaunchConfig_t config{};
-    config.gridDim = dim3(blocks);
-    config.blockDim = dim3(args.geometry.threads());
-    config.dynamicSmemBytes = args.geometry.shared_bytes;
-    config.stream = stream_;
-    config.attrs = &attribute;
-    config.numAttrs = 1;
+    CUlaunchConfig config =
+        ConfigOf(blocks, args.geometry.threads(), args.geometry.shared_bytes, &attribute);
+    config.hStream = stream_;
     void* arguments[] = {&args};
-    return Note("cudaLaunchKernelExC", cudaLaunchKernelExC(&config, function, arguments));
+    return Note("cuLaunchKernelEx",
+                TheDriver().LaunchKernelEx(&config, function_, arguments, nullptr));
   }
 
   const std::string& error() const { return error_; }
 
  private:
-  bool Note(const char* what, cudaError_t error) {
-    if (error != cudaSuccess && error_.empty()) error_ = Describe(what, error);
-    return error == cudaSuccess;
+  bool Note(const char* what, CUresult error) {
+    if (error != CUDA_SUCCESS && error_.empty()) error_ = Describe(what, error);
+    return error == CUDA_SUCCESS;
   }
 
-  const DeviceCall& call_;
-  cudaStream_t stream_;
+  const CUfunction function_;
+  const CUstream stream_;
   std::string error_;
 };
 
 template <class Arrays>
 std::string EnqueueArrays(const DeviceCall& call, const Arrays& arrays) {
+  const auto function = static_cast<CUfunction>(call.kernel.On(call.ordinal));
+  if (function == nullptr) {
+    return "GPU " + std::to_string(call.ordinal) +
+           ": the kernel is not loaded there; that belongs to the initialize stage";
+  }
   const DeviceScope scope(call.ordinal);
-  StreamDevice device(call);
+  StreamDevice device(call, function);
   Enqueue(call.problem, call.plan, arrays, call.workspace, call.timeout_ns, device);
   return device.error();
 }
 
 }  // namespace
 
-std::string_view Missing() { return {}; }
+std::string Missing() {
+  try {
+    TheDriver();
+    TheNvrtc();
+    return {};
+  } catch (const std::runtime_error& error) {
+    return error.what();
+  }
+}
+
+std::vector<std::pair<std::string, std::string>> ReportHere() {
+  const auto said = [](const auto& ask) -> std::string {
+    try {
+      return ask();
+    } catch (const std::runtime_error& error) {
+      return error.what();
+    }
+  };
+  const CacheSize size = SizeOfCache();
+  const std::string folder = CacheFolder();
+  return {{"GPUs", said([] { return NamesOfDevices(); })},
+          {"NVRTC", said([] {
+             const NvrtcVersion version = TheNvrtc();
+             return std::to_string(version.major) + "." + std::to_string(version.minor) + ", " +
+                    version.library;
+           })},
+          {"GPU kernel cache", folder.empty()
+                                   ? "none: JAX_PERSISTENT_CACHE_DIR is empty"
+                                   : folder + ", " + std::to_string(size.kernels) + " kernels, " +
+                                         std::to_string(size.bytes >> 10) + " KiB"}};
+}
 
 DeviceFacts FactsOfDevice(int ordinal) {
   static std::mutex mutex;
@@ -206,10 +234,52 @@ DeviceFacts FactsOfDevice(int ordinal) {
   const std::lock_guard lock(mutex);
   const bool kept = ordinal >= 0 && ordinal < kMostDevices;
   if (kept && known[ordinal].architecture != 0) return known[ordinal];
-  const DeviceScope scope(ordinal);
   const DeviceFacts facts = AskDevice(ordinal);
   if (kept) known[ordinal] = facts;
   return facts;
+}
+
+std::vector<int> DevicesInUse() {
+  int count = 0;
+  Check("cuDeviceGetCount", TheDriver().DeviceGetCount(&count));
+  std::vector<int> ordinals;
+  for (int ordinal = 0; ordinal < count && ordinal < kMostDevices; ++ordinal) {
+    unsigned flags = 0;
+    int active = 0;
+    Check("cuDevicePrimaryCtxGetState",
+          TheDriver().DevicePrimaryCtxGetState(DeviceAt(ordinal), &flags, &active));
+    if (active != 0) ordinals.push_back(ordinal);
+  }
+  return ordinals;
+}
+
+void DeviceKernel::Compile() {
+  const std::lock_guard lock(mutex_);
+  if (image_.empty()) image_ = CompileKernel(id_, facts_.architecture);
+}
+
+void DeviceKernel::Load(int ordinal) {
+  if (ordinal < 0 || ordinal >= kMostDevices) {
+    throw std::runtime_error("GPU " + std::to_string(ordinal) + ": too many devices");
+  }
+  if (On(ordinal) != nullptr) return;
+  Compile();
+  const std::lock_guard lock(mutex_);
+  if (On(ordinal) != nullptr) return;
+  const DeviceScope scope(ordinal);
+  functions_[ordinal].store(LoadFunction(image_, NameOf(id_), facts_.shared_bytes, id_.cluster),
+                            std::memory_order_release);
+}
+
+DeviceKernel& KernelFor(const KernelId& id, const DeviceFacts& facts) {
+  static std::mutex mutex;
+  static std::map<std::string, std::unique_ptr<DeviceKernel>> kernels;
+  const std::string key = NameOf(id) + " " + std::to_string(facts.architecture) + " " +
+                          std::to_string(facts.shared_bytes);
+  const std::lock_guard lock(mutex);
+  std::unique_ptr<DeviceKernel>& kernel = kernels[key];
+  if (kernel == nullptr) kernel = std::make_unique<DeviceKernel>(id, facts);
+  return *kernel;
 }
 
 std::string EnqueueOnDevice(const DeviceCall& call, const Forward& arrays) {

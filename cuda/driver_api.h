@@ -115,6 +115,8 @@ struct CUDA_MEMCPY2D {
   X(DeviceGetAttribute, "cuDeviceGetAttribute",                                                 \
     (int* value, CUdevice_attribute attribute, CUdevice device))                                \
   X(DevicePrimaryCtxRetain, "cuDevicePrimaryCtxRetain", (CUcontext * context, CUdevice device)) \
+  X(DevicePrimaryCtxGetState, "cuDevicePrimaryCtxGetState",                                     \
+    (CUdevice device, unsigned* flags, int* active))                                            \
   X(CtxPushCurrent, "cuCtxPushCurrent_v2", (CUcontext context))                                 \
   X(CtxPopCurrent, "cuCtxPopCurrent_v2", (CUcontext * context))                                 \
   X(ModuleLoadData, "cuModuleLoadData", (CUmodule * module, const void* image))                 \

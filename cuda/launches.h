@@ -4,13 +4,14 @@
 //
 // A device is anything with
 //   Fill(to, byte, bytes), CopyRows(to, to_pitch, from, from_pitch, width, rows), and
-//   Launch(kernel, args, blocks, cluster)   which runs `blocks` blocks of args.geometry.threads()
+//   Launch(args, blocks, cluster)   which runs `blocks` blocks of args.geometry.threads()
 // which happen one after the other; each returns false once something failed.
 #pragma once
 
 #include <algorithm>
 
-#include "cuda/kernels.h"
+#include "cuda/launch_args.h"
+#include "cuda/plan.h"
 
 namespace jp::cuda {
 
@@ -115,8 +116,6 @@ bool Enqueue(const Problem& problem, const KernelPlan& plan, const Arrays& array
       !PrepareMessages(problem, plan, arrays, at, workspace, device, args.messages)) {
     return false;
   }
-  const Kernel<Arrays> kernel =
-      KernelsOf(problem.cell.kind, plan.precision).template Of<Arrays>(plan.geometry.cluster());
   for (int first = 0; first < plan.teams; first += plan.launch_teams) {
     args.geometry.first_team = first;
     const int teams = std::min(plan.launch_teams, plan.teams - first);
@@ -125,7 +124,7 @@ bool Enqueue(const Problem& problem, const KernelPlan& plan, const Arrays& array
       return false;
     }
     const int blocks = plan.geometry.blocks_per_team;
-    if (!device.Launch(kernel, args, teams * blocks, plan.geometry.cluster() ? blocks : 1)) {
+    if (!device.Launch(args, teams * blocks, plan.geometry.cluster() ? blocks : 1)) {
       return false;
     }
   }

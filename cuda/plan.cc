@@ -237,6 +237,7 @@ DeviceFacts FactsOfArchitecture(int architecture) {
     case 89: return {89, 128, 99 << 10, 1, 72 * kMiB};       // GeForce RTX 4090
     case 90: return {90, 132, 227 << 10, 16, 50 * kMiB};     // H100, H200
     case 100: return {100, 148, 227 << 10, 16, 126 * kMiB};  // B200
+    case 120: return {120, 170, 99 << 10, 8, 96 * kMiB};     // GeForce RTX 5090
     default: return {.architecture = architecture};
   }
 }

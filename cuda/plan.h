@@ -21,8 +21,8 @@ struct DeviceFacts {
   int64_t l2_bytes = 0;
 };
 
-// The flagship of an architecture, for plans without a device: 80, 86, 89, 90 or 100; others have
-// no processors.
+// The flagship of an architecture, for plans without a device: 80, 86, 89, 90, 100 or 120; others
+// have no processors.
 DeviceFacts FactsOfArchitecture(int architecture);
 
 struct KernelPlan {

@@ -1,11 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m jax_persistent info`: what is installed here, and whether it works."""
+"""`python -m jax_persistent`: what is installed here, and kernels compiled ahead.
+
+info   what is installed here, and whether it works
+warm   fills the cache of GPU kernels, for programs that start later
+"""
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import platform
 import sys
+import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +21,8 @@ import jax
 
 import jax_persistent
 from jax_persistent import compat
+from jax_persistent.backends import cuda
+from jax_persistent.cells import CELLS
 from jax_persistent.ffi.registration import native_module
 
 _PACKAGES = ("jax", "jaxlib", "flax")
@@ -53,7 +61,7 @@ def describe_native(module: ModuleType) -> Iterator[tuple[str, str]]:
     yield "CPU kernels", f"{module.cpu_isa()}, {facts['lanes']} float32 lanes"
     yield "CPU threads", str(facts["threads"])
     yield "CPU caches", f"L2 {facts['l2_bytes'] >> 10} KiB a core, L3 {facts['l3_bytes'] >> 10} KiB"
-    yield "CUDA kernels", module.cuda_architectures() or module.missing("CUDA")
+    yield from module.report("CUDA")
 
 
 def info() -> int:
@@ -75,11 +83,44 @@ def info() -> int:
     return 0
 
 
+def warm(options: argparse.Namespace) -> int:
+    """Compiles GPU kernels into the cache on disk; needs NVRTC and no GPU."""
+    architectures = options.architecture or sorted(
+        {f"sm_{device.compute_capability.replace('.', '')}" for device in cuda.devices()}
+    )
+    if not architectures:
+        print("no GPU is here: name an architecture, as in --architecture sm_90", file=sys.stderr)
+        return 1
+    for chosen in itertools.product(options.cell, options.dtype, architectures):
+        began = time.perf_counter()
+        try:
+            done = cuda.compile_ahead(CELLS[chosen[0]], *chosen[1:])
+        except (ImportError, RuntimeError, ValueError) as error:
+            print(error, file=sys.stderr)
+            return 1
+        print(f"{' '.join(chosen):32} {done} kernels, {time.perf_counter() - began:.1f} s")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m jax_persistent",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("info", help="versions, kernels, caches")
+    warmed = commands.add_parser("warm", help="compile GPU kernels ahead")
+    known = {"cell": tuple(CELLS), "dtype": cuda.CudaBackend.dtypes}
+    for name, choices in known.items():
+        warmed.add_argument(f"--{name}", nargs="+", choices=choices, default=choices)
+    warmed.add_argument("--architecture", nargs="+", help="sm_90 and the like; default: those here")
+    return parser
+
+
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m jax_persistent", description=__doc__)
-    parser.add_argument("command", choices=["info"], help="info: versions, kernels, caches")
-    parser.parse_args(arguments)
-    return info()
+    options = _parser().parse_args(arguments)
+    return info() if options.command == "info" else warm(options)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import re
 from collections.abc import Callable, Sequence
@@ -25,6 +26,15 @@ from jax._src.interpreters import mlir
 from jax._src.lib import xla_client
 from jax.extend.core import Primitive
 from jax.sharding import PartitionSpec
+
+
+def nvrtc_files() -> list[str]:
+    """The compilers of CUDA kernels that jax's wheels of CUDA 13 and 12 bring, the newest first."""
+    spec = importlib.util.find_spec("nvidia")
+    folders = list(spec.submodule_search_locations or ()) if spec is not None else []
+    packages = ("cu13", "cuda_nvrtc")
+    found = [Path(f, p, "lib").glob("libnvrtc.so.*") for p in packages for f in folders]
+    return [str(file) for files in found for file in sorted(files) if "alt" not in file.name]
 
 
 def match_varying_axes(*arrays: Array) -> tuple[Array, ...]:

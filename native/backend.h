@@ -56,17 +56,23 @@ class Plan {
   virtual Description Describe() const = 0;
 };
 
-inline constexpr size_t kWorkspaceAlignment = 16;  // the most that XLA gives
+inline constexpr size_t kWorkspaceAlignment = 16;  // what XLA promises of any array
 
 class Backend {
  public:
   virtual ~Backend() = default;
   virtual std::string_view Platform() const = 0;  // as XLA calls it: "cpu", "CUDA"
   virtual Executor KindOfExecutor() const = 0;
-  // Why this build can plan for the platform but not run there. Empty: it can.
+  // Why this machine can plan for the platform but not run there. Empty: it can.
   virtual std::string Missing() const { return {}; }
-  // What a call will most likely run on, as long as that is not known: when a program is compiled.
-  virtual Resources Here() const { return {}; }
+  // Files that the backend may open at run time, best first.
+  virtual void SearchFor(std::vector<std::string> /*files*/) const {}
+  // What there is here, for people: a name and a text each.
+  virtual std::vector<std::pair<std::string, std::string>> Report() const { return {}; }
+
+  // Where calls may run, as far as that is known before they do: when a program is compiled. May be
+  // empty.
+  virtual std::vector<Resources> Places() const { return {Resources{}}; }
 
   // The facts of this machine. Of `where`, only `threads` and `device` count. Throws
   // std::runtime_error if it cannot tell, or an environment variable is wrong.
@@ -78,6 +84,12 @@ class Backend {
   // std::invalid_argument where facts or options are missing, unknown or wrong.
   virtual std::unique_ptr<Plan> MakePlan(const Problem& problem, const Facts& facts,
                                          const Options& options) const = 0;
+
+  // Makes what a plan that runs needs and may take long to make, such as compiled kernels; and gets
+  // it ready on a device. Run does neither. Each does nothing the second time. They throw
+  // std::runtime_error where that fails.
+  virtual void Compile(const Plan& /*plan*/) const {}
+  virtual void Load(const Plan& /*plan*/, const Resources& /*where*/) const {}
 
   // Computes, or with a stream enqueues, a problem that is not refused, by a plan that this
   // backend has made for it with FactsOf the same resources. Returns what went wrong, or an empty

@@ -5,6 +5,7 @@
 #include <nanobind/stl/map.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
 #include <stdexcept>
 
@@ -26,29 +27,22 @@ nb::capsule Handler(XLA_FFI_Handler* handler) {
 
 std::string PlatformName(const jp::Backend& backend) { return std::string(backend.Platform()); }
 
-// Calls f(index, backend) for those that can run in this build.
-template <class F>
-void ForEachRunning(const F& f) {
-  const auto backends = jp::Backends();
-  for (size_t i = 0; i < backends.size(); ++i) {
-    if (backends[i]->Missing().empty()) f(i, *backends[i]);
-  }
-}
-
 // {platform: {target name: {stage: handler}}}
 nb::dict Targets() {
   nb::dict platforms;
-  ForEachRunning([&](size_t i, const jp::Backend& backend) {
+  const auto backends = jp::Backends();
+  for (size_t i = 0; i < backends.size(); ++i) {
     nb::dict targets;
     for (jp::Pass pass : {jp::Pass::kForward, jp::Pass::kBackward}) {
       const jp::ffi::Stages stages = jp::ffi::StagesOf(i, pass);
       nb::dict handlers;
       handlers["instantiate"] = Handler(stages.instantiate);
+      if (stages.initialize != nullptr) handlers["initialize"] = Handler(stages.initialize);
       handlers["execute"] = Handler(stages.execute);
       targets[jp::ffi::TargetOf(pass)] = handlers;
     }
-    platforms[PlatformName(backend).c_str()] = targets;
-  });
+    platforms[PlatformName(*backends[i]).c_str()] = targets;
+  }
   return platforms;
 }
 
@@ -87,10 +81,11 @@ jp::Attributes AttributesOf(const nb::dict& dict) {
   return attributes;
 }
 
-// A plan for a problem, given by a custom call's attributes and "pass", on a machine.
+// A plan for a problem, given by a custom call's attributes and "pass", on a machine; compiled if
+// `compiles` and it runs.
 nb::dict Plan(const std::string& platform, const nb::dict& attributes,
               const std::map<std::string, int64_t>& facts,
-              const std::map<std::string, std::string>& options) {
+              const std::map<std::string, std::string>& options, bool compiles) {
   const jp::Backend& backend = BackendOf(platform);
   jp::Attributes problem = AttributesOf(attributes);
   const auto pass = problem.extract("pass");
@@ -107,10 +102,15 @@ nb::dict Plan(const std::string& platform, const nb::dict& attributes,
   const auto plan = backend.MakePlan(parsed.problem, {facts.begin(), facts.end()}, parsed.options);
   const jp::Description description = plan->Describe();
   const std::string refusal = plan->Refusal();
+  if (compiles && refusal.empty()) {
+    const nb::gil_scoped_release others_run;
+    backend.Compile(*plan);
+  }
   nb::dict d;
   d["runs"] = refusal.empty();
   d["explanation"] = refusal.empty() ? description.explanation : refusal;
   d["residency"] = description.residency;
+  d["workspace_bytes"] = plan->WorkspaceBytes();
   for (const auto& [number, value] : description.numbers) d[number.c_str()] = value;
   return d;
 }
@@ -123,7 +123,8 @@ std::map<std::string, int64_t> AsDict(const jp::Facts& facts) {
 std::map<std::string, int64_t> FactsOf(const std::string& platform, int threads, int device) {
   const jp::Backend& backend = BackendOf(platform);
   if (!backend.Missing().empty()) throw std::runtime_error(backend.Missing());
-  jp::Resources where = backend.Here();
+  jp::Resources where;
+  for (const jp::Resources& place : backend.Places()) where = place;
   if (threads > 0) where.threads = threads;
   where.device = device;
   return AsDict(backend.FactsOf(where));
@@ -135,7 +136,16 @@ std::map<std::string, int64_t> FactsOfArchitecture(const std::string& platform,
   return AsDict(BackendOf(platform).FactsOfArchitecture(architecture));
 }
 
-// Why this build can't run on a platform, or an empty text.
+// What there is here of a platform, for people.
+std::vector<std::pair<std::string, std::string>> Report(const std::string& platform) {
+  return BackendOf(platform).Report();
+}
+
+void SearchFor(const std::string& platform, const std::vector<std::string>& files) {
+  BackendOf(platform).SearchFor(files);
+}
+
+// Why this machine can't run a platform's kernels, or an empty text.
 std::string Missing(const std::string& platform) { return BackendOf(platform).Missing(); }
 
 }  // namespace
@@ -145,11 +155,12 @@ NB_MODULE(_native, m) {
   m.def("targets", &Targets);
   m.def("cells", &Cells);
   m.def("plan", &Plan, nb::arg("platform"), nb::arg("attributes"), nb::arg("facts"),
-        nb::arg("options") = std::map<std::string, std::string>{});
+        nb::arg("options") = std::map<std::string, std::string>{}, nb::arg("compiles") = false);
+  m.def("report", &Report, nb::arg("platform"));
+  m.def("search_for", &SearchFor, nb::arg("platform"), nb::arg("files"));
   m.def("facts", &FactsOf, nb::arg("platform"), nb::arg("threads") = 0, nb::arg("device") = 0);
   m.def("architecture_facts", &FactsOfArchitecture, nb::arg("platform"), nb::arg("architecture"));
   m.def("missing", &Missing, nb::arg("platform"));
   m.def("cpu_isa", [] { return std::string(jp::cpu::ChosenIsa().name); });
   m.def("ffi_version", [] { return std::pair(XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR); });
-  m.def("cuda_architectures", [] { return std::string(JP_CUDA_ARCHITECTURES); });
 }

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """NVIDIA GPUs' kernels: the recurrence alone, its input products and weight gradients are XLA's.
 
-XLA's own products are fast on a GPU, and it may fuse them with what is around them.
+XLA's own products are fast on a GPU, and it may fuse them with what is around them. The kernels are
+compiled where they run, when XLA makes a program of theirs.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from typing import Any
@@ -15,6 +17,7 @@ from jax.export import is_symbolic_dim
 
 from jax_persistent.backends import reference
 from jax_persistent.backends.base import Backend, with_known_sizes, without_cell
+from jax_persistent.cells import Cell
 from jax_persistent.ffi import call
 from jax_persistent.ffi.registration import native_module
 from jax_persistent.problem import Arrays, Problem
@@ -42,7 +45,7 @@ class CudaBackend(Backend):
         if not call.has_cell(problem):
             return without_cell(problem)
         here = _architecture(device) is None  # and not a plan for some other machine
-        missing = native_module().missing(_NATIVE) if here else ""
+        missing = native_module().missing(_NATIVE) if here and devices() else ""
         if missing and problem.dtype in self.dtypes:
             return {"runs": False, "explanation": missing}
         if is_symbolic_dim(problem.hidden):
@@ -50,13 +53,11 @@ class CudaBackend(Backend):
             return {"runs": False, "explanation": f"{reason} of units"}
         # Whether there is a kernel depends on no number of rows or steps.
         known = with_known_sizes(problem, "groups", "batch", "steps", "inputs")
-        recurrence = _recurrence_of(known)
-        attributes = recurrence.encoded() | {"pass": problem.pass_}
         try:
             facts = _facts(_ASSUMED if missing else device)
         except RuntimeError as error:  # of CUDA: a driver that is too old, say
             return {"runs": False, "explanation": f"CUDA can't be used: {error}"}
-        return native_module().plan(_NATIVE, attributes, facts, {"exchange": exchange()})
+        return _plan(_recurrence_of(known), facts)
 
 
 def _recurrence_of(problem: Problem) -> Problem:
@@ -80,14 +81,53 @@ def exchange() -> str:
     return value
 
 
+def _plan(recurrence: Problem, facts: dict[str, int]) -> dict[str, Any]:
+    attributes = recurrence.encoded() | {"pass": recurrence.pass_}
+    return native_module().plan(_NATIVE, attributes, facts, {"exchange": exchange()})
+
+
+def compile_ahead(cell: Cell, dtype: str, architecture: str) -> int:
+    """Puts a cell's kernels for an architecture such as "sm_90" into the cache on disk.
+
+    There is one a pass and a way of exchange, whatever the sizes. Where float32 is asked for, those
+    whose products are rounded to tf32 are compiled, too.
+
+    Returns:
+      How many kernels the cache has of these now.
+
+    Raises:
+      ValueError: no kernel runs on such an architecture.
+      RuntimeError: nothing can be compiled; the compiler's words.
+    """
+    facts = native_module().architecture_facts(_NATIVE, architecture)
+    tf32 = (False, True) if dtype == "float32" else (False,)
+    parts = {"residuals"} if cell.residuals else set()
+    done = 0
+    for how, pass_, rounds in itertools.product(("grid", "cluster"), ("forward", "backward"), tf32):
+        small = Problem("forward", cell, 1, 1, 1, 0, 64, dtype, tf32=rounds)
+        recurrence = _recurrence_of(small.having(pass_, parts))
+        attributes = recurrence.encoded() | {"pass": pass_}
+        found = native_module().plan(_NATIVE, attributes, facts, {"exchange": how}, compiles=True)
+        if how == "grid" and not found["runs"]:
+            raise ValueError(f"{architecture}: {found['explanation']}")
+        done += found["runs"]
+    return done
+
+
+def _call(recurrence: Problem, arrays: Arrays) -> Arrays:
+    """The kernel's call, with memory enough for each of the devices that it may run on."""
+    workspace = max(_plan(recurrence, facts)["workspace_bytes"] for facts in _facts_here())
+    return call.kernel_call(recurrence, arrays, workspace, exchange=exchange())
+
+
 def _forward(problem: Problem, arrays: Arrays) -> Arrays:
     gates = reference.each_group(reference.project, arrays.x, arrays.input_kernel, arrays.bias)
     projected = Arrays(arrays | {"input_gates": gates})
-    return call.kernel_call(_recurrence_of(problem), projected, exchange=exchange())
+    return _call(_recurrence_of(problem), projected)
 
 
 def _backward(problem: Problem, arrays: Arrays) -> Arrays:
-    found = call.kernel_call(_recurrence_of(problem), arrays, exchange=exchange())
+    found = _call(_recurrence_of(problem), arrays)
     if arrays.input_kernel is not None:
         found["d_x"] = reference.each_group(
             reference.input_gradient, found.d_input_gates, arrays.input_kernel
@@ -113,10 +153,23 @@ def _facts(device: Any) -> dict[str, int]:
     """
     architecture = _architecture(device)
     if architecture is None and (device is None or isinstance(device, str)):
-        try:
-            device = jax.local_devices(backend="cuda")[0]
-        except RuntimeError:
-            architecture = _architecture(_ASSUMED)
+        return _facts_here()[0]
     if architecture is not None:
         return native_module().architecture_facts(_NATIVE, architecture)
     return native_module().facts(_NATIVE, device=device.local_hardware_id)
+
+
+def devices() -> list[jax.Device]:
+    """This process's GPUs; none where a program is lowered for another machine."""
+    try:
+        return jax.local_devices(backend="cuda")
+    except RuntimeError:
+        return []
+
+
+def _facts_here() -> list[dict[str, int]]:
+    """Of each of this process's GPUs; without one, of the assumed architecture's flagship."""
+    module = native_module()
+    return [module.facts(_NATIVE, device=gpu.local_hardware_id) for gpu in devices()] or [
+        module.architecture_facts(_NATIVE, _ASSUMED)
+    ]

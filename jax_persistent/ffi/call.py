@@ -18,8 +18,17 @@ def has_cell(problem: Problem) -> bool:
     return problem.cell.name in native_module().cells()
 
 
-def kernel_call(problem: Problem, arrays: Arrays, **options: Any) -> Arrays:
-    """One call of a problem's target, with a backend's own options as further attributes.
+def kernel_call(
+    problem: Problem, arrays: Arrays, workspace_bytes: Any = None, **options: Any
+) -> Arrays:
+    """One call of a problem's target.
+
+    Args:
+      problem: what is computed.
+      arrays: its operands.
+      workspace_bytes: of memory that the call needs besides, on a device: one result more, as no
+        memory can be had while the program runs. None on a platform whose calls have their own.
+      **options: a backend's own, as further attributes.
 
     Raises ImportError if the native module can't be used, and says why.
     """
@@ -28,5 +37,9 @@ def kernel_call(problem: Problem, arrays: Arrays, **options: Any) -> Arrays:
         jax.ShapeDtypeStruct(problem.shape_of(leaf), problem.dtype_of(leaf))
         for leaf in problem.results()
     ]
+    count = len(results)
+    if workspace_bytes is not None:
+        results.append(jax.ShapeDtypeStruct((workspace_bytes,), "uint8"))
     run = jax.ffi.ffi_call(TARGETS[problem.pass_], results)
-    return problem.named_results(run(*problem.flat(arrays), **problem.encoded(), **options))
+    found = run(*problem.flat(arrays), **problem.encoded(), **options)
+    return problem.named_results(found[:count])

@@ -37,6 +37,7 @@ def native_module() -> ModuleType:
             f"{built[0]}.{built[1]}, but jaxlib {jax.lib.__version__} "
             f"has {runs[0]}.{runs[1]}. {HOW_TO_FIX}"
         )
+    _native.search_for("CUDA", compat.nvrtc_files())
     for platform, targets in _native.targets().items():
         for name, stages in targets.items():
             jax.ffi.register_ffi_target(name, stages, platform=platform)

@@ -96,10 +96,10 @@ class CpuBackend : public Backend {
  public:
   std::string_view Platform() const override { return "cpu"; }
   Executor KindOfExecutor() const override { return Executor::kThreadPool; }
-  Resources Here() const override {
+  std::vector<Resources> Places() const override {
     Resources here;
     here.threads = CoreCount();
-    return here;
+    return {here};
   }
 
   Facts FactsOf(const Resources& where) const override {

@@ -35,9 +35,11 @@ xffi::DataType TypeOf(OperandType type, DType element) {
   return xffi::DataType::INVALID;
 }
 
-template <class Sizes>
-bool SameSizes(const Sizes& got, const std::vector<int64_t>& sizes) {
-  return got.size() == sizes.size() && std::equal(got.begin(), got.end(), sizes.begin());
+template <class Sizes, class Type>
+bool HasSizes(const Sizes& got, const Type& type) {
+  if (got.size() != type.sizes.size()) return false;
+  if (type.or_more) return got[0] >= type.sizes[0];
+  return std::equal(got.begin(), got.end(), type.sizes.begin());
 }
 
 template <class Buffers, class Types>
@@ -46,7 +48,7 @@ bool AllMatch(const Buffers& buffers, const Types& types) {
   for (size_t i = 0; i < types.size(); ++i) {
     const auto buffer = BufferAt(buffers, i);
     if (!buffer || buffer->element_type() != types[i].type) return false;
-    if (!SameSizes(buffer->dimensions(), types[i].sizes)) return false;
+    if (!HasSizes(buffer->dimensions(), types[i])) return false;
   }
   return true;
 }
@@ -73,11 +75,10 @@ std::string FirstMismatch(const char* kind, const Buffers& buffers, const Types&
     }
     const auto buffer = BufferAt(buffers, i);
     if (!buffer) return types[i].name + ": expected a buffer";
-    if (buffer->element_type() == types[i].type &&
-        SameSizes(buffer->dimensions(), types[i].sizes)) {
+    if (buffer->element_type() == types[i].type && HasSizes(buffer->dimensions(), types[i])) {
       continue;
     }
-    text << types[i].name << ": expected ";
+    text << types[i].name << ": expected " << (types[i].or_more ? "at least " : "");
     Print(text, types[i].type, types[i].sizes);
     text << "; got ";
     Print(text, buffer->element_type(), buffer->dimensions());
@@ -113,15 +114,16 @@ void TakeSizes(Problem& problem, const Buffers& buffers, const std::vector<Array
 
 }  // namespace
 
-BufferTypes::BufferTypes(const Problem& problem) {
+BufferTypes::BufferTypes(const Problem& problem, std::optional<int64_t> workspace_bytes) {
   const ArrayTypes types = ArrayTypesOf(problem);
   const auto copy = [&](const std::vector<ArrayType>& from, std::vector<BufferType>& to) {
     for (const ArrayType& array : from) {
-      to.push_back({array.name, TypeOf(array.type, problem.dtype), array.sizes});
+      to.push_back({array.name, TypeOf(array.type, problem.dtype), array.sizes, false});
     }
   };
   copy(types.operands, operands_);
   copy(types.results, results_);
+  if (workspace_bytes) results_.push_back({"workspace", xffi::U8, {*workspace_bytes}, true});
 }
 
 bool BufferTypes::Match(const xffi::RemainingArgs& operands,
@@ -141,6 +143,10 @@ Problem WithSizesOf(Problem problem, const xffi::RemainingArgs& operands,
   TakeSizes(problem, operands, types.operands);
   TakeSizes(problem, results, types.results);
   return problem;
+}
+
+void* TakeWorkspace(const xffi::RemainingRets& results) {
+  return BufferAt(results, results.size() - 1)->untyped_data();
 }
 
 template <class Arrays>

@@ -3,6 +3,7 @@
 // name.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,10 +14,12 @@ namespace jp::ffi {
 
 namespace xffi = ::xla::ffi;
 
-// What a call's buffers must be.
+// What a call's buffers must be: the problem's arrays and, where a workspace's bytes are given,
+// that many or more behind the last result.
 class BufferTypes {
  public:
-  explicit BufferTypes(const Problem& problem);
+  explicit BufferTypes(const Problem& problem,
+                       std::optional<int64_t> workspace_bytes = std::nullopt);
 
   bool Match(const xffi::RemainingArgs& operands, const xffi::RemainingRets& results) const;
   // Why they do not match.
@@ -28,6 +31,7 @@ class BufferTypes {
     std::string name;
     xffi::DataType type;
     std::vector<int64_t> sizes;
+    bool or_more = false;  // the size, of one dimension, is the least
   };
   std::vector<BufferType> operands_, results_;
 };
@@ -36,6 +40,9 @@ class BufferTypes {
 // have the right number of dimensions.
 Problem WithSizesOf(Problem problem, const xffi::RemainingArgs& operands,
                     const xffi::RemainingRets& results);
+
+// The workspace, the last result.
+void* TakeWorkspace(const xffi::RemainingRets& results);
 
 // The pointers to buffers that match the problem's types.
 template <class Arrays>

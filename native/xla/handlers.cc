@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// The handlers: plan when XLA instantiates an executable; check buffers and run when it executes.
+// The handlers: plan and compile when XLA instantiates an executable, load on a device when it
+// initializes one, and run when it executes. The last allocates nothing; on a stream it only
+// enqueues.
 //
 // XLA holds plain functions, so that each backend has its own instances of the templates here.
-// GPU calls are not marked as compatible with command buffers: their scratch memory comes from XLA
-// at every call, and whether a cooperative launch can be captured has not been tried.
+// GPU calls are not marked as compatible with command buffers: whether a cooperative launch can be
+// captured has not been tried.
 #include "native/xla/handlers.h"
 
 #include <exception>
@@ -77,23 +79,39 @@ xffi::ErrorOr<std::unique_ptr<State<kBackend>>> Instantiate(xffi::Dictionary att
   }
 }
 
-// `workspace(bytes)` is memory of the device, or null.
-template <Pass kPass, class Workspace>
-xffi::Error Execute(PlannedCalls& calls, const xffi::RemainingArgs& operands,
-                    const xffi::RemainingRets& results, const Resources& resources,
-                    const Workspace& workspace) {
-  // Nothing may unwind into XLA.
+// The call that these buffers are for. Throws std::exception.
+const PlannedCall& CheckedCall(PlannedCalls& calls, const xffi::RemainingArgs& operands,
+                               const xffi::RemainingRets& results, const Resources& resources) {
+  const PlannedCall& call = calls.Find(operands, results, resources);
+  if (!call.refusal.empty()) throw std::invalid_argument(call.refusal);
+  if (!call.buffers.Match(operands, results)) {
+    throw std::invalid_argument(call.buffers.Mismatch(operands, results));
+  }
+  return call;
+}
+
+// Nothing may unwind into XLA.
+template <Pass kPass>
+xffi::Error Initialize(PlannedCalls& calls, const xffi::RemainingArgs& operands,
+                       const xffi::RemainingRets& results, const Resources& resources) {
   try {
-    const PlannedCall& call = calls.Find(operands, results, resources);
-    if (!call.buffers.Match(operands, results)) {
-      throw std::invalid_argument(call.buffers.Mismatch(operands, results));
-    }
-    if (!call.refusal.empty()) throw std::invalid_argument(call.refusal);
-    const int64_t bytes = call.plan->WorkspaceBytes();
-    void* const memory = bytes > 0 ? workspace(static_cast<size_t>(bytes)) : nullptr;
-    if (bytes > 0 && memory == nullptr) throw std::bad_alloc();
+    const PlannedCall& call = CheckedCall(calls, operands, results, resources);
+    calls.backend().Load(*call.plan, resources);
+  } catch (...) {
+    return CurrentError(kPass);
+  }
+  return xffi::Error::Success();
+}
+
+template <Pass kPass>
+xffi::Error Execute(PlannedCalls& calls, const xffi::RemainingArgs& operands,
+                    const xffi::RemainingRets& results, const Resources& resources) {
+  try {
+    const PlannedCall& call = CheckedCall(calls, operands, results, resources);
+    const bool has_workspace = calls.backend().KindOfExecutor() == Executor::kStream;
+    void* const workspace = has_workspace ? TakeWorkspace(results) : nullptr;
     const auto arrays = TakeArrays<ArraysOf<kPass>>(call.problem, operands, results);
-    const std::string error = calls.backend().Run(*call.plan, arrays, memory, resources);
+    const std::string error = calls.backend().Run(*call.plan, arrays, workspace, resources);
     if (!error.empty()) throw std::runtime_error(error);
   } catch (...) {
     return CurrentError(kPass);
@@ -107,20 +125,27 @@ xffi::Error ExecuteOnPool(State<kBackend>* state, xffi::RemainingArgs operands,
   Resources resources;
   resources.threads = static_cast<int>(pool.num_threads());
   resources.schedule = [&pool](std::function<void()> task) { pool.Schedule(std::move(task)); };
-  return Execute<kPass>(state->calls, operands, results, resources,
-                        [](size_t) -> void* { return nullptr; });
+  return Execute<kPass>(state->calls, operands, results, resources);
+}
+
+Resources OnStream(void* stream, int32_t device) {
+  Resources resources;
+  resources.stream = stream;
+  resources.device = device;
+  return resources;
+}
+
+// Before every execution, and before any of the program's devices executes.
+template <size_t kBackend, Pass kPass>
+xffi::Error InitializeOnStream(State<kBackend>* state, xffi::RemainingArgs operands,
+                               xffi::RemainingRets results, void* stream, int32_t device) {
+  return Initialize<kPass>(state->calls, operands, results, OnStream(stream, device));
 }
 
 template <size_t kBackend, Pass kPass>
 xffi::Error ExecuteOnStream(State<kBackend>* state, xffi::RemainingArgs operands,
-                            xffi::RemainingRets results, void* stream, int32_t device,
-                            xffi::ScratchAllocator scratch) {
-  Resources resources;
-  resources.stream = stream;
-  resources.device = device;
-  return Execute<kPass>(state->calls, operands, results, resources, [&](size_t bytes) {
-    return scratch.Allocate(bytes, kWorkspaceAlignment).value_or(nullptr);
-  });
+                            xffi::RemainingRets results, void* stream, int32_t device) {
+  return Execute<kPass>(state->calls, operands, results, OnStream(stream, device));
 }
 
 // Registers the type of a platform's state with XLA, which must know it before it knows a handler
@@ -169,8 +194,20 @@ XLA_FFI_Error* CallExecuteOnStream(XLA_FFI_CallFrame* frame) {
                                          .RemainingRets()
                                          .template Ctx<xffi::PlatformStream<void*>>()
                                          .template Ctx<xffi::DeviceOrdinal>()
-                                         .template Ctx<xffi::ScratchAllocator>()
                                          .To(ExecuteOnStream<kBackend, kPass>)
+                                         .release();
+  return handler->Call(frame);
+}
+
+template <size_t kBackend, Pass kPass>
+XLA_FFI_Error* CallInitializeOnStream(XLA_FFI_CallFrame* frame) {
+  static const auto* const handler = xffi::Ffi::BindInitialize()
+                                         .Ctx<xffi::State<State<kBackend>>>()
+                                         .RemainingArgs()
+                                         .RemainingRets()
+                                         .template Ctx<xffi::PlatformStream<void*>>()
+                                         .template Ctx<xffi::DeviceOrdinal>()
+                                         .To(InitializeOnStream<kBackend, kPass>)
                                          .release();
   return handler->Call(frame);
 }
@@ -179,6 +216,7 @@ template <size_t kBackend, Pass kPass>
 Stages StagesOfBackend() {
   const bool pool = Backends()[kBackend]->KindOfExecutor() == Executor::kThreadPool;
   return {CallInstantiate<kBackend, kPass>,
+          pool ? nullptr : CallInitializeOnStream<kBackend, kPass>,
           pool ? CallExecuteOnPool<kBackend, kPass> : CallExecuteOnStream<kBackend, kPass>};
 }
 

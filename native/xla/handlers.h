@@ -16,6 +16,7 @@ constexpr const char* TargetOf(Pass pass) {
 // The handlers of a target on one platform.
 struct Stages {
   XLA_FFI_Handler* instantiate;
+  XLA_FFI_Handler* initialize;  // null: the backend has nothing to load
   XLA_FFI_Handler* execute;
 };
 // `backend` counts in Backends().

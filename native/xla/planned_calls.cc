@@ -2,6 +2,7 @@
 // Looks plans up without a lock, and makes those that are missing under one.
 #include "native/xla/planned_calls.h"
 
+#include <optional>
 #include <stdexcept>
 #include <utility>
 
@@ -21,8 +22,14 @@ PlannedCalls::PlannedCalls(const Backend& backend, ParsedProblem parsed)
       options_(std::move(parsed.options)),
       has_all_sizes_(HasAllSizes(parsed.problem)) {
   if (!has_all_sizes_) return;
-  const PlannedCall& call = Make(problem_, backend_.Here());
-  if (!call.refusal.empty()) throw std::invalid_argument(call.refusal);
+  std::string refusal;
+  bool runs = false;
+  for (const Resources& place : backend_.Places()) {
+    const PlannedCall& call = Make(problem_, place);
+    refusal = call.refusal;
+    runs = runs || refusal.empty();
+  }
+  if (!runs && !refusal.empty()) throw std::invalid_argument(refusal);
 }
 
 const PlannedCall& PlannedCalls::Find(const xffi::RemainingArgs& operands,
@@ -64,9 +71,13 @@ const PlannedCall& PlannedCalls::Make(const Problem& problem, const Resources& r
   }
   if (plan == nullptr) plan = backend_.MakePlan(problem, facts, options_);
   std::string refusal = plan->Refusal();
+  if (refusal.empty()) backend_.Compile(*plan);
+  const bool has_workspace = backend_.KindOfExecutor() == Executor::kStream;
+  BufferTypes buffers(problem,
+                      has_workspace ? std::optional(plan->WorkspaceBytes()) : std::nullopt);
   made_.push_back(std::make_unique<const PlannedCall>(
       problem, resources.threads, resources.device, std::move(plan), std::move(refusal),
-      BufferTypes(problem), std::move(facts), newest));
+      std::move(buffers), std::move(facts), newest));
   newest_.store(made_.back().get(), std::memory_order_release);
   return *made_.back();
 }

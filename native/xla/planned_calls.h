@@ -28,12 +28,13 @@ struct PlannedCall {
 
 class PlannedCalls {
  public:
-  // Plans for what the backend expects a call to run on, if all sizes are known. Throws
-  // std::exception where that fails, and std::invalid_argument where the problem is refused.
+  // Plans and compiles for the places where a call may run, if all sizes are known. Throws
+  // std::exception where that fails, and std::invalid_argument where all of them refuse the
+  // problem.
   PlannedCalls(const Backend& backend, ParsedProblem parsed);
 
-  // The call for these buffers and resources; planned now if there is none yet. Takes no lock
-  // otherwise. Throws as the constructor does.
+  // The call for these buffers and resources; planned and compiled now if there is none yet. Takes
+  // no lock otherwise. Throws std::exception where that fails; a call may be one that is refused.
   const PlannedCall& Find(const xffi::RemainingArgs& operands, const xffi::RemainingRets& results,
                           const Resources& resources);
 

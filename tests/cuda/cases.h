@@ -94,7 +94,7 @@ std::string RunPass(const GpuCase& c, const Problem& problem, const PassArrays& 
   };
   std::vector<Line> workspace(bytes / sizeof(Line) + 1);
   std::memset(workspace.data(), 0x3c, workspace.size() * sizeof(Line));
-  EmulatedDevice device{options, {}};
+  EmulatedDevice device{cuda::KernelsOf(problem.cell.kind, plan.precision), options, {}};
   cuda::Enqueue(problem, plan, arrays, workspace[0].bytes, timeout_ns, device);
   return device.error;
 }

@@ -7,10 +7,12 @@
 
 #include "cuda/emulator/launch.h"
 #include "cuda/launches.h"
+#include "tests/cuda/kernels.h"
 
 namespace jp::test {
 
 struct EmulatedDevice {
+  cuda::KernelSet kernels;
   cuda::emulator::LaunchOptions options;
   std::string error;  // of the first launch that failed
 
@@ -27,8 +29,8 @@ struct EmulatedDevice {
     return true;
   }
   template <class Arrays>
-  bool Launch(cuda::Kernel<Arrays> kernel, const cuda::LaunchArgs<Arrays>& args, int blocks,
-              int cluster) {
+  bool Launch(const cuda::LaunchArgs<Arrays>& args, int blocks, int cluster) {
+    const cuda::Kernel<Arrays> kernel = kernels.Of<Arrays>(args.geometry.cluster());
     const cuda::emulator::LaunchShape shape{blocks, cluster, args.geometry.threads(),
                                             static_cast<size_t>(args.geometry.shared_bytes)};
     error = cuda::emulator::Launch(kernel, args, shape, options);
