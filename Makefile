@@ -21,6 +21,7 @@ WERROR ?= OFF
 JAX ?=
 JOBS ?= 2
 bin := .venv/bin
+module := build/module
 pip := $(bin)/python -m pip install --quiet --disable-pip-version-check
 export CMAKE_CXX_COMPILER_LAUNCHER ?= $(shell command -v ccache)
 folders := $(wildcard native cuda tests/native tests/cuda)
@@ -54,6 +55,8 @@ setup: .venv/installed
 # is not compiled again.
 .venv/installed: .venv/requirements $(built_from)
 	CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(pip) --no-build-isolation --no-deps --editable . \
+	  --config-settings=build-dir=$(module) \
+	  --config-settings=cmake.define.JAX_PERSISTENT_TESTS=ON \
 	  --config-settings=cmake.define.JAX_PERSISTENT_WERROR=$(WERROR)
 	$(bin)/python -m jax_persistent info
 	@touch $@
@@ -97,12 +100,18 @@ neon-tools:
 	@$(if $(neon_tools),:,echo "make: no cross compiler and emulator for AArch64 (Debian: $(neon_install))" >&2; exit 1)
 neon-unchecked:
 	@echo "native tests: neon NOT CHECKED, no cross compiler and emulator (Debian: $(neon_install))"
+# The shipped code as it is, in the tree where the module is built.
+native-test-plain: setup
+	@echo "native tests: plain"
+	@$(bin)/cmake --build $(module) --target native_tests -j $(JOBS) -- --quiet
+	@$(bin)/ctest --test-dir $(module) --output-on-failure
 native-test-%: .venv/requirements
 	@echo "native tests: $*"
 	@$(bin)/cmake -S . -B build/native/$* -G Ninja --log-level=WARNING \
 	  -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(bin)/ninja -DPython_EXECUTABLE=$(CURDIR)/$(bin)/python \
-	  -DJAX_PERSISTENT_TESTS=ON -DJAX_PERSISTENT_WERROR=ON -DJAX_PERSISTENT_SANITIZE=$(sanitizers) $(toolchain)
-	@$(bin)/cmake --build build/native/$* -j $(JOBS) -- --quiet
+	  -DJAX_PERSISTENT_TESTS=ON -DJAX_PERSISTENT_MODULE=OFF -DJAX_PERSISTENT_WERROR=ON \
+	  -DJAX_PERSISTENT_SANITIZE=$(sanitizers) $(toolchain)
+	@$(bin)/cmake --build build/native/$* --target native_tests -j $(JOBS) -- --quiet
 	@UBSAN_OPTIONS=print_stacktrace=1 $(bin)/ctest --test-dir build/native/$* --output-on-failure
 
 # A file's tests stay on one worker, as they share what they train; conftest.py has the long ones first.

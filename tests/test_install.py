@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -75,19 +77,34 @@ def test_info_names_versions_and_kernels() -> None:
         f"XLA FFI {'.'.join(map(str, registration.native_module().ffi_version()))}" in done.stdout
     )
     assert registration.native_module().cpu_isa() in done.stdout
-    native = registration.native_module()
-    says = next(line for line in done.stdout.splitlines() if line.startswith("CUDA kernels "))
-    assert says.split(maxsplit=2)[2] == (native.cuda_architectures() or native.missing("CUDA"))
+    assert "no NVIDIA driver (" in lines["GPUs"]
+    assert re.match(r"1[23]\.\d+, .*libnvrtc", lines["NVRTC"])
 
 
-@pytest.mark.parametrize("built", ["", "80-real 90-virtual"])
-def test_info_says_which_gpus_there_are_kernels_for(monkeypatch, capsys, built: str) -> None:
-    missing = "no nvcc was found, so they were not built"
-    monkeypatch.setattr(registration.native_module(), "cuda_architectures", lambda: built)
-    monkeypatch.setattr(registration.native_module(), "missing", {"CUDA": missing}.__getitem__)
-    monkeypatch.setattr(command, "newer_source", lambda module: None)
-    assert command.main(["info"]) == 0
-    assert f"CUDA kernels       {built or missing}\n" in capsys.readouterr().out
+def test_info_counts_the_cache(tmp_path: Path) -> None:
+    run = partial(subprocess.run, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-m", "jax_persistent"]
+    warm = ["warm", "--cell", "elman_tanh", "--dtype", "bfloat16", "--architecture", "sm_80"]
+    environment = {**os.environ, "JAX_PERSISTENT_CACHE_DIR": str(tmp_path)}
+    assert "elman_tanh bfloat16 sm_80" in run([*command, *warm], env=environment).stdout
+    kernels = list(tmp_path.glob("elman_tanh_bfloat16_*_grid_sm_80-*.kernel"))
+    assert len(kernels) == 2
+    kib = sum(kernel.stat().st_size for kernel in kernels) >> 10
+    said = run([*command, "info"], env=environment).stdout
+    assert f"{tmp_path}, 2 kernels, {kib} KiB" in said
+
+
+@pytest.mark.parametrize("architecture", ["sm_75", "sm_1", "gpu"])
+def test_warm_needs_an_architecture_with_kernels(
+    architecture: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command.main(["warm", "--cell", "gru", "--architecture", architecture]) == 1
+    assert architecture in capsys.readouterr().err
+
+
+def test_warm_without_a_gpu_asks_for_an_architecture(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["warm"]) == 1
+    assert "--architecture sm_90" in capsys.readouterr().err
 
 
 def test_an_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,7 +143,7 @@ def test_another_ffi_version_is_refused(
 def test_an_older_minor_version_is_taken(
     monkeypatch: pytest.MonkeyPatch, built: tuple[int, int], runs: tuple[int, int] | None
 ) -> None:
-    module = SimpleNamespace(ffi_version=lambda: built, targets=dict)
+    module = SimpleNamespace(search_for=lambda *_: None, ffi_version=lambda: built, targets=dict)
     fake_native(monkeypatch, module)
     monkeypatch.setattr(compat, "runtime_ffi_version", lambda: runs)
     assert registration.native_module() is module

@@ -38,6 +38,7 @@ NATIVE_LAYERS = (
     ("native/backend.h",),
     ("native/problem/",),
     ("native/cells/",),
+    ("native/portable.h",),
 )
 # What users import, besides the package itself.
 PUBLIC = ("linen", "nnx", "pipeline")
@@ -47,10 +48,9 @@ NATIVE_SUFFIXES = (".cc", ".h", ".cuh", ".cu", ".def", ".in")
 HOMES = {
     r"xla/": ("native/xla/",),
     r"nanobind/": ("native/module.cc",),
-    r"cuda[_/.]|cooperative_groups|mma\.h|nvrtc|cublas|cudnn|device_": (
-        "cuda/arch_device.cuh",
-        "cuda/device.cc",
-    ),
+    # No toolkit is needed to build: what is called of CUDA is declared in cuda/driver_api.h.
+    r"cuda[_/.]|cooperative_groups|mma\.h|nvrtc|cublas|cudnn|device_": (),
+    r"dlfcn": ("cuda/library.cc",),
 }
 # What the kernels know of the machine that runs them, a GPU or the emulator of one.
 MACHINES = ("cuda/arch_device.cuh", "cuda/emulator/")

@@ -100,6 +100,8 @@ def compile_ahead(cell: Cell, dtype: str, architecture: str) -> int:
       RuntimeError: nothing can be compiled; the compiler's words.
     """
     facts = native_module().architecture_facts(_NATIVE, architecture)
+    if not facts:
+        raise ValueError(f"architecture: expected one such as 'sm_90'; got {architecture!r}")
     tf32 = (False, True) if dtype == "float32" else (False,)
     parts = {"residuals"} if cell.residuals else set()
     done = 0

@@ -75,7 +75,7 @@ inline Problem GivenToGpu(const CellTraits& cell, Precision precision, const Siz
   return p;
 }
 
-// Builds with sanitizers leave out kernels that differ from others in a conversion or activation.
+// Not built are kernels that differ from others in a conversion or an activation.
 inline bool IsBuilt(const CellTraits& cell, Precision precision) {
   return cuda::KernelsOf(cell.kind, precision).forward_grid != nullptr;
 }

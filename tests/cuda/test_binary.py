@@ -1,129 +1,54 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The GPU kernels as nvcc compiles them: none spills registers, and a build has all or none.
+"""The GPU kernels as NVRTC compiles them: none spills registers, for any architecture.
 
-Where the module that Python loads has kernels, all of them are looked at. Elsewhere the two that
-are nearest to the limit are compiled here, if there is an nvcc.
+No GPU is needed. Those that take the most registers are compiled.
 """
 
 from __future__ import annotations
 
-import functools
-import itertools
 import re
-import shutil
 import subprocess
 from importlib.metadata import distribution
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from jax_persistent.ffi.registration import native_module
+from jax_persistent.backends import cuda
+from jax_persistent.cells import CELLS
 
 ROOT = Path(__file__).resolve().parents[2]
-ARCHITECTURES = native_module().cuda_architectures().split()
-REAL = [name.removesuffix("-real") for name in ARCHITECTURES if name.endswith("-real")]
-VIRTUAL = [name.removesuffix("-virtual") for name in ARCHITECTURES if name.endswith("-virtual")]
-
-PASSES = ("Forward", "Backward")
-DTYPES = ("Bfloat16", "Float16", "Tf32", "Float32")
-EXCHANGES = ("Grid", "Cluster")
-CELLS = re.findall(
-    r"^JP_CELL\(\w+, (\w+)\)", (ROOT / "native/cells/cells.def").read_text(), re.MULTILINE
-)
-# Those that take the most registers, of an architecture with clusters.
-TIGHTEST = (("Lstm", "Bfloat16"), ("Gru", "Tf32"))
-ARCHITECTURE = "90a"
+HEADER_BYTES = 24  # of an entry of the cache, before the code
+TIGHTEST = [("lstm", "bfloat16", arch) for arch in ("sm_80", "sm_90", "sm_100", "sm_120")]
+TIGHTEST += [("gru", "float32", "sm_90"), ("lstm", "float32", "sm_90")]  # tf32, too
 
 
-class Kernel(NamedTuple):
-    direction: str
-    cell: str
-    dtype: str
-    exchange: str
-
-
-# As C++ names ForwardKernel<Cell, Dtype, Exchange> in a binary: each name after its length.
-MANGLED = re.compile(
-    r"_ZN2jp4cuda\d+(Forward|Backward)KernelINS_\d+(\w+?)(?:INS_\d+(\w+?)ActivationEE)?"
-    r"ENS0_\d+(\w+?)ENS0_\d+(\w+?)ExchangeE"
-)
-
-
-def cuobjdump(binary: Path, *options: str) -> str:
+def resources(binary: Path) -> dict[str, int]:
+    """What the kernel of a binary takes: REG, STACK, LOCAL and more."""
     tool = distribution("nvidia-cuda-cuobjdump").locate_file("nvidia/cu13/bin/cuobjdump")
-    command = [str(tool), *options, str(binary)]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    command = [str(tool), "--dump-resource-usage", str(binary)]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    (numbers,) = re.findall(r"^ *Function \w+:\n *(\S.*)$", text, re.MULTILINE)
+    return {key: int(value) for key, value in re.findall(r"([A-Z]+):(\d+)", numbers)}
 
 
-def resources(binary: Path, architecture: str) -> dict[Kernel, dict[str, int]]:
-    """What each kernel of an architecture takes: REG, STACK, LOCAL and more."""
-    text = cuobjdump(binary, "--dump-resource-usage", "--gpu-architecture", f"sm_{architecture}")
-    found = re.findall(r"^ *Function (\S+):\n *(\S.*)$", text, re.MULTILINE)
-    kernels = {}
-    for name, numbers in found:
-        parts = MANGLED.match(name)
-        assert parts is not None, name
-        direction, cell, activation, dtype, exchange = parts.groups(default="")
-        kernel = Kernel(direction, cell + activation, dtype, exchange)
-        assert kernel not in kernels, f"sm_{architecture} has {kernel} twice"
-        pairs = re.findall(r"([A-Z]+):(\d+)", numbers)
-        kernels[kernel] = {key: int(value) for key, value in pairs}
-    return kernels
-
-
-def check_registers(architecture: str, found: dict[Kernel, dict[str, int]]) -> None:
+@pytest.mark.parametrize(("cell", "dtype", "architecture"), TIGHTEST)
+def test_the_tightest_kernels_stay_in_registers(
+    cell: str, dtype: str, architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of 65536 registers a block's 256 threads can have 255 each; what spills is LOCAL or STACK."""
-    for kernel, used in found.items():
-        where = f"sm_{architecture}, {kernel}: {used}"
-        assert (used["STACK"], used["LOCAL"]) == (0, 0), where
-        assert used["REG"] <= 255, where
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_DIR", str(tmp_path))
+    exchanges = 1 if architecture == "sm_80" else 2
+    types = 2 if dtype == "float32" else 1
+    assert cuda.compile_ahead(CELLS[cell], dtype, architecture) == 2 * exchanges * types
+    entries = list(tmp_path.glob("*.kernel"))
+    assert len(entries) == 2 * exchanges * types
+    for entry in entries:
+        binary = entry.with_suffix(".cubin")
+        binary.write_bytes(entry.read_bytes()[HEADER_BYTES:])
+        used = resources(binary)
+        assert (used["STACK"], used["LOCAL"]) == (0, 0), (entry.name, used)
         # The kernel is there, not only its name: it keeps most of its weights in registers.
-        has_code = kernel.exchange == "Grid" or int(architecture.rstrip("a")) >= 90
-        assert (used["REG"] >= 128) == has_code, where
-
-
-@functools.cache
-def module() -> Path:
-    return Path(native_module().__file__)
-
-
-@pytest.mark.skipif(not REAL, reason="the module has no GPU kernels; see the test of two of them")
-def test_kernels_of_the_module_stay_in_registers() -> None:
-    expected = {Kernel(*parts) for parts in itertools.product(PASSES, CELLS, DTYPES, EXCHANGES)}
-    for architecture in REAL:
-        found = resources(module(), architecture)
-        assert set(found) == expected
-        check_registers(architecture, found)
-
-
-@pytest.mark.skipif(bool(REAL), reason="the module's own kernels are looked at")
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="GPU kernels NOT CHECKED: no nvcc")
-@pytest.mark.parametrize(("cell", "dtype"), TIGHTEST)
-def test_the_tightest_kernels_stay_in_registers(cell: str, dtype: str, tmp_path: Path) -> None:
-    text = (ROOT / "cuda" / "instance.in").read_text()
-    source, binary = tmp_path / "instance.cu", tmp_path / "instance.cubin"
-    source.write_text(text.replace("@cell@", cell).replace("@dtype@", dtype))
-    options = ["-std=c++20", "--expt-relaxed-constexpr", "-O3", "-UNDEBUG", f"-I{ROOT}"]
-    command = ["nvcc", *options, f"-arch=sm_{ARCHITECTURE}", "-cubin", str(source)]
-    done = subprocess.run(
-        [*command, "-o", str(binary)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    found = resources(binary, ARCHITECTURE)
-    assert set(found) == {Kernel(p, cell, dtype, e) for p in PASSES for e in EXCHANGES}
-    check_registers(ARCHITECTURE, found)
-
-
-def test_gpus_to_come_find_ptx() -> None:
-    listed = cuobjdump(module(), "--list-ptx") if VIRTUAL else ""
-    for architecture in VIRTUAL:
-        files = re.findall(rf"\.sm_{architecture}\.ptx", listed)
-        assert len(files) == len(CELLS) * len(DTYPES)
-
-
-def test_the_module_says_what_it_has() -> None:
-    assert bool(ARCHITECTURES) == (native_module().missing("cuda") == "")
+        assert 128 <= used["REG"] <= 255, (entry.name, used)
 
 
 def arch_functions(header: str) -> set[str]:

@@ -46,6 +46,7 @@ void CheckAllOptions() {
   int seed = 0;
   for (const CellTraits& cell : jp::kCells) {
     for (Precision precision : kPrecisions) {
+      if (!IsBuilt(cell, precision)) continue;
       for (Exchange exchange : kExchanges) {
         for (int option = 0; option < 12; ++option) {
           ++seed;

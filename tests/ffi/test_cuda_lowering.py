@@ -6,10 +6,12 @@ Nothing is compiled, and nothing runs.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
@@ -58,6 +60,7 @@ class CustomCall(NamedTuple):
     attributes: dict[str, str]
     operands: list[str]  # as in 2x3xf32
     results: list[str]
+    workspace: int | None  # bytes
 
 
 def custom_calls(program: str) -> Iterator[CustomCall]:
@@ -68,13 +71,15 @@ def custom_calls(program: str) -> Iterator[CustomCall]:
             assert config is not None
             pairs = (pair.split(" = ") for pair in config.group(1).split(", "))
             operands, results = line.rsplit(" : (", 1)[1].split("->")
-            types = (re.findall(r"tensor<([^>]+)>", side) for side in (operands, results))
-            yield CustomCall(found.group(1), dict(pairs), *types)
+            types = [re.findall(r"tensor<([^>]+)>", side) for side in (operands, results)]
+            has_workspace = types[1][-1].endswith("xui8")  # a device's; behind the results
+            workspace = int(types[1].pop().removesuffix("xui8")) if has_workspace else None
+            yield CustomCall(found.group(1), dict(pairs), *types, workspace)
 
 
 @pytest.fixture(autouse=True)
 def _with_cuda_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As a build that has them lowers, whether or not there was an nvcc for this one."""
+    """As on a machine that can compile and run them."""
     monkeypatch.setattr(native_module(), "missing", lambda platform: "")
     monkeypatch.delenv(cuda.EXCHANGE, raising=False)
 
@@ -172,8 +177,9 @@ def test_a_gradient_is_two_calls(cell: Cell, dtype: str, flags: dict[str, bool])
     types = Types(cell, dtype, time_major)
     given = attributes(cell, dtype, **dict.fromkeys(flags, "true"))
     expected = (TARGETS["forward"], given, *types.forward(keeps=True))
-    assert without_parts(forward) == expected
-    assert without_parts(backward) == (TARGETS["backward"], given, *types.backward())
+    assert without_parts(forward)[:4] == expected
+    assert without_parts(backward)[:4] == (TARGETS["backward"], given, *types.backward())
+    assert None not in (forward.workspace, backward.workspace)
 
 
 @pytest.mark.parametrize("cell", CELLS.values(), ids=CELLS)
@@ -181,7 +187,7 @@ def test_a_forward_pass_is_one_call_that_keeps_nothing(cell: Cell) -> None:
     (forward,) = custom_calls(exported(outputs_of(cell), *arguments(cell)))
     types = Types(cell, "float32", time_major=False)
     expected = (TARGETS["forward"], attributes(cell), *types.forward(keeps=False))
-    assert without_parts(forward) == expected
+    assert without_parts(forward)[:4] == expected
     optional = "recurrent_bias " if cell.reset_after else ""
     assert forward.attributes["parts"] == f'"input_gates {optional}lengths"'
 
@@ -192,7 +198,7 @@ def test_what_is_not_given_the_kernel_does_without(cell: Cell) -> None:
     x, w, r, *_ = arguments(cell)
     (forward,) = custom_calls(exported(cell.function, x, w, r))
     types = Types(cell, "float32", time_major=False)
-    assert forward[2:] == types.forward(keeps=False, given=False)
+    assert forward[2:4] == types.forward(keeps=False, given=False)
 
 
 @pytest.mark.parametrize(
@@ -213,6 +219,23 @@ def test_tf32_is_taken_where_jax_is_told_to(precision: str | None, tf32: str) ->
         found = list(custom_calls(exported(gradient_of(cell), *arguments(cell))))
     given = [without_parts(each).attributes for each in found]
     assert given == [attributes(cell, tf32=tf32)] * 2
+
+
+@pytest.mark.parametrize("hidden", [6, 8])
+def test_the_workspace_is_a_result(monkeypatch: pytest.MonkeyPatch, hidden: int) -> None:
+    """Rows of 6 elements can't be read 16 bytes at a time: there are copies, in lines of 128."""
+    monkeypatch.setenv(cuda.EXCHANGE, "grid")
+    cell = CELLS["lstm"]
+    found = custom_calls(exported(gradient_of(cell), *arguments(cell, hidden=hidden)))
+    row = 8 * 4
+    lines = {  # messages, and forward the initial states
+        TARGETS["forward"]: math.ceil(T * B * row / 128) + math.ceil(B * row / 128),
+        TARGETS["backward"]: math.ceil(T * B * row * cell.gates / 128),
+    }
+    for each in found:
+        begins_on_a_line = 128 - 16
+        padded = 128 * lines[each.target] + begins_on_a_line
+        assert each.workspace == (padded if hidden == 6 else 0)
 
 
 @pytest.mark.parametrize("exchange", ["grid", "grid-barrier", "cluster"])
@@ -259,8 +282,9 @@ def test_float64_is_the_reference() -> None:
     assert "stablehlo.while" in program
 
 
-def test_a_build_without_kernels_is_the_reference(monkeypatch) -> None:
-    reason = "this build has no CUDA kernels"
+def test_a_gpu_without_a_compiler_is_the_reference(monkeypatch) -> None:
+    reason = "no NVRTC to compile the kernels with"
+    monkeypatch.setattr(cuda, "devices", lambda: [SimpleNamespace(local_hardware_id=0)])
     monkeypatch.setattr(native_module(), "missing", lambda platform: reason)
     cell = CELLS["lstm"]
     program = refused(cell, reason, *arguments(cell))

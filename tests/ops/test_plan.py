@@ -150,8 +150,9 @@ def test_a_device_that_cannot_say_is_a_reason(monkeypatch) -> None:
     assert str(found) == says
 
 
-def test_a_build_without_cuda_kernels_says_so(monkeypatch) -> None:
-    reason = "this build has no CUDA kernels: no nvcc was found"
+def test_a_gpu_without_a_compiler_says_so(monkeypatch) -> None:
+    reason = "no NVRTC to compile the kernels with: libnvrtc.so.13: no such file"
+    monkeypatch.setattr(cuda, "devices", lambda: [SimpleNamespace(local_hardware_id=0)])
     monkeypatch.setattr(native_module(), "missing", {"CUDA": reason}.__getitem__)
     assert str(jp.plan("lstm", 64, 8, "bfloat16", "cuda")) == f"reference: {reason}"
 
