@@ -39,6 +39,7 @@ JP_DEVICE void SyncWarp() { __syncwarp(); }
 
 // A barrier of `threads` threads of the block, whole warps; `id` is from 1 to 15.
 JP_DEVICE void SyncNamed(int id, int threads) {
+  SyncWarp();  // bar.sync wants the whole warp to come at once
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
@@ -190,6 +191,7 @@ JP_DEVICE bool TryWait(uint64_t* barrier, uint32_t parity) {
   return done != 0;
 }
 JP_DEVICE void SyncCluster() {
+  SyncWarp();  // .aligned: the whole warp must come at once
   asm volatile(
       "barrier.cluster.arrive.release.aligned;\n\t"
       "barrier.cluster.wait.acquire.aligned;" ::

@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "tests/cuda/emulated_device.h"
+#include "tests/cuda/run_on_device.h"
 #include "tests/native/buffers.h"
 #include "tests/native/check.h"
 #include "tests/native/reference.h"
@@ -75,11 +75,6 @@ inline Problem GivenToGpu(const CellTraits& cell, Precision precision, const Siz
   return p;
 }
 
-// Not built are kernels that differ from others in a conversion or an activation.
-inline bool IsBuilt(const CellTraits& cell, Precision precision) {
-  return cuda::KernelsOf(cell.kind, precision).forward_grid != nullptr;
-}
-
 // Runs one pass; what a trap said, or why there is no plan.
 template <class PassArrays>
 std::string RunPass(const GpuCase& c, const Problem& problem, const PassArrays& arrays,
@@ -94,9 +89,8 @@ std::string RunPass(const GpuCase& c, const Problem& problem, const PassArrays& 
   };
   std::vector<Line> workspace(bytes / sizeof(Line) + 1);
   std::memset(workspace.data(), 0x3c, workspace.size() * sizeof(Line));
-  EmulatedDevice device{cuda::KernelsOf(problem.cell.kind, plan.precision), options, {}};
-  cuda::Enqueue(problem, plan, arrays, workspace[0].bytes, timeout_ns, device);
-  return device.error;
+  return RunOnDevice({problem, plan, c.facts, workspace[0].bytes, bytes, timeout_ns, options},
+                     arrays);
 }
 
 inline double Tolerance(const Problem& problem) {

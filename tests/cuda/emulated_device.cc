@@ -1,16 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// A device for cuda/launches.h that runs the kernels on this machine's CPU.
-#pragma once
-
+// The emulator as the device of tests.
 #include <cstring>
-#include <string>
 
-#include "cuda/emulator/launch.h"
-#include "cuda/launches.h"
 #include "tests/cuda/kernels.h"
+#include "tests/cuda/run_on_device.h"
 
 namespace jp::test {
+namespace {
 
+// A device for cuda/launches.h that runs the kernels on this machine's CPU.
 struct EmulatedDevice {
   cuda::KernelSet kernels;
   cuda::emulator::LaunchOptions options;
@@ -37,5 +35,22 @@ struct EmulatedDevice {
     return error.empty();
   }
 };
+
+template <class Arrays>
+std::string Run(const DeviceRun& run, const Arrays& arrays) {
+  EmulatedDevice device{
+      cuda::KernelsOf(run.problem.cell.kind, run.plan.precision), run.options, {}};
+  cuda::Enqueue(run.problem, run.plan, arrays, run.workspace, run.timeout_ns, device);
+  return device.error;
+}
+
+}  // namespace
+
+std::string RunOnDevice(const DeviceRun& run, const Forward& arrays) { return Run(run, arrays); }
+std::string RunOnDevice(const DeviceRun& run, const Backward& arrays) { return Run(run, arrays); }
+
+bool IsBuilt(const CellTraits& cell, cuda::Precision precision) {
+  return cuda::KernelsOf(cell.kind, precision).forward_grid != nullptr;
+}
 
 }  // namespace jp::test
