@@ -114,6 +114,11 @@ native-test-%: .venv/requirements
 	@$(bin)/cmake --build build/native/$* --target native_tests -j $(JOBS) -- --quiet
 	@UBSAN_OPTIONS=print_stacktrace=1 $(bin)/ctest --test-dir build/native/$* --output-on-failure
 
+# What the Python tests take for a GPU.
+.PHONY: software-gpu
+software-gpu: setup
+	@$(bin)/cmake --build $(module) --target software_gpu -j $(JOBS) -- --quiet
+
 # A file's tests stay on one worker, as they share what they train; conftest.py has the long ones first.
-pytest: setup
+pytest: setup software-gpu
 	$(bin)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart=0 $(ARGS)

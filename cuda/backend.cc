@@ -14,6 +14,7 @@
 namespace jp::cuda {
 namespace {
 
+constexpr int64_t kMostParts = 6;  // of a workspace, and its beginning: each on a line of its own
 constexpr uint64_t kTimeoutNs = 20'000'000'000;  // under a debugger steps take seconds
 
 Facts AsFacts(const DeviceFacts& facts) {
@@ -81,6 +82,7 @@ class GpuPlan : public Plan {
       : problem_(problem), facts_(facts), plan_(PlanKernel(problem, facts, exchange)) {
     if (!plan_.runs()) return;
     workspace_bytes_ = LayOutWorkspace(problem, plan_).bytes;
+    bound_ = BoundWorkspace(problem, facts, exchange);
     kernel_ = &KernelFor(KernelOf(problem, plan_), facts);
   }
 
@@ -105,7 +107,10 @@ class GpuPlan : public Plan {
                         {"chunks", g.warp_chunks},
                         {"shared_chunks", g.shared_chunks},
                         {"streamed_chunks", g.stream_chunks},
-                        {"shared_bytes", g.shared_bytes}}};
+                        {"shared_bytes", g.shared_bytes},
+                        {"workspace_fixed", bound_.fixed + kMostParts * kWorkspaceLine},
+                        {"workspace_per_row", bound_.per_row},
+                        {"workspace_per_step", bound_.per_step}}};
   }
 
   DeviceKernel& kernel() const { return *kernel_; }
@@ -134,6 +139,7 @@ class GpuPlan : public Plan {
   const DeviceFacts facts_;
   const KernelPlan plan_;
   int64_t workspace_bytes_ = 0;
+  WorkspaceBound bound_;
   DeviceKernel* kernel_ = nullptr;  // of a plan that runs
 };
 

@@ -22,17 +22,6 @@ struct Workspace {
 
 inline constexpr int64_t kWorkspaceLine = 128;
 
-// Rows of H elements are read 16 bytes at a time: can they be?
-inline bool RowsAreAligned(const Problem& problem, const KernelPlan& plan) {
-  return plan.geometry.segment == problem.hidden;
-}
-
-// Elements of a message's row.
-inline int64_t MessageRow(const Problem& problem, const KernelPlan& plan) {
-  const int segments = problem.pass == Pass::kForward ? 1 : problem.cell.gates;
-  return int64_t{segments} * plan.geometry.segment;
-}
-
 inline Workspace LayOutWorkspace(const Problem& problem, const KernelPlan& plan) {
   const Geometry& g = plan.geometry;
   Workspace at{};
@@ -41,9 +30,10 @@ inline Workspace LayOutWorkspace(const Problem& problem, const KernelPlan& plan)
     if (is_there) at.bytes += (bytes + kWorkspaceLine - 1) / kWorkspaceLine * kWorkspaceLine;
     return first;
   };
-  const bool copies = !g.cluster() && !RowsAreAligned(problem, plan);
+  const bool copies = !g.cluster() && !RowsAreAligned(problem, plan.geometry.segment);
   const bool copies_states = copies && problem.pass == Pass::kForward;
-  const int64_t row_bytes = MessageRow(problem, plan) * ElementBytes(plan.precision);
+  const int64_t row_bytes =
+      MessageRow(problem, plan.geometry.segment) * ElementBytes(plan.precision);
   const int64_t rows = problem.groups * problem.batch;
   const int64_t counters = int64_t{plan.launch_teams} * g.tiles_per_team;
   at.messages = put(copies, rows * problem.steps * row_bytes);
@@ -58,7 +48,7 @@ inline Workspace LayOutWorkspace(const Problem& problem, const KernelPlan& plan)
 template <class Device>
 const void* PrepareStates(const Problem& problem, const KernelPlan& plan, const void* states,
                           unsigned char* to, Device& device) {
-  if (states == nullptr || RowsAreAligned(problem, plan)) return states;
+  if (states == nullptr || RowsAreAligned(problem, plan.geometry.segment)) return states;
   const int64_t bytes = ElementBytes(plan.precision), width = problem.hidden * bytes;
   const int64_t pitch = plan.geometry.segment * bytes, rows = problem.groups * problem.batch;
   const bool done =
@@ -70,8 +60,8 @@ const void* PrepareStates(const Problem& problem, const KernelPlan& plan, const 
 template <class Arrays, class Device>
 bool PrepareMessages(const Problem& problem, const KernelPlan& plan, const Arrays& arrays,
                      const Workspace& at, unsigned char* workspace, Device& device, Messages& m) {
-  const int64_t row = MessageRow(problem, plan);
-  m.is_result = RowsAreAligned(problem, plan);
+  const int64_t row = MessageRow(problem, plan.geometry.segment);
+  m.is_result = RowsAreAligned(problem, plan.geometry.segment);
   const bool time_major = problem.time_major || !m.is_result;
   m.group_stride = problem.batch * problem.steps * row;
   m.step_stride = time_major ? problem.batch * row : row;

@@ -152,17 +152,30 @@ std::optional<Geometry> FitCluster(const Task& task) {
   return best;
 }
 
-std::optional<Geometry> FitGrid(const Task& task, Exchange exchange) {
-  const int warps_m = Ceil(task.unit_blocks(), task.facts.processors);
-  if (warps_m > kMostWarps) return std::nullopt;
-  const int blocks = Ceil(task.unit_blocks(), warps_m);
-  Geometry g{};
-  g.exchange = exchange == Exchange::kGridBarrier ? exchange : Exchange::kGridData;
-  for (int tiles = kMostTiles; tiles > 0; tiles /= 2) {
-    Spread(g, task, task.facts.processors / blocks, tiles);
-    if (Fit(g, task, blocks, warps_m)) return g;
+// Calls f(warps_m, blocks) for the ways to lay units over the blocks of a grid, fewest warps first.
+template <class F>
+void ForEachGrid(const Task& task, const F& f) {
+  const int least = Ceil(task.unit_blocks(), task.facts.processors);
+  for (int warps_m = least; warps_m <= kMostWarps; warps_m = warps_m == 1 ? 2 : 2 * warps_m) {
+    f(warps_m, Ceil(task.unit_blocks(), warps_m));
+    if (warps_m >= task.unit_blocks()) break;
   }
-  return std::nullopt;
+}
+
+// The quickest of the grids.
+std::optional<Geometry> FitGrid(const Task& task, Exchange exchange) {
+  std::optional<Geometry> best;
+  ForEachGrid(task, [&](int warps_m, int blocks) {
+    Geometry g{};
+    g.exchange = exchange == Exchange::kGridBarrier ? exchange : Exchange::kGridData;
+    bool fits = false;
+    for (int tiles = kMostTiles; tiles > 0 && !fits; tiles /= 2) {
+      Spread(g, task, task.facts.processors / blocks, tiles);
+      fits = Fit(g, task, blocks, warps_m);
+    }
+    if (fits && (!best || StepCycles(g, task) < StepCycles(*best, task))) best = g;
+  });
+  return best;
 }
 
 // What the kernels do not take, whatever its size: they leave all products but the recurrent one to
@@ -274,6 +287,42 @@ KernelPlan PlanKernel(const Problem& problem, const DeviceFacts& facts, Exchange
                Long(plan.streamed_bytes >> 20), Long(facts.l2_bytes >> 20)));
   }
   return plan;
+}
+
+int64_t MessageRow(const Problem& problem, int segment) {
+  return int64_t{problem.pass == Pass::kForward ? 1 : problem.cell.gates} * segment;
+}
+
+bool RowsAreAligned(const Problem& problem, int segment) { return segment == problem.hidden; }
+
+WorkspaceBound BoundWorkspace(const Problem& problem, const DeviceFacts& facts, Exchange exchange) {
+  const Precision precision = PrecisionOf(problem);
+  const Task task{problem, facts, precision,
+                  TraitsOf(problem.pass, problem.cell.gates, problem.cell.states, precision)};
+  WorkspaceBound bound;
+  if (exchange == Exchange::kCluster || facts.processors == 0) return bound;
+  const int bytes = ElementBytes(precision);
+  const int segment = RoundUp(task.hidden(), kVectorBytes / bytes);
+  if (!RowsAreAligned(problem, segment)) {
+    bound.per_step = MessageRow(problem, segment) * bytes;
+    if (problem.pass == Pass::kForward) {
+      bound.per_row = bound.per_step * (problem.has(Part::reset_state) ? 2 : 1);
+    }
+  }
+  bound.fixed = int64_t{facts.processors} * kMostTiles * int64_t{sizeof(uint32_t)};
+  int64_t streamed = 0;
+  ForEachGrid(task, [&](int warps_m, int blocks) {
+    for (int tiles = 1; tiles <= kMostTiles; ++tiles) {
+      Geometry g{};
+      g.tiles_per_team = tiles;
+      if (!Fit(g, task, blocks, warps_m)) continue;
+      const int64_t warps = int64_t{facts.processors / blocks} * blocks * g.warps_m * g.warps_k;
+      streamed = std::max(
+          streamed, warps * g.stream_chunks * task.traits.chunk_vectors() * kLanes * kVectorBytes);
+    }
+  });
+  bound.fixed += std::min(streamed, facts.l2_bytes);
+  return bound;
 }
 
 std::string Residency(const KernelPlan& plan) {

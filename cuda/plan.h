@@ -40,6 +40,20 @@ struct KernelPlan {
 
 KernelPlan PlanKernel(const Problem& problem, const DeviceFacts& facts, Exchange exchange);
 
+// What the workspaces of a recurrence need at most, whatever its groups, batch and steps: the bytes
+// of a line of L2 or less are not counted.
+struct WorkspaceBound {
+  int64_t fixed = 0;     // of any call
+  int64_t per_row = 0;   // of each row of each group
+  int64_t per_step = 0;  // of each of those at each step
+};
+WorkspaceBound BoundWorkspace(const Problem& problem, const DeviceFacts& facts, Exchange exchange);
+
+// Elements of a row of a message, and whether that is one of the result's own: rows of H elements
+// that can be read 16 bytes at a time.
+int64_t MessageRow(const Problem& problem, int segment);
+bool RowsAreAligned(const Problem& problem, int segment);
+
 // Of a plan that runs, in words: "grid" or "cluster" and the farthest that weights lie; and all of
 // it in a sentence.
 std::string Residency(const KernelPlan& plan);

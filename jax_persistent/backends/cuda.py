@@ -25,6 +25,7 @@ from jax_persistent.problem import Arrays, Problem
 EXCHANGE = "JAX_PERSISTENT_CUDA_EXCHANGE"
 _EXCHANGES = ("", "grid", "grid-barrier", "cluster")
 _NATIVE = "CUDA"  # the platform's name to XLA and to the native module
+_SIZES_OF_ROWS = ("groups", "batch", "steps", "inputs")  # on which no kernel depends
 _ASSUMED = "sm_90"  # where a program is lowered for a GPU that is not here
 # The letter of a family or of an architecture's own instructions: the machine is the same.
 _ARCHITECTURE = re.compile(r"sm_([0-9]{1,4})[af]?")
@@ -52,7 +53,7 @@ class CudaBackend(Backend):
             reason = f"H = {problem.hidden}: where weights live is laid out for a known number"
             return {"runs": False, "explanation": f"{reason} of units"}
         # Whether there is a kernel depends on no number of rows or steps.
-        known = with_known_sizes(problem, "groups", "batch", "steps", "inputs")
+        known = with_known_sizes(problem, *_SIZES_OF_ROWS)
         try:
             facts = _facts(_ASSUMED if missing else device)
         except RuntimeError as error:  # of CUDA: a driver that is too old, say
@@ -118,8 +119,20 @@ def compile_ahead(cell: Cell, dtype: str, architecture: str) -> int:
 
 def _call(recurrence: Problem, arrays: Arrays) -> Arrays:
     """The kernel's call, with memory enough for each of the devices that it may run on."""
-    workspace = max(_plan(recurrence, facts)["workspace_bytes"] for facts in _facts_here())
+    workspace = _workspace_bytes(recurrence)
     return call.kernel_call(recurrence, arrays, workspace, exchange=exchange())
+
+
+def _workspace_bytes(recurrence: Problem) -> Any:
+    """What a call needs; where sizes are symbolic, what any of them needs at most."""
+    known = with_known_sizes(recurrence, *_SIZES_OF_ROWS)
+    plans = [_plan(known, facts) for facts in _facts_here()]
+    if known == recurrence:
+        return max(plan["workspace_bytes"] for plan in plans)
+    names = ("workspace_fixed", "workspace_per_row", "workspace_per_step")
+    fixed, per_row, per_step = (max(plan[name] for plan in plans) for name in names)
+    rows = recurrence.groups * recurrence.batch
+    return fixed + per_row * rows + per_step * rows * recurrence.steps
 
 
 def _forward(problem: Problem, arrays: Arrays) -> Arrays:

@@ -63,6 +63,7 @@ State& TheState() {
 }
 
 thread_local std::vector<CUcontext> current;
+thread_local int64_t preparations = 0;  // of this thread: all that does not belong to executing
 
 CUcontext Current() { return current.empty() ? nullptr : current.back(); }
 
@@ -202,6 +203,7 @@ CUresult cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdevice
   State& state = TheState();
   if (!Exists(device)) return CUDA_ERROR_INVALID_DEVICE;
   ++state.counts.queries;
+  ++preparations;
   const SoftwareDevice& d = state.devices[static_cast<size_t>(device)];
   switch (attribute) {
     case CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: *value = d.processors; break;
@@ -225,6 +227,7 @@ CUresult cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice device) {
     kept = std::make_unique<CUctx_st>();
     kept->ordinal = device;
     ++state.counts.contexts;
+    ++preparations;
   }
   *context = kept.get();
   return CUDA_SUCCESS;
@@ -271,6 +274,7 @@ CUresult cuModuleLoadData(CUmodule* module, const void* image) {
   }
   const std::lock_guard lock(state.mutex);
   ++state.counts.modules;
+  ++preparations;
   *module = loaded.get();
   state.modules.push_back(std::move(loaded));
   return CUDA_SUCCESS;
@@ -286,6 +290,7 @@ CUresult cuModuleGetFunction(CUfunction* function, CUmodule module, const char* 
   (*function)->module = module;
   (*function)->kernel = &found->second;
   ++state.counts.functions;
+  ++preparations;
   return CUDA_SUCCESS;
 }
 
@@ -304,6 +309,7 @@ CUresult cuFuncSetAttribute(CUfunction function, CUfunction_attribute attribute,
   State& state = TheState();
   if (Current() != function->module->context) return CUDA_ERROR_INVALID_HANDLE;
   ++state.counts.attributes;
+  ++preparations;
   const SoftwareDevice& device = DeviceOf(Current());
   switch (attribute) {
     case CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES:
@@ -400,6 +406,8 @@ SoftwareCounts SoftwareGpuCounts(int resets) {
   if (resets != 0) TheState().counts = {};
   return counts;
 }
+
+int64_t SoftwareGpuPreparations() { return preparations; }
 
 void* SoftwareGpuStream(int ordinal) {
   State& state = TheState();

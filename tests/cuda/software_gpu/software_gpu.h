@@ -35,6 +35,8 @@ void SoftwareGpuSetDelaysStores(int delays);
 void SoftwareGpuAllowMemory(const void* first, uint64_t bytes);
 void SoftwareGpuAllowAllMemory();
 SoftwareCounts SoftwareGpuCounts(int resets);
+// Modules, functions and contexts made, attributes set and devices asked by this thread so far.
+int64_t SoftwareGpuPreparations();
 // A stream of a device's primary context.
 void* SoftwareGpuStream(int ordinal);
 // What the last failing launch said; as a driver would print it on stderr.
