@@ -73,6 +73,11 @@ void LayOut(Geometry& g, const Task& task) {
   g.weights = RoundUp(g.barriers + (g.cluster() ? tiles * 2 * 8 : 0), 128);
 }
 
+// Of the weights of one chunk a warp, of all of a block's warps.
+int64_t ChunkBytes(const Geometry& g, const Task& task) {
+  return int64_t{g.warps_m} * g.warps_k * task.traits.chunk_vectors() * kLanes * kVectorBytes;
+}
+
 // Lays H over teams of `blocks` blocks with `warps_m` unit blocks each; false if that cannot be.
 bool Fit(Geometry& g, const Task& task, int blocks, int warps_m) {
   const KernelTraits& traits = task.traits;
@@ -90,7 +95,7 @@ bool Fit(Geometry& g, const Task& task, int blocks, int warps_m) {
   LayOut(g, task);
 
   const int beyond = std::max(0, g.warp_chunks - traits.register_chunks);
-  const int chunk_bytes = g.warps_m * g.warps_k * traits.chunk_vectors() * kLanes * kVectorBytes;
+  const auto chunk_bytes = static_cast<int>(ChunkBytes(g, task));
   const int fitting = (task.facts.shared_bytes - g.weights) / chunk_bytes;
   if (task.facts.shared_bytes < g.weights || fitting < 1) return false;
   g.shared_chunks = std::min(beyond, fitting);
@@ -112,6 +117,7 @@ void Spread(Geometry& g, const Task& task, int most, int tiles) {
 double StepCycles(const Geometry& g, const Task& task) {
   constexpr double kThroughL2 = 828, kThroughCluster = 209;
   constexpr double kL2Bytes = 34.6, kClusterBytes = 13.2, kSharedBytes = 128;  // a cycle, a block
+  constexpr double kBarrier = 59, kAdd = 4, kCell = 130;  // with the trip to shared memory
   constexpr double kMultiply = 12.7;  // of two vectors a lane, on the matrix units
   constexpr double kMultiplyAdd = 8;  // of a vector a lane and one row, without them
   const Problem& p = task.problem;
@@ -123,7 +129,15 @@ double StepCycles(const Geometry& g, const Task& task) {
   const double chunk = task.traits.chunk_vectors() *
                        (task.precision == Precision::kFloat32 ? kMultiplyAdd * rows : kMultiply);
   const double exchange = g.cluster() ? kThroughCluster : kThroughL2;
-  const double tile = message + g.warp_chunks * chunk;
+  // Each warp writes its sums, and those of a unit block read all of theirs; then the cell.
+  const int sums = task.traits.slots() * task.traits.gates;
+  const int slots = Ceil(task.traits.slots(), g.warps_k);
+  const double reduce =
+      g.warps_k == 1 ? 0 : kBarrier + 2.0 * sums * g.warps_m * g.warps_k + kAdd * g.warps_k * slots;
+  const double weights = static_cast<double>(ChunkBytes(g, task));
+  const double product = std::max(g.warp_chunks * chunk, g.shared_chunks * weights / kSharedBytes);
+  const double streamed = g.stream_chunks * weights / kL2Bytes;
+  const double tile = message + streamed + product + reduce + kCell * slots;
   // Several tiles hide the way of each other's messages; teams beyond the GPU's SMs come later.
   const double step =
       g.tiles_per_team == 1 ? exchange + tile : std::max(exchange, g.tiles_per_team * tile);
@@ -164,7 +178,7 @@ void ForEachGrid(const Task& task, const F& f) {
 
 // The quickest of the grids.
 std::optional<Geometry> FitGrid(const Task& task, Exchange exchange) {
-  std::optional<Geometry> best;
+  std::optional<Geometry> best, beyond;
   ForEachGrid(task, [&](int warps_m, int blocks) {
     Geometry g{};
     g.exchange = exchange == Exchange::kGridBarrier ? exchange : Exchange::kGridData;
@@ -173,9 +187,18 @@ std::optional<Geometry> FitGrid(const Task& task, Exchange exchange) {
       Spread(g, task, task.facts.processors / blocks, tiles);
       fits = Fit(g, task, blocks, warps_m);
     }
-    if (fits && (!best || StepCycles(g, task) < StepCycles(*best, task))) best = g;
+    // What does not stay in L2 between two steps would come from memory: only if nothing else is.
+    const int64_t teams = std::min<int64_t>(task.problem.groups * g.teams_per_group,
+                                            fits ? task.facts.processors / blocks : 0);
+    const bool stays =
+        teams * blocks * g.stream_chunks * ChunkBytes(g, task) <= task.facts.l2_bytes;
+    const auto better = [&](const std::optional<Geometry>& other) {
+      return fits && (!other || StepCycles(g, task) < StepCycles(*other, task));
+    };
+    if (stays && better(best)) best = g;
+    if (!stays && better(beyond)) beyond = g;
   });
-  return best;
+  return best ? best : beyond;
 }
 
 // What the kernels do not take, whatever its size: they leave all products but the recurrent one to

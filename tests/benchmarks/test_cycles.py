@@ -85,11 +85,12 @@ def test_a_long_chain_is_waited_for():
 
 
 def test_other_tiles_hide_the_exchange():
-    alone = predict(Shape("lstm", 9, 8, 1024, 1024, "bfloat16"), "grid")
-    together = predict(Shape("lstm", 9, 64, 1024, 1024, "bfloat16"), "grid")
+    shapes = [Shape("lstm", 9, rows, 1024, 1024, "bfloat16") for rows in (8, 16)]
+    layouts = [lay_out(shape, "grid") for shape in shapes]
+    assert [(at.warps_m, at.warps_k, at.tiles) for at in layouts] == [(1, 8, 1), (1, 8, 2)]
+    alone, together = (predict(shape, "grid") for shape in shapes)
     assert together["exchange"] == 0
-    busy = alone["step"] - alone["exchange"]
-    assert together["step"] == pytest.approx(8 * busy)
+    assert together["step"] == pytest.approx(2 * (alone["step"] - alone["exchange"]))
 
 
 def test_streamed_weights_cost():

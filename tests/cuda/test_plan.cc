@@ -349,16 +349,19 @@ void TestBatches() {
         Make(Pass::kForward, Cell("lstm"), Precision::kBfloat16, {512, batch, groups}), h100,
         exchange);
   };
-  // 132 SMs hold two grids of 64 blocks, with 8 of 16 tiles each, or sixteen clusters of 8.
-  CHECK(plan(1, 128, Exchange::kGridData).geometry.tiles_per_team == 8);
+  // 132 SMs hold two grids of 64 blocks with one unit block each, and 8 of 16 tiles; or, which is
+  // quicker, eight grids of 16 blocks with four, and 2 tiles; or sixteen clusters of 8.
+  const KernelPlan grids = plan(1, 128, Exchange::kGridData);
+  CHECK(grids.teams == 8 && grids.geometry.tiles_per_team == 2, Explain(grids, h100));
+  CHECK(grids.geometry.warps_m == 4 && grids.geometry.blocks_per_team == 16, Explain(grids, h100));
   const KernelPlan clusters = plan(1, 128, Exchange::kCluster);
   CHECK(clusters.geometry.blocks_per_team == 8 && clusters.teams == 16, Explain(clusters, h100));
   CHECK(plan(1, 8, Exchange::kCluster).teams == 1);
   // A team takes 16 tiles at most; the teams that find no SMs wait for the launch before.
-  const KernelPlan large = plan(3, 512, Exchange::kGridData);
-  CHECK(large.geometry.tiles_per_team == 16 && large.teams == 12, large.teams);
-  CHECK(large.launch_teams == 2, large.launch_teams);
-  CHECK(Explain(large, h100).find("6 launches, one after the other") != std::string::npos,
+  const KernelPlan large = plan(7, 512, Exchange::kGridData);
+  CHECK(large.geometry.tiles_per_team == 16 && large.teams == 28, large.teams);
+  CHECK(large.launch_teams == 16, large.launch_teams);
+  CHECK(Explain(large, h100).find("2 launches, one after the other") != std::string::npos,
         Explain(large, h100));
   // A launch may be quicker than another kind's and still lose, for there are more of them.
   CHECK(plan(1, 5000, Exchange::kAny).geometry.cluster());
