@@ -9,7 +9,8 @@ namespace jp::cuda {
 
 template <class Arrays>
 JP_DEVICE TimeoutContext ContextOf(const LaunchArgs<Arrays>& args, int step) {
-  return {LaunchArgs<Arrays>::kKernel, args.timeout_ns, step};
+  // Steps 0 and 1 wait for blocks to begin, which other work on the GPU may hold up.
+  return {LaunchArgs<Arrays>::kKernel, step <= 1 ? args.first_timeout_ns : args.timeout_ns, step};
 }
 
 // Through L2.
@@ -63,6 +64,7 @@ class GridExchange {
 
   JP_DEVICE void Send(int /*step*/, int /*tile*/, int time, int b, int /*row*/, int gate, int unit,
                       Bits bits) const {
+    if (args_.messages.fetched_ahead) FetchNext(time, b, gate, unit);
     const GridWriter<Dtype> writer{base_ + time * args_.messages.step_stride,
                                    args_.messages.row_stride, args_.geometry.segment};
     writer.Send(at_, b, b < args_.rows.batch, gate, unit, bits);
@@ -76,6 +78,17 @@ class GridExchange {
   }
 
  private:
+  // Brings the place of the next step's message into L2, which does not hold all of them since they
+  // were filled: a reader's look would take the way to memory.
+  JP_DEVICE void FetchNext(int time, int b, int gate, int unit) const {
+    const Rows<int>& rows = args_.rows;
+    const int next = LaunchArgs<Arrays>::kIsForward ? rows.After(time) : rows.Before(time);
+    if (at_.row != 0 || b >= rows.batch || next < 0 || next >= rows.steps) return;
+    const Messages& m = args_.messages;
+    arch::Prefetch(base_ + next * m.step_stride + b * m.row_stride + gate * args_.geometry.segment +
+                   unit);
+  }
+
   JP_DEVICE uint32_t* Counter(int tile) const {
     return args_.counters + at_.team * args_.geometry.tiles_per_team + tile;
   }
@@ -86,7 +99,7 @@ class GridExchange {
     if (at_.lane == 0) {
       Timeout timeout(context.timeout_ns);
       for (uint32_t seen; (seen = arch::LoadAcquire(Counter(tile))) < expected;) {
-        if (timeout.Expired()) arch::Trap(context.kernel, context.step, expected, seen);
+        if (timeout.Expired()) context.Trap(expected, seen);
       }
     }
     arch::SyncWarp();
@@ -182,7 +195,7 @@ class ClusterExchange {
     const TimeoutContext context = ContextOf(args_, step);
     Timeout timeout(context.timeout_ns);
     while (!arch::TryWait(barrier, parity)) {
-      if (timeout.Expired()) arch::Trap(context.kernel, context.step, parity, !parity);
+      if (timeout.Expired()) context.Trap(parity, !parity);
     }
     // The phase after cannot end before this block has taken part in the step between.
     if (arch::ThreadIndex() == 0) arch::ArriveExpectingBytes(barrier, MessageBytes(tile));

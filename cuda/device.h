@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "cuda/kernel_id.h"
+#include "cuda/launches.h"
 #include "native/problem/arrays.h"
 
 namespace jp::cuda {
@@ -65,7 +66,7 @@ struct DeviceCall {
   const KernelPlan& plan;
   const DeviceKernel& kernel;
   unsigned char* workspace;
-  uint64_t timeout_ns;
+  Timeouts timeouts;
   int ordinal;
   void* stream;  // of that device
 };

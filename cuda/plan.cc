@@ -292,6 +292,7 @@ KernelPlan PlanKernel(const Problem& problem, const DeviceFacts& facts, Exchange
 
   KernelPlan plan;
   plan.precision = precision;
+  plan.l2_bytes = facts.l2_bytes;
   const bool clusters_win =
       cluster && (!grid || StepCycles(*cluster, task) < StepCycles(*grid, task));
   plan.geometry = clusters_win ? *cluster : *grid;

@@ -53,9 +53,8 @@ class StepGemm {
     Accumulator<Dtype, kTiles> sums(stage_);
     Vec16B ahead[kAhead];
     JP_UNROLL
-    for (int c = 0; c < kAhead; ++c) {
-      if (c < at_.chunks) ahead[c] = reader.Load(c);
-    }
+    for (int c = 0; c < kAhead; ++c) ahead[c] = c < at_.chunks ? reader.Load(c) : Vec16B{};
+    reader.AwaitFirst(ahead);
     JP_UNROLL
     for (int c = 0; c < kResident; ++c) {
       if (c < at_.chunks) Advance(reader, rows, c, resident_[c], ahead[c % kAhead], sums);

@@ -16,14 +16,20 @@
 
 namespace jp::cuda {
 
-// Context for the timeout message.
+// How long a step may wait, and what is said when it has waited too long.
 struct TimeoutContext {
   const char* kernel;
   uint64_t timeout_ns;
   int step;
+
+  // Of the lanes that are here together one will do.
+  JP_DEVICE void Trap(uint32_t expected, uint32_t seen) const {
+    if (arch::IsFirstActiveLane()) arch::Trap(kernel, step, expected, seen);
+  }
 };
 
-// Counts the looks of one wait.
+// Counts the time of one wait in which this block was looking: a debugger, or another process that
+// has the GPU for a while, may stop the clock between two looks, and counts for little.
 class Timeout {
  public:
   JP_DEVICE explicit Timeout(uint64_t nanoseconds) : nanoseconds_(nanoseconds) {}
@@ -32,15 +38,17 @@ class Timeout {
   JP_DEVICE bool Expired() {
     arch::Pause();
     if (++looks_ % kLooksPerClock != 0) return false;
-    const uint64_t now = arch::Nanoseconds();
-    if (start_ == 0) start_ = now;
-    return now - start_ > nanoseconds_;
+    const uint64_t now = arch::Nanoseconds(), since = last_ == 0 ? 0 : now - last_;
+    last_ = now;
+    waited_ += since < kMostBetweenClocks ? since : kMostBetweenClocks;
+    return waited_ > nanoseconds_;
   }
 
  private:
   static constexpr uint32_t kLooksPerClock = 256;
+  static constexpr uint64_t kMostBetweenClocks = 10'000'000;  // ns
 
-  uint64_t nanoseconds_, start_ = 0;
+  uint64_t nanoseconds_, last_ = 0, waited_ = 0;
   uint32_t looks_ = 0;
 };
 
@@ -71,8 +79,29 @@ struct GridReader {
     }
     return vector;
   }
+  // The first chunks, all looked at at once: what was asked for too early is asked for again
+  // together, and one trip does for all of them.
+  template <int kCount>
+  JP_DEVICE void AwaitFirst(Vec16B (&vectors)[kCount]) {
+    if (!is_signal) return;
+    Timeout timeout(context.timeout_ns);
+    for (;;) {
+      bool late[kCount], any = false;
+      JP_UNROLL
+      for (int c = 0; c < kCount; ++c) {
+        late[c] = Unwritten(vectors[c]);
+        any |= late[c];
+      }
+      if (!any || timed_out) return;
+      timed_out = timeout.Expired();
+      JP_UNROLL
+      for (int c = 0; c < kCount; ++c) {
+        if (late[c]) vectors[c] = Load(c);
+      }
+    }
+  }
   JP_DEVICE void Finish() const {
-    if (timed_out) arch::Trap(context.kernel, context.step, 0, kUnwritten);
+    if (timed_out) context.Trap(0, kUnwritten);
   }
 };
 
@@ -81,6 +110,8 @@ struct ClusterReader {
 
   JP_DEVICE Vec16B Load(int chunk) const { return row[chunk * (kChunkBytes / sizeof(Vec16B))]; }
   JP_DEVICE Vec16B Await(int /*chunk*/, const Vec16B& vector) const { return vector; }
+  template <int kCount>
+  JP_DEVICE void AwaitFirst(Vec16B (&)[kCount]) const {}
   JP_DEVICE void Finish() const {}
 };
 

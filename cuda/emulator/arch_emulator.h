@@ -108,6 +108,8 @@ void SyncCluster();
 
 // ---- Waiting, and giving up
 
+JP_DEVICE bool IsFirstActiveLane() { return true; }  // lanes run one after the other
+
 void Pause();
 uint64_t Nanoseconds();
 void Trap(const char* kernel, int step, uint32_t expected, uint32_t seen);

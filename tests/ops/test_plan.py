@@ -67,7 +67,7 @@ def test_what_it_prints(monkeypatch) -> None:
     )
     found = jp.plan("lstm", 1024, 5000, "bfloat16", "sm_90")
     assert str(found).endswith(
-        "; 40 teams of 128 of 132 SMs, 16 tiles of 8 rows each; 40 launches, one after the other"
+        "; 40 teams of 32 of 132 SMs, 16 tiles of 8 rows each; 10 launches, one after the other"
     )
     found = jp.plan("gru", 2048, 8, "float32", "sm_90")
     assert found.residency == "grid, L2"

@@ -835,6 +835,24 @@ class Machine {
               warp, in, mask, [](uint32_t a, uint32_t b, uint32_t p) { return p ? a : b; });
         }
         return false;
+      case Op::kActiveMask: {
+        uint32_t active[kLanes];
+        std::fill_n(active, kLanes, mask);
+        Blend(Words(warp, in.x[0]), active, mask);
+        return false;
+      }
+      case Op::kReverse:
+        Map<uint32_t, uint32_t>(warp, in, mask, [](uint32_t a) {
+          uint32_t reversed = 0;
+          for (int i = 0; i < 32; ++i) reversed |= (a >> i & 1) << (31 - i);
+          return reversed;
+        });
+        return false;
+      case Op::kLeadingZeros:  // bfind.shiftamt
+        Map<uint32_t, uint32_t>(warp, in, mask, [](uint32_t a) {
+          return a == 0 ? kAll : static_cast<uint32_t>(std::countl_zero(a));
+        });
+        return false;
       case Op::kBfi:
         Map<uint32_t, uint32_t, uint32_t, uint32_t, uint32_t>(
             warp, in, mask, [](uint32_t a, uint32_t b, uint32_t at, uint32_t bits) {

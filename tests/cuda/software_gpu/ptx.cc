@@ -307,6 +307,14 @@ class KernelParser {
       in.x[0] = Address(a[0], in.offset, wide);
       return;
     }
+    if (opcode == "activemask.b32") {
+      in.op = Op::kActiveMask;
+      return take(0, 1, Type::kB32);
+    }
+    if (opcode == "brev.b32" || opcode == "bfind.shiftamt.u32") {
+      in.op = name == "brev" ? Op::kReverse : Op::kLeadingZeros;
+      return take(0, 2, Type::kB32);
+    }
     if (name == "bar") {
       if (opcode == "bar.warp.sync") {
         in.op = Op::kWarpSync;
