@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The CUDA backend through native/backend.h: facts, options, refusals, and calls on the emulator.
+// The CUDA backend through native/backend.h, on the software GPU: facts, options, refusals, calls.
 #include "cuda/backend.h"
 
 #include <stdexcept>
@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "tests/cuda/cases.h"
+#include "tests/cuda/software_gpu/software_gpu.h"
 
 namespace {
 
@@ -21,15 +22,15 @@ using namespace jp::test;
 
 const Backend& Cuda() { return jp::cuda::TheBackend(); }
 
-const jp::Resources kHere{
-    .threads = 0, .schedule = {}, .device = 3, .stream = const_cast<DeviceFacts*>(&kSmallGpu)};
+// GPU 3 of four.
+jp::Resources here{.threads = 0, .schedule = {}, .device = 3, .stream = nullptr};
 
 Problem Lstm(int64_t hidden, std::initializer_list<Part> parts = {Part::lengths}) {
   return GivenToGpu(*jp::FindCell("lstm"), Precision::kBfloat16, {1, 3, 4, hidden}, parts);
 }
 
 void CheckFacts() {
-  const Facts facts = Cuda().FactsOf(kHere);
+  const Facts facts = Cuda().FactsOf(here);
   CHECK(facts.size() == 5 && facts.at("processors") == 4 && facts.at("shared_bytes") == 160 << 10);
   const Facts h100 = Cuda().FactsOfArchitecture("sm_90");
   CHECK(h100.at("architecture") == 90 && h100.at("processors") == 132);
@@ -56,7 +57,7 @@ std::string Thrown(const Facts& facts, const Options& options) {
 }
 
 void CheckWrongArguments() {
-  const Facts good = Cuda().FactsOf(kHere);
+  const Facts good = Cuda().FactsOf(here);
   CHECK(Thrown(good, {}).empty() && Thrown(good, {{"exchange", ""}}).empty());
   for (const char* exchange : {"Grid", "barrier", "cluster "}) {
     const std::string thrown = Thrown(good, {{"exchange", exchange}});
@@ -108,7 +109,15 @@ std::string Run(const Plan& plan, const PassArrays& arrays) {
   std::vector<unsigned char> memory(bytes + 256, 0xa5);
   unsigned char* begin = memory.data();
   while (reinterpret_cast<uintptr_t>(begin) % 128 != 16) ++begin;
-  const std::string said = Cuda().Run(plan, arrays, bytes > 0 ? begin : nullptr, kHere);
+  const std::string too_early = Cuda().Run(plan, arrays, bytes > 0 ? begin : nullptr, here);
+  if (!too_early.empty()) {  // the first run of its kernel
+    CHECK(too_early.find("not loaded") != std::string::npos, too_early);
+    Cuda().Load(plan, here);
+  }
+  SoftwareGpuCounts(1);
+  const std::string said = Cuda().Run(plan, arrays, bytes > 0 ? begin : nullptr, here);
+  const SoftwareCounts counts = SoftwareGpuCounts(1);
+  CHECK(counts.launches == 1 && counts.modules == 0 && counts.queries == 0, counts.launches);
   bool intact = true;
   for (const unsigned char* at = memory.data(); at < begin; ++at) intact &= *at == 0xa5;
   for (size_t i = begin - memory.data() + bytes; i < memory.size(); ++i)
@@ -123,7 +132,7 @@ void CheckCalls() {
       const Problem given = Lstm(hidden, {Part::lengths, Part::resets, Part::reset_state});
       Arrays arrays = MakeArrays(given, 6);
       Buffers buffers(arrays);
-      const Facts facts = Cuda().FactsOf(kHere);
+      const Facts facts = Cuda().FactsOf(here);
       const Options options{{"exchange", exchange}};
       const GpuCase c{given};
 
@@ -152,6 +161,10 @@ void CheckCalls() {
 }  // namespace
 
 int main() {
+  const SoftwareDevice small{90, 4, 160 << 10, 4, 1 << 20, 1};
+  const SoftwareDevice devices[] = {small, small, small, small};
+  SoftwareGpuSetDevices(devices, 4);
+  here.stream = SoftwareGpuStream(3);
   CheckFacts();
   CheckWrongArguments();
   CheckRefusals();

@@ -4,6 +4,8 @@
 #include "tests/cuda/cases.h"
 
 #if defined(JP_KERNELS)  // else linked with all kernels, as they are
+#include "tests/cuda/kernels.h"
+
 namespace jp::cuda {
 
 KernelSet JP_KERNELS();

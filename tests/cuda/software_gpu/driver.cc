@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A stand-in for libcuda: devices, contexts, modules and launches, with a driver's refusals.
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -128,6 +129,21 @@ bool RunsOn(const std::string& target, int capability) {
   const int number = std::atoi(target.c_str() + 3);
   const bool specific = target.back() == 'a' || target.back() == 'f';
   return specific ? number == capability : number <= capability;
+}
+
+// A module with a fault in it, for tests: SOFTWARE_GPU_MUTANT is "this=>that", and each this becomes
+// that. A | stands for a semicolon.
+std::string Mutated(std::string text) {
+  const char* mutant = std::getenv("SOFTWARE_GPU_MUTANT");
+  if (mutant == nullptr) return text;
+  std::string both = mutant;
+  std::replace(both.begin(), both.end(), '|', ';');
+  const size_t arrow = both.find("=>");
+  const std::string from = both.substr(0, arrow), to = both.substr(arrow + 2);
+  for (size_t at = 0; (at = text.find(from, at)) != std::string::npos; at += to.size()) {
+    text.replace(at, from.size(), to);
+  }
+  return text;
 }
 
 }  // namespace
@@ -258,7 +274,7 @@ CUresult cuCtxPopCurrent_v2(CUcontext* context) {
 CUresult cuModuleLoadData(CUmodule* module, const void* image) {
   State& state = TheState();
   if (Current() == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
-  const std::string text = static_cast<const char*>(image);
+  const std::string text = Mutated(static_cast<const char*>(image));
   if (text.find(".version") == std::string::npos) return CUDA_ERROR_INVALID_IMAGE;
   auto loaded = std::make_unique<CUmod_st>();
   loaded->context = Current();
