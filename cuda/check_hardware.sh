@@ -102,10 +102,8 @@ build() {
     echo "rehearsed: the module is there"
     return
   fi
-  local cmake=(-C cmake.define.JAX_PERSISTENT_CUDA=ON
-    -C "cmake.define.JAX_PERSISTENT_CUDA_ARCHITECTURES=${ARCHITECTURES:-90a-real}")
   nproc
-  "$python" -m pip install -v --no-build-isolation --no-deps --no-cache-dir --editable . "${cmake[@]}"
+  "$python" -m pip install -v --no-build-isolation --no-deps --no-cache-dir --editable .
 }
 
 tests() {
@@ -135,7 +133,7 @@ sanitize() {
     return
   fi
   XLA_PYTHON_CLIENT_ALLOCATOR=platform XLA_FLAGS="--xla_gpu_autotune_level=0 --xla_gpu_enable_command_buffer=" \
-    compute-sanitizer --tool "$1" --error-exitcode 9 --kernel-name kernel_substring=wardKernel \
+    compute-sanitizer --tool "$1" --error-exitcode 9 --kernel-name kernel_substring=ward_ \
     "${calls[@]}"
 }
 memcheck() { sanitize memcheck grid,grid-barrier,cluster; }
@@ -157,7 +155,7 @@ flashrnn() {
 }
 
 profile() {
-  ncu --clock-control none --target-processes all -k regex:wardKernel -c 4 \
+  ncu --clock-control none --target-processes all -k regex:ward_ -c 4 \
     --section SpeedOfLight --section WarpStateStats --section SchedulerStats \
     --section MemoryWorkloadAnalysis --section LaunchStats --section SourceCounters \
     "$python" -m tests.cuda.small_calls --unchecked --cells lstm --dtypes bfloat16 \

@@ -53,7 +53,7 @@ CELLS = oracle.CELLS[:1] if REHEARSAL else oracle.CELLS
 # T, B, I, H: within a matrix unit's tile, past its edges, over several blocks and batch tiles.
 SIZES = ((5, 3, 4, 6), (7, 9, 5, 37)) if REHEARSAL else ()
 SIZES = SIZES or ((5, 3, 4, 6), (1, 2, 3, 5), (7, 9, 5, 37), (6, 17, 9, 130), (4, 70, 6, 264))
-REPEATS = 3 if REHEARSAL else 50
+REPEATS = int(os.environ.get("JAX_PERSISTENT_REPEATS", 3 if REHEARSAL else 50))
 # T, B, H of the runs that are looked at for races.
 LONG = ((16, 3, 9),) if REHEARSAL else ((1024, 5, 96), (1024, 8, 1024), (257, 33, 520))
 
