@@ -26,6 +26,7 @@ TESTS = Path(__file__).parent
 # end. What is not named here takes a few seconds.
 LONG_FIRST = (
     "examples/test_translate_hosts.py",
+    "cuda/test_software_gpu.py",
     "ops/test_recurrence.py",
     "ops/test_transforms.py",
     "examples/test_translate_run.py",

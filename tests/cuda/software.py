@@ -19,6 +19,7 @@ from jax_persistent import compat
 from jax_persistent.backends import cuda, registry
 from jax_persistent.ffi import call
 from jax_persistent.ffi.registration import native_module
+from tests.compiling import xla_flags
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = ROOT / "build/module/tests/cuda/libsoftware_gpu.so"
@@ -93,7 +94,9 @@ def environment() -> dict[str, str]:
         "JAX_PERSISTENT_LIBCUDA": str(LIBRARY),
         "JAX_PERSISTENT_LIBNVRTC": str(LIBRARY),
         "SOFTWARE_GPU_NVRTC": nvrtc,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        # Shared with the native tests; its entries are PTX, and no cache of a real NVRTC's.
+        "JAX_PERSISTENT_CACHE_DIR": str(ROOT / "build/module/software_kernels"),
+        "XLA_FLAGS": xla_flags("--xla_force_host_platform_device_count=8"),
     }
     return {**os.environ, **ours}
 
