@@ -201,9 +201,7 @@ JP_DEVICE void SyncCluster() {
 // ---- Waiting, and giving up
 
 // Whether this lane is the first of those that run together now.
-JP_DEVICE bool IsFirstActiveLane() {
-  return Lane() == __ffs(static_cast<int>(__activemask())) - 1;
-}
+JP_DEVICE bool IsFirstActiveLane() { return Lane() == __ffs(static_cast<int>(__activemask())) - 1; }
 
 // Between two looks at something that another block will change.
 JP_DEVICE void Pause() {}

@@ -122,7 +122,8 @@ int main() {
       CheckSmallest(*isa, dtype);
       for (const CellTraits& cell : jp::kCells) {
         for (int64_t hidden : {1, 8, 9, 16, 17, 127}) {
-          if (std::string_view(cell.name) != "elman_relu") CheckGradients(*isa, cell, dtype, hidden);
+          if (std::string_view(cell.name) != "elman_relu")
+            CheckGradients(*isa, cell, dtype, hidden);
           for (int threads : {1, 3}) CheckInfinity(*isa, cell, dtype, hidden, threads);
         }
       }

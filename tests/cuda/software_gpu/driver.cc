@@ -131,8 +131,8 @@ bool RunsOn(const std::string& target, int capability) {
   return specific ? number == capability : number <= capability;
 }
 
-// A module with a fault in it, for tests: SOFTWARE_GPU_MUTANT is "this=>that", and each this becomes
-// that. A | stands for a semicolon.
+// A module with a fault in it, for tests: SOFTWARE_GPU_MUTANT is "this=>that", and each this
+// becomes that. A | stands for a semicolon.
 std::string Mutated(std::string text) {
   const char* mutant = std::getenv("SOFTWARE_GPU_MUTANT");
   if (mutant == nullptr) return text;
