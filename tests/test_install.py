@@ -102,6 +102,24 @@ def test_warm_needs_an_architecture_with_kernels(
     assert architecture in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("library", "says"),
+    [("/nowhere/libnvrtc.so", "cannot open shared object file"), ("libm.so.6", "has no function")],
+)
+def test_warm_without_a_compiler_says_how_to_mend_it(library: str, says: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "jax_persistent", "warm", "--architecture", "sm_90"],
+        env={**os.environ, "JAX_PERSISTENT_LIBNVRTC": library, "JAX_PERSISTENT_CACHE_DIR": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("no NVRTC to compile the kernels with: ")
+    assert says in done.stderr
+    assert "pip: jax-persistent[cuda13] or jax-persistent[cuda12]" in done.stderr
+
+
 def test_warm_without_a_gpu_asks_for_an_architecture(capsys: pytest.CaptureFixture[str]) -> None:
     assert command.main(["warm"]) == 1
     assert "--architecture sm_90" in capsys.readouterr().err

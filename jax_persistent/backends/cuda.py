@@ -55,10 +55,11 @@ class CudaBackend(Backend):
         # Whether there is a kernel depends on no number of rows or steps.
         known = with_known_sizes(problem, *_SIZES_OF_ROWS)
         try:
-            facts = _facts(_ASSUMED if missing else device)
+            plans = [_plan(_recurrence_of(known), facts) for facts in _facts(device, missing)]
         except RuntimeError as error:  # of CUDA: a driver that is too old, say
             return {"runs": False, "explanation": f"CUDA can't be used: {error}"}
-        return _plan(_recurrence_of(known), facts)
+        # A program may run on any of the devices that are meant.
+        return next((plan for plan in plans if not plan["runs"]), plans[0])
 
 
 def _recurrence_of(problem: Problem) -> Problem:
@@ -156,22 +157,23 @@ def _architecture(device: jax.Device | str | None) -> str | None:
     return None if found is None else found.group(1)
 
 
-def _facts(device: Any) -> dict[str, int]:
-    """What the planner asks of a GPU.
+def _facts(device: Any, missing: str) -> list[dict[str, int]]:
+    """What the planner asks of GPUs, of one or more.
 
     Args:
       device: a GPU; an architecture such as "sm_90", whose flagship is meant; or None or a
-        platform's name: the first GPU of this process, else the assumed architecture's flagship.
+        platform's name: all GPUs of this process, else the assumed architecture's flagship.
+      missing: why no GPU here can be asked; the assumed one is, then.
 
     Raises:
       RuntimeError: CUDA can't say; its own words.
     """
-    architecture = _architecture(device)
-    if architecture is None and (device is None or isinstance(device, str)):
-        return _facts_here()[0]
+    architecture = _ASSUMED if missing else _architecture(device)
     if architecture is not None:
-        return native_module().architecture_facts(_NATIVE, architecture)
-    return native_module().facts(_NATIVE, device=device.local_hardware_id)
+        return [native_module().architecture_facts(_NATIVE, architecture)]
+    if device is None or isinstance(device, str):
+        return _facts_here()
+    return [native_module().facts(_NATIVE, device=device.local_hardware_id)]
 
 
 def devices() -> list[jax.Device]:

@@ -242,7 +242,7 @@ def test_the_workspace_is_a_result(monkeypatch: pytest.MonkeyPatch, hidden: int)
 def test_the_exchange_is_the_environments(monkeypatch, exchange: str) -> None:
     monkeypatch.setenv(cuda.EXCHANGE, exchange)
     cell = CELLS["lstm"]
-    monkeypatch.setattr(cuda, "_facts", lambda device: facts_of("90"))
+    monkeypatch.setattr(cuda, "_facts_here", lambda: [facts_of("90")])
     found = list(custom_calls(exported(gradient_of(cell), *arguments(cell))))
     assert [each.attributes["exchange"] for each in found] == [f'"{exchange}"'] * 2
 
@@ -293,7 +293,7 @@ def test_a_gpu_without_a_compiler_is_the_reference(monkeypatch) -> None:
 
 def test_backward_alone_may_have_no_kernel(monkeypatch) -> None:
     """Forward pads 1920 units of float32 to less than an A100's L2, backward to more."""
-    monkeypatch.setattr(cuda, "_facts", lambda device: facts_of("80"))
+    monkeypatch.setattr(cuda, "_facts_here", lambda: [facts_of("80")])
     cell = CELLS["lstm"]
     operands = arguments(cell, hidden=1920)
     program = refused(cell, "41 MiB of weights .*L2 only 40 MiB", *operands, function=gradient_of)

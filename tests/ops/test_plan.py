@@ -110,6 +110,17 @@ def test_a_device_is_asked_for_its_own_facts(monkeypatch) -> None:
     assert jp.plan("lstm", 1024, 8, "bfloat16", "cuda") == found
 
 
+def test_what_one_of_the_gpus_here_refuses_is_refused(monkeypatch) -> None:
+    """A program may run on any of them."""
+    facts = [native_module().architecture_facts("CUDA", name) for name in ("90", "75")]
+    parts = [SimpleNamespace(platform="gpu", local_hardware_id=n) for n in range(2)]
+    monkeypatch.setattr(native_module(), "facts", lambda platform, device: facts[device])
+    monkeypatch.setattr(jax, "local_devices", lambda backend: parts)
+    found = [str(jp.plan("lstm", 64, 8, "bfloat16", device)) for device in ("cuda", *parts)]
+    assert found[0] == found[2] == "reference: no kernels for this GPU's architecture"
+    assert found[1].startswith("native: ")
+
+
 @pytest.mark.parametrize("name", ["sm_90a", "sm_100a", "sm_100f"])
 def test_a_letter_after_an_architecture_changes_nothing(name: str) -> None:
     found = jp.plan("lstm", 384, 4, "bfloat16", name)
