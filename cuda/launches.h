@@ -11,6 +11,7 @@
 #include <algorithm>
 
 #include "cuda/kernels.h"
+#include "cuda/plan.h"
 
 namespace jp::cuda {
 
