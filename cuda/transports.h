@@ -62,14 +62,33 @@ struct GridReader {
     return arch::LoadRelaxed(first + chunk * kChunkBytes);
   }
 
-  JP_DEVICE Vec16B Await(int chunk, Vec16B vector) {
-    if (!is_signal || !Unwritten(vector)) return vector;
+  JP_DEVICE void Await(int chunk, Vec16B& vector) {
+    if (!is_signal || !Unwritten(vector)) return;
     Timeout timeout(context.timeout_ns);
     while (Unwritten(vector) && !timed_out) {
       timed_out = timeout.Expired();
       vector = Load(chunk);
     }
-    return vector;
+  }
+  // The first chunks, all looked at at once: those that were asked for too early are asked for
+  // again together, so that one trip to L2 does for all of them. A lane leaves with all that it
+  // waits for, or timed out; what its row does not have is zero, and never waited for. `chunks`:
+  // of the warp, the same in all lanes.
+  template <int kCount>
+  JP_DEVICE void AwaitFirst(Vec16B (&vectors)[kCount], int chunks) {
+    if (!is_signal) return;
+    Timeout timeout(context.timeout_ns);
+    while (!timed_out) {
+      bool late[kCount], any = false;
+      JP_UNROLL
+      for (int c = 0; c < kCount; ++c) any |= late[c] = c < chunks && Unwritten(vectors[c]);
+      if (!any) return;
+      timed_out = timeout.Expired();
+      JP_UNROLL
+      for (int c = 0; c < kCount; ++c) {
+        if (late[c]) vectors[c] = Load(c);
+      }
+    }
   }
   JP_DEVICE void Finish() const {
     if (timed_out) arch::Trap(context.kernel, context.step, 0, kUnwritten);
@@ -80,7 +99,9 @@ struct ClusterReader {
   const Vec16B* row;  // of the message, this lane's vector of the first chunk
 
   JP_DEVICE Vec16B Load(int chunk) const { return row[chunk * (kChunkBytes / sizeof(Vec16B))]; }
-  JP_DEVICE Vec16B Await(int /*chunk*/, const Vec16B& vector) const { return vector; }
+  JP_DEVICE void Await(int /*chunk*/, const Vec16B& /*vector*/) const {}
+  template <int kCount>
+  JP_DEVICE void AwaitFirst(Vec16B (&)[kCount], int /*chunks*/) const {}
   JP_DEVICE void Finish() const {}
 };
 

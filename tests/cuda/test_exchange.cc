@@ -2,7 +2,9 @@
 // The exchange between blocks: however late each of them is, nobody reads a stale value or waits
 // for ever; and a wait that cannot end says so.
 #include <limits>
+#include <memory>
 
+#include "cuda/transports.h"
 #include "tests/cuda/cases.h"
 
 namespace {
@@ -25,6 +27,78 @@ void CheckLateBlocks() {
       if (seed % 4 < 2) given.Add(Part::reset_state);
       CheckBothPasses({given, exchange}, static_cast<int>(seed),
                       {.jitter_seed = seed, .max_delay_us = 60});
+    }
+  }
+}
+
+// Messages of more chunks than a warp has loads in flight, from blocks that are late: the first
+// ones are waited for together, those after them one by one.
+void CheckLateChunks() {
+  struct Long {
+    Precision precision;
+    int64_t hidden;
+    int processors;
+  };
+  for (const auto& [precision, H, processors] :
+       {Long{Precision::kBfloat16, 328, 6}, Long{Precision::kFloat32, 168, 4}}) {
+    for (uint32_t seed = 1; seed <= 3; ++seed) {
+      GpuCase c{GivenToGpu(*jp::FindCell("lstm"), precision, {1, 3, 4, H}, {Part::resets})};
+      c.facts.processors = processors;
+      for (const Problem& pass : {c.forward(), c.backward()}) {
+        const jp::cuda::KernelPlan plan = jp::cuda::PlanKernel(pass, c.facts, c.exchange);
+        const int loads = jp::cuda::TraitsOf(pass.pass, 4, 2, plan.precision).loads_in_flight;
+        CHECK(plan.geometry.warp_chunks > loads, c.name(), plan.geometry.warp_chunks);
+      }
+      CheckBothPasses(c, static_cast<int>(seed), {.jitter_seed = seed, .max_delay_us = 100});
+    }
+  }
+}
+
+// The reader by itself. Four rows of a warp's five chunks: one whole and late, word by word; one
+// that ends after two, with memory beyond that nobody will write; one that is a state, which may
+// hold any bits; one that is not in the batch.
+void CheckFirstChunks() {
+  constexpr int kChunks = 5, kWords = jp::cuda::kChunkBytes / 4;
+  struct Rows {
+    alignas(16) uint32_t words[4][(kChunks + 1) * kWords];
+    jp::cuda::Vec16B seen[32][kChunks];
+  };
+  for (uint32_t seed = 1; seed <= 20; ++seed) {
+    auto rows = std::make_unique<Rows>();
+    std::memset(rows.get(), 0xff, sizeof *rows);
+    const auto thread = [&rows] {
+      namespace arch = jp::cuda::arch;
+      const int lane = arch::Lane(), row = lane / 4, t = lane % 4;
+      if (arch::BlockIndex() == 0) {  // writes row 0 and the first two chunks of row 1, backwards
+        if (lane >= 2) return;
+        for (int i = (lane == 0 ? kChunks : 2) * kWords - 1; i >= 0; --i) {
+          arch::StoreRelaxed(&rows->words[lane][i], static_cast<uint32_t>(lane * 1000 + i));
+        }
+        return;
+      }
+      constexpr int kHas[] = {kChunks + 1, 2, kChunks, 0};
+      const auto* first = reinterpret_cast<const unsigned char*>(rows->words[row % 4]);
+      jp::cuda::GridReader reader{.first = first + t * 16,
+                                  .chunks = kHas[row % 4],
+                                  .is_signal = row % 4 != 2,
+                                  .context = {"reader", 10'000'000'000, 0}};
+      jp::cuda::Vec16B vectors[kChunks + 2];
+      for (int c = 0; c < kChunks + 2; ++c) vectors[c] = reader.Load(c);
+      reader.AwaitFirst(vectors, kChunks);
+      arch::SyncWarp();
+      for (int c = 0; c < kChunks; ++c) rows->seen[lane][c] = vectors[c];
+      reader.Finish();
+    };
+    const std::string error = jp::cuda::emulator::Run(
+        thread, {2, 1, 32, 0}, {.jitter_seed = seed, .max_delay_us = 50, .timeout_seconds = 20});
+    CHECK(error.empty(), error, seed);
+    for (int i = 0; i < 32 * kChunks * 4; ++i) {
+      const int lane = i / (kChunks * 4), c = i / 4 % kChunks, row = lane / 4 % 4;
+      const int at = c * kWords + lane % 4 * 4 + i % 4;
+      const uint32_t missing = row == 2 ? ~0u : 0;  // of the state; zeros past a row
+      const bool written = row == 0 || (row == 1 && c < 2);
+      const uint32_t expected = written ? static_cast<uint32_t>(row * 1000 + at) : missing;
+      CHECK(rows->seen[lane][c].word[i % 4] == expected, seed, lane, c, i % 4);
     }
   }
 }
@@ -132,6 +206,8 @@ void CheckStuck() {
 
 int main() {
   CheckLateBlocks();
+  CheckLateChunks();
+  CheckFirstChunks();
   CheckNotANumber();
   CheckResetEndsNotANumber();
   CheckInfinity();

@@ -38,6 +38,14 @@ int main() {
     CheckBothPasses(c, static_cast<int>(seed), {.jitter_seed = seed, .max_delay_us = 100},
                     kTimeout);
   }
+  // More chunks than a warp has loads in flight.
+  GpuCase wide = plain;
+  wide.given.hidden = 400;
+  wide.facts.processors = 7;
+  for (uint32_t seed = 1; seed <= 5 && failures == 0; ++seed) {
+    CheckBothPasses(wide, static_cast<int>(seed), {.jitter_seed = seed, .max_delay_us = 100},
+                    kTimeout);
+  }
   // A NaN with all its bits set, as the network's own value.
   const Arrays arrays = MakeArrays(plain.given, 1);
   Buffers buffers(arrays);
