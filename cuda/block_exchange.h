@@ -7,9 +7,11 @@
 
 namespace jp::cuda {
 
+// `started`: the others have.
 template <class Arrays>
-JP_DEVICE TimeoutContext ContextOf(const LaunchArgs<Arrays>& args, int step) {
-  return {LaunchArgs<Arrays>::kKernel, args.timeout_ns, step};
+JP_DEVICE TimeoutContext ContextOf(const LaunchArgs<Arrays>& args, int step, bool started) {
+  const uint64_t timeout_ns = started ? args.timeout_ns : args.timeout_ns * kTimeoutsToStart;
+  return {LaunchArgs<Arrays>::kKernel, timeout_ns, step};
 }
 
 // Through L2.
@@ -34,8 +36,8 @@ class GridExchange {
   JP_DEVICE bool StoresResults() const { return !args_.messages.is_result; }
 
   // What row b reads at time t: the message of the step that ran before, or forward a state.
-  JP_DEVICE GridReader Reader(int step, int tile, int b, int t) const {
-    const TimeoutContext context = ContextOf(args_, step);
+  JP_DEVICE GridReader Reader(int step, int tile, int b, int t) {
+    const TimeoutContext context = ContextOf(args_, step, started_);
     const bool has_barrier = args_.geometry.exchange == Exchange::kGridBarrier;
     if (has_barrier && step > 0) AwaitBarrier(static_cast<uint32_t>(step), tile, context);
     const Messages& m = args_.messages;
@@ -55,8 +57,11 @@ class GridExchange {
     const bool exists = has_row && (is_state ? states != nullptr : from >= 0 && from < rows.steps);
     const int offset = at_.first_chunk * kChunkBytes + at_.t * int{sizeof(Vec16B)};
     const int left = row_bytes_ - offset + kChunkBytes - 1;
+    const int chunks = exists && left > 0 ? left / kChunkBytes : 0;
+    // A reader is done before the next one is asked for.
+    started_ = started_ || (has_barrier && step > 0) || (!is_state && chunks > 0);
     return {.first = reinterpret_cast<const unsigned char*>(row) + offset,
-            .chunks = exists && left > 0 ? left / kChunkBytes : 0,
+            .chunks = chunks,
             .is_signal = !has_barrier && !is_state,
             .context = context};
   }
@@ -96,6 +101,7 @@ class GridExchange {
   const ThreadCoords at_;
   Bits* base_;
   int row_bytes_;
+  bool started_ = false;  // all blocks of the team, as this lane knows
 };
 
 // Through the shared memory of a cluster.
@@ -179,8 +185,9 @@ class ClusterExchange {
   JP_DEVICE void Await(int step, int tile) {
     const uint32_t parity = static_cast<uint32_t>((step - 1) / 2) & 1;
     uint64_t* barrier = Barrier(step, tile);
-    const TimeoutContext context = ContextOf(args_, step);
-    Timeout timeout(context.timeout_ns);
+    // The blocks of a cluster start together.
+    const TimeoutContext context = ContextOf(args_, step, true);
+    Timeout timeout(context.timeout_ns, 1);
     while (!arch::TryWait(barrier, parity)) {
       if (timeout.Expired()) arch::Trap(context.kernel, context.step, parity, !parity);
     }

@@ -16,32 +16,44 @@
 
 namespace jp::cuda {
 
-// Context for the timeout message.
+// What a wait may take, and what is said when it takes longer.
 struct TimeoutContext {
   const char* kernel;
   uint64_t timeout_ns;
   int step;
 };
 
-// Counts the looks of one wait.
+// The blocks of a grid need not all start at once, for other work may be on the GPU: as long as a
+// thread has not heard from the others at all, it waits so many times as long.
+constexpr uint64_t kTimeoutsToStart = 30;
+
+// Counts the time of one wait that the block could have made progress in: of what lies between two
+// looks at the clock no more than 10 ms count, as a debugger, another process's turn on the GPU or
+// a suspended machine take longer.
 class Timeout {
  public:
-  JP_DEVICE explicit Timeout(uint64_t nanoseconds) : nanoseconds_(nanoseconds) {}
+  // Where a look itself waits, the clock is looked at every time.
+  JP_DEVICE explicit Timeout(uint64_t nanoseconds, uint32_t looks_per_clock = 32)
+      : limit_(Units(nanoseconds)), looks_per_clock_(looks_per_clock) {}
 
   // Between two looks: has it been too long?
   JP_DEVICE bool Expired() {
     arch::Pause();
-    if (++looks_ % kLooksPerClock != 0) return false;
-    const uint64_t now = arch::Nanoseconds();
-    if (start_ == 0) start_ = now;
-    return now - start_ > nanoseconds_;
+    if (++looks_ % looks_per_clock_ != 0) return false;
+    const uint32_t now = Units(arch::Nanoseconds()), since = now - last_;
+    if (looks_ > looks_per_clock_) waited_ += since < kMost ? since : kMost;
+    last_ = now;
+    return waited_ > limit_;
   }
 
  private:
-  static constexpr uint32_t kLooksPerClock = 256;
+  // Of 1024 ns: an hour before they wrap, in half the registers.
+  JP_DEVICE static uint32_t Units(uint64_t nanoseconds) {
+    return static_cast<uint32_t>(nanoseconds >> 10);
+  }
+  static constexpr uint32_t kMost = 10'000'000 >> 10;
 
-  uint64_t nanoseconds_, start_ = 0;
-  uint32_t looks_ = 0;
+  uint32_t limit_, looks_per_clock_, waited_ = 0, last_ = 0, looks_ = 0;
 };
 
 JP_DEVICE bool Unwritten(const Vec16B& q) {

@@ -146,7 +146,8 @@ void Pause() {
 
 uint64_t Nanoseconds() {
   const auto now = emulator::Clock::now().time_since_epoch();
-  return static_cast<uint64_t>(std::chrono::nanoseconds(now).count());
+  const uint64_t leaps = ThisLane().clock_looks++ * ThisGrid().options.clock_leap_ns;
+  return static_cast<uint64_t>(std::chrono::nanoseconds(now).count()) + leaps;
 }
 
 void Trap(const char* kernel, int step, uint32_t expected, uint32_t seen) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The exchange between blocks: however late each of them is, nobody reads a stale value or waits
 // for ever; and a wait that cannot end says so.
+#include <chrono>
 #include <limits>
 #include <memory>
 
@@ -187,15 +188,43 @@ void CheckInfinity() {
   }
 }
 
-// One block's messages are lost: the others give up, and say what they waited for.
+// What does not count: time in which nobody looked, of a machine that was suspended, say. A thread
+// that looks all the time gives up when it should.
+void CheckTimeout() {
+  const auto give_up_after = [](uint64_t leap_ns) {
+    auto looks = std::make_unique<int>(0);
+    const std::string error = jp::cuda::emulator::Run(
+        [&looks] {
+          if (jp::cuda::arch::Lane() != 0) return;
+          jp::cuda::Timeout timeout(200'000'000, 1);
+          while (!timeout.Expired()) ++*looks;
+        },
+        {1, 1, 32, 0}, {.clock_leap_ns = leap_ns});
+    CHECK(error.empty(), error);
+    return *looks;
+  };
+  // Each look seems to come an hour after the one before: 200 ms are twenty times 10 ms.
+  const int looks = give_up_after(3'600'000'000'000);
+  CHECK(looks >= 20 && looks <= 22, looks);
+  CHECK(give_up_after(0) > 22);
+}
+
+// One block's messages are lost: the others give up, and say what they waited for. Through L2 they
+// wait longer for the first time, for the block may not have started.
 void CheckStuck() {
+  constexpr uint64_t kTimeout = 20'000'000;
   for (Exchange exchange : kExchanges) {
     const GpuCase c{GivenToGpu(*jp::FindCell("lstm"), Precision::kBfloat16, {1, 2, 3, 24}, {}),
                     exchange};
     const Arrays arrays = MakeArrays(c.given, 2);
     Buffers buffers(arrays);
+    const auto start = std::chrono::steady_clock::now();
     const std::string error =
-        RunPass(c, c.forward(), buffers.forward(c.forward()), {.lost_block = 0}, 50'000'000);
+        RunPass(c, c.forward(), buffers.forward(c.forward()), {.lost_block = 0}, kTimeout);
+    const std::chrono::nanoseconds waited = std::chrono::steady_clock::now() - start;
+    const uint64_t least =
+        exchange == Exchange::kCluster ? kTimeout : kTimeout * jp::cuda::kTimeoutsToStart;
+    CHECK(static_cast<uint64_t>(waited.count()) >= least, c.name(), waited.count());
     CHECK(error.starts_with("jax_persistent.forward: block "), c.name(), error);
     CHECK(error.find("gave up waiting at step 1: expected 0x") != std::string::npos, c.name(),
           error);
@@ -211,6 +240,7 @@ int main() {
   CheckNotANumber();
   CheckResetEndsNotANumber();
   CheckInfinity();
+  CheckTimeout();
   CheckStuck();
   return jp::test::Finish("exchange between GPU blocks");
 }

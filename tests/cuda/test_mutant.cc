@@ -17,7 +17,7 @@ namespace {
 using jp::Part;
 using namespace jp::test;
 
-constexpr uint64_t kTimeout = 500'000'000;
+constexpr uint64_t kTimeout = 200'000'000;
 
 const jp::CellTraits& Cell() {
   for (const jp::CellTraits& cell : jp::kCells) {
