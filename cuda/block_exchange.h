@@ -3,6 +3,7 @@
 // own, and knows when they are complete. One class for each way, with the same functions.
 #pragma once
 
+#include "cuda/tile_ends.h"
 #include "cuda/transports.h"
 
 namespace jp::cuda {
@@ -24,7 +25,8 @@ class GridExchange {
   // A message is the result itself: a row's first step and a reset read their states elsewhere.
   static constexpr bool kCarriesStates = false;
 
-  JP_DEVICE GridExchange(const LaunchArgs<Arrays>& args, const ThreadCoords& at, int segments)
+  JP_DEVICE GridExchange(const LaunchArgs<Arrays>& args, const ThreadCoords& at,
+                         const TileEnds<Arrays>& /*ends*/, int segments)
       : args_(args),
         at_(at),
         base_(static_cast<Bits*>(args.messages.base) + at.group * args.messages.group_stride),
@@ -42,22 +44,23 @@ class GridExchange {
     if (has_barrier && step > 0) AwaitBarrier(static_cast<uint32_t>(step), tile, context);
     const Messages& m = args_.messages;
     const Rows<int> rows = args_.RowsOf(at_.group);
-    const bool has_row = b < rows.batch;
+    const int from = LaunchArgs<Arrays>::kIsForward ? rows.Before(t) : rows.After(t);
+    // Rows that don't run have no product, whose message nobody waits for.
+    const bool exists = b < rows.batch && rows.Runs(b, LaunchArgs<Arrays>::kIsForward ? t : from);
     bool resets = false, begins = false;
     if constexpr (LaunchArgs<Arrays>::kIsForward) {
-      resets = has_row && rows.IsReset(b, t);
-      begins = has_row && rows.IsFirst(b, t);
+      resets = exists && rows.IsReset(b, t);
+      begins = exists && rows.IsFirst(b, t);
     }
     const bool is_state = resets || begins;
     const void* const states = resets ? m.reset_state : m.initial_state;
-    const int from = LaunchArgs<Arrays>::kIsForward ? rows.Before(t) : rows.After(t);
     const Bits* row =
         is_state ? static_cast<const Bits*>(states) + (at_.group * rows.batch + b) * m.state_stride
                  : base_ + from * m.step_stride + b * m.row_stride;
-    const bool exists = has_row && (is_state ? states != nullptr : from >= 0 && from < rows.steps);
     const int offset = at_.first_chunk * kChunkBytes + at_.t * int{sizeof(Vec16B)};
     const int left = row_bytes_ - offset + kChunkBytes - 1;
-    const int chunks = exists && left > 0 ? left / kChunkBytes : 0;
+    const int chunks =
+        exists && left > 0 && !(is_state && states == nullptr) ? left / kChunkBytes : 0;
     // A reader is done before the next one is asked for.
     started_ = started_ || (has_barrier && step > 0) || (!is_state && chunks > 0);
     return {.first = reinterpret_cast<const unsigned char*>(row) + offset,
@@ -115,9 +118,11 @@ class ClusterExchange {
   // that is reset next sends the reset state.
   static constexpr bool kCarriesStates = true;
 
-  JP_DEVICE ClusterExchange(const LaunchArgs<Arrays>& args, const ThreadCoords& at, int segments)
+  JP_DEVICE ClusterExchange(const LaunchArgs<Arrays>& args, const ThreadCoords& at,
+                            const TileEnds<Arrays>& ends, int segments)
       : args_(args),
         at_(at),
+        ends_(ends),
         messages_(arch::SharedMemory() + args.geometry.messages),
         barriers_(reinterpret_cast<uint64_t*>(arch::SharedMemory() + args.geometry.barriers)),
         row_bytes_(static_cast<uint32_t>(segments * args.geometry.segment) * sizeof(Bits)) {}
@@ -155,7 +160,7 @@ class ClusterExchange {
 
   JP_DEVICE void Send(int step, int tile, int /*time*/, int b, int row, int gate, int unit,
                       Bits bits) const {
-    if (step + 1 == Steps()) return;
+    if (!ends_.HasProduct(step + 1, tile)) return;
     const ClusterWriter<Dtype> writer{Message(step + 1, tile), Barrier(step + 1, tile),
                                       args_.geometry.message_pitch, args_.geometry.segment,
                                       args_.geometry.receivers};
@@ -164,10 +169,6 @@ class ClusterExchange {
   JP_DEVICE void Sent(int /*tile*/) const {}
 
  private:
-  // Backward has one more, for the initial state.
-  JP_DEVICE int Steps() const {
-    return args_.rows.steps + (LaunchArgs<Arrays>::kIsForward ? 0 : 1);
-  }
   JP_DEVICE unsigned char* Message(int step, int tile) const {
     const int which = 2 * tile + (step & 1);
     return messages_ + which * kTileRows * args_.geometry.message_pitch;
@@ -181,9 +182,9 @@ class ClusterExchange {
     return barriers_ + 2 * tile + (step & 1);
   }
 
-  // Each buffer's barrier has a phase every second step, beginning with steps 1 and 2.
+  // Each buffer's barrier has a phase every second step, from the first message on.
   JP_DEVICE void Await(int step, int tile) {
-    const uint32_t parity = static_cast<uint32_t>((step - 1) / 2) & 1;
+    const uint32_t parity = static_cast<uint32_t>((step - ends_.FirstMessage(tile)) / 2) & 1;
     uint64_t* barrier = Barrier(step, tile);
     // The blocks of a cluster start together.
     const TimeoutContext context = ContextOf(args_, step, true);
@@ -197,6 +198,7 @@ class ClusterExchange {
 
   const LaunchArgs<Arrays>& args_;
   const ThreadCoords at_;
+  const TileEnds<Arrays> ends_;
   unsigned char* messages_;
   uint64_t* barriers_;
   uint32_t row_bytes_;

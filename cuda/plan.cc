@@ -70,7 +70,8 @@ void LayOut(Geometry& g, const Task& task) {
   // keeps them in different banks.
   g.message_pitch = g.cluster() ? (g.chunks | 1) * kChunkBytes : 0;
   g.barriers = g.messages + tiles * 2 * kTileRows * g.message_pitch;
-  g.weights = RoundUp(g.barriers + (g.cluster() ? tiles * 2 * 8 : 0), 128);
+  g.ends = g.barriers + (g.cluster() ? tiles * 2 * 8 : 0);
+  g.weights = RoundUp(g.ends + (task.problem.has(Part::lengths) ? tiles * 4 : 0), 128);
 }
 
 // Lays H over teams of `blocks` blocks with `warps_m` unit blocks each; false if that cannot be.

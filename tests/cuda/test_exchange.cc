@@ -209,6 +209,27 @@ void CheckTimeout() {
   CHECK(give_up_after(0) > 22);
 }
 
+// A block's messages are lost and nobody notices, for no row runs: none is waited for.
+void CheckNobodyWaits() {
+  for (Exchange exchange : kExchanges) {
+    for (bool reverse : {false, true}) {
+      GpuCase c{
+          GivenToGpu(*jp::FindCell("gru"), Precision::kBfloat16, {1, 9, 5, 40}, {Part::lengths}),
+          exchange};
+      c.given.reverse = reverse;
+      Arrays arrays = MakeArrays(c.given, 2);
+      for (int32_t& length : arrays.lengths) length = 0;
+      Buffers buffers(arrays);
+      const jp::cuda::emulator::LaunchOptions options{.lost_block = 0};
+      const std::string went =
+          RunPass(c, c.forward(), buffers.forward(c.forward()), options, 1'000'000'000);
+      const std::string came =
+          RunPass(c, c.backward(), buffers.backward(c.backward()), options, 1'000'000'000);
+      CHECK(went.empty() && came.empty(), c.name(), went, came);
+    }
+  }
+}
+
 // One block's messages are lost: the others give up, and say what they waited for. Through L2 they
 // wait longer for the first time, for the block may not have started.
 void CheckStuck() {
@@ -241,6 +262,7 @@ int main() {
   CheckResetEndsNotANumber();
   CheckInfinity();
   CheckTimeout();
+  CheckNobodyWaits();
   CheckStuck();
   return jp::test::Finish("exchange between GPU blocks");
 }

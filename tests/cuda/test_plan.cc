@@ -59,7 +59,7 @@ Problem Make(Pass pass, const CellTraits& cell, Precision precision, const Sizes
   if (precision == Precision::kFloat16) p.dtype = jp::DType::kFloat16;
   p.Add(pass == Pass::kForward ? Part::input_gates : Part::d_gates);
   if (pass == Pass::kBackward && cell.reset_after) p.Add(Part::d_recurrent_gates);
-  if (resets) p.Add(Part::resets).Add(Part::reset_state);
+  if (resets) p.Add(Part::resets).Add(Part::reset_state).Add(Part::lengths);
   return p;
 }
 
@@ -132,6 +132,7 @@ void CheckSharedMemory(const Geometry& g, const KernelTraits& traits, const Prob
            PrecisionOf(p) == Precision::kFloat32 ? 2 * warps * kLanes * kVector : 0, kVector},
           {"messages", g.messages, 2 * tiles * kTileRows * g.message_pitch, kVector},
           {"barriers", g.barriers, g.cluster() ? 2 * tiles * 8 : 0, 8},
+          {"ends", g.ends, p.has(Part::lengths) ? tiles * 4 : 0, 4},
           {"weights", g.weights,
            warps * std::max(1, g.shared_chunks) * traits.chunk_vectors() * kLanes * kVector,
            kVector},
