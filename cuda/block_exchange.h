@@ -74,6 +74,7 @@ class GridExchange {
     const GridWriter<Dtype> writer{base_ + time * args_.messages.step_stride,
                                    args_.messages.row_stride, args_.geometry.segment};
     writer.Send(at_, b, b < args_.rows.batch, gate, unit, bits);
+    if (args_.geometry.fetches_ahead) FetchAhead(time, b, gate, unit);
   }
 
   // After this warp's last Send of a step.
@@ -86,6 +87,20 @@ class GridExchange {
  private:
   JP_DEVICE uint32_t* Counter(int tile) const {
     return args_.counters + at_.team * args_.geometry.tiles_per_team + tile;
+  }
+
+  // Brings the place of the message after the next into L2, where its first reader would otherwise
+  // find half a sector written and wait for the rest of it from memory.
+  JP_DEVICE void FetchAhead(int time, int b, int gate, int unit) const {
+    const Rows<int>& rows = args_.rows;
+    const int ahead = LaunchArgs<Arrays>::kIsForward ? rows.After(rows.After(time))
+                                                     : rows.Before(rows.Before(time));
+    const bool exists = ahead >= 0 && ahead < rows.steps && b < rows.batch;
+    if (at_.row == 0 && exists && unit < args_.geometry.segment) {
+      const Messages& m = args_.messages;
+      arch::Prefetch(base_ + ahead * m.step_stride + b * m.row_stride +
+                     gate * args_.geometry.segment + unit);
+    }
   }
 
   // Until every warp that sends has sent `step` times.

@@ -42,6 +42,9 @@ struct Geometry {
   // `ends` is tile_ends.h's, where rows have lengths.
   int states, reset_sums, stage, messages, barriers, ends, weights, shared_bytes;
   int message_pitch;  // bytes between two rows of a message in shared memory
+  // Whether the places of messages, filled before the launch, have left L2 when their turn comes:
+  // they are then fetched two steps ahead. A bool; as an int the struct has no padding.
+  int fetches_ahead;
 
   constexpr bool cluster() const { return exchange == Exchange::kCluster; }
   constexpr int threads() const { return warps_m * warps_k * kLanes; }

@@ -166,6 +166,14 @@ std::optional<Geometry> FitGrid(const Task& task, Exchange exchange) {
   return std::nullopt;
 }
 
+// What a call reads and writes of sequences, in bytes: that much goes through L2 between a place's
+// fill and its message.
+int64_t SequenceBytes(const Task& task) {
+  const Problem& p = task.problem;
+  const int values = p.cell.gates + p.cell.residuals + 1;
+  return p.groups * p.batch * p.steps * p.hidden * values * ElementBytes(task.precision);
+}
+
 // What the kernels do not take, whatever its size: they leave all products but the recurrent one to
 // XLA.
 std::string RefuseParts(const Problem& p) {
@@ -259,6 +267,8 @@ KernelPlan PlanKernel(const Problem& problem, const DeviceFacts& facts, Exchange
   const bool clusters_win =
       cluster && (!grid || StepCycles(*cluster, task) < StepCycles(*grid, task));
   plan.geometry = clusters_win ? *cluster : *grid;
+  plan.geometry.fetches_ahead =
+      plan.geometry.exchange == Exchange::kGridData && SequenceBytes(task) > facts.l2_bytes;
   const Geometry& g = plan.geometry;
   plan.teams = static_cast<int>(problem.groups) * g.teams_per_group;
   plan.launch_teams =

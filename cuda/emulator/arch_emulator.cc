@@ -94,6 +94,11 @@ void AddRelease(uint32_t* to, uint32_t amount) {
   std::atomic_ref(*to).fetch_add(amount, std::memory_order_release);
 }
 
+void Prefetch(const void* address) {
+  auto* const byte = static_cast<unsigned char*>(const_cast<void*>(address));
+  static_cast<void>(std::atomic_ref(*byte).load(std::memory_order_relaxed));
+}
+
 ClusterAddress MapToRank(const void* local, int rank) {
   emulator::Block& block = ThisBlock();
   if (rank < 0 || rank >= ThisGrid().shape.cluster || !block.Holds(local, 1)) {

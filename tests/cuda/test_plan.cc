@@ -245,6 +245,7 @@ void CheckExchanges(const Problem& p, const DeviceFacts& facts) {
   KernelPlan barrier = PlanKernel(p, facts, Exchange::kGridBarrier);
   CHECK(!barrier.runs() || barrier.geometry.exchange == Exchange::kGridBarrier, name);
   barrier.geometry.exchange = grid.geometry.exchange;
+  barrier.geometry.fetches_ahead = grid.geometry.fetches_ahead;
   CHECK(IsSame(barrier, grid), name, barrier.refusal);
 }
 
@@ -361,6 +362,16 @@ void TestBatches() {
   CHECK(large.launch_teams == 2, large.launch_teams);
   CHECK(Explain(large, h100).find("6 launches, one after the other") != std::string::npos,
         Explain(large, h100));
+  // What a place's fill has brought into L2 has left it when a long sequence comes to it.
+  Problem wide = Forward("lstm", Precision::kBfloat16, 1024, 64);  // 1.3 MiB a step
+  for (int64_t steps : {39, 41}) {
+    wide.steps = steps;
+    const auto fetches = [&](Exchange exchange) {
+      return PlanKernel(wide, h100, exchange).geometry.fetches_ahead != 0;
+    };
+    CHECK(fetches(Exchange::kGridData) == (steps > 40), steps);
+    CHECK(!fetches(Exchange::kGridBarrier), steps);
+  }
   // A launch may be quicker than another kind's and still lose, for there are more of them.
   CHECK(plan(1, 5000, Exchange::kAny).geometry.cluster());
 }
