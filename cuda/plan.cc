@@ -6,6 +6,8 @@
 #include <cstdio>
 #include <utility>
 
+#include "cuda/step_cycles.h"
+
 namespace jp::cuda {
 namespace {
 
@@ -108,28 +110,21 @@ void Spread(Geometry& g, const Task& task, int most, int tiles) {
   g.teams_per_group = Ceil(all, g.tiles_per_team);
 }
 
-// What a step costs, roughly, in cycles of an H100: the model of cuda/README.md in short, to choose
-// between exchanges by. Nothing on a GPU has confirmed it.
-double StepCycles(const Geometry& g, const Task& task) {
-  constexpr double kThroughL2 = 828, kThroughCluster = 209;
-  constexpr double kL2Bytes = 34.6, kClusterBytes = 13.2, kSharedBytes = 128;  // a cycle, a block
-  constexpr double kMultiply = 12.7;  // of two vectors a lane, on the matrix units
-  constexpr double kMultiplyAdd = 8;  // of a vector a lane and one row, without them
-  const Problem& p = task.problem;
-  const double rows = static_cast<double>(std::min<int64_t>(p.batch, kTileRows));
-  const double bytes = rows * task.traits.segments * g.segment * ElementBytes(task.precision);
-  const double message =
-      g.cluster() ? bytes / kClusterBytes + kTileRows / rows * bytes * g.warps_m / kSharedBytes
-                  : bytes * g.warps_m / kL2Bytes;
-  const double chunk = task.traits.chunk_vectors() *
-                       (task.precision == Precision::kFloat32 ? kMultiplyAdd * rows : kMultiply);
-  const double exchange = g.cluster() ? kThroughCluster : kThroughL2;
-  const double tile = message + g.warp_chunks * chunk;
-  // Several tiles hide the way of each other's messages; teams beyond the GPU's SMs come later.
-  const double step =
-      g.tiles_per_team == 1 ? exchange + tile : std::max(exchange, g.tiles_per_team * tile);
-  const int64_t at_once = task.facts.processors / g.blocks_per_team;
-  return step * static_cast<double>(Ceil(p.groups * g.teams_per_group, at_once));
+double StepCyclesOf(const Geometry& g, const Task& task) {
+  return StepCycles(g, {task.problem, task.precision, task.traits, task.facts.processors}).Total();
+}
+
+// Of a launch at most: a cluster's teams find their own place, blocks of a grid must all be there.
+int LaunchTeams(const Geometry& g, const Task& task) {
+  const int teams = static_cast<int>(task.problem.groups) * g.teams_per_group;
+  return g.cluster() ? teams : std::min(teams, task.facts.processors / g.blocks_per_team);
+}
+
+// Weights that every step of a launch reads from L2.
+int64_t StreamedBytes(const Geometry& g, const Task& task) {
+  const int64_t warps = int64_t{g.blocks_per_team} * g.warps_m * g.warps_k;
+  return LaunchTeams(g, task) * warps * g.stream_chunks * task.traits.chunk_vectors() * kLanes *
+         kVectorBytes;
 }
 
 // The quickest of the clusters that hold all weights; none may.
@@ -148,14 +143,13 @@ std::optional<Geometry> FitCluster(const Task& task) {
       Spread(tried, task, task.facts.processors / blocks, tiles);
       fits = Fit(tried, task, blocks, warps_m) && tried.stream_chunks == 0;
     }
-    if (fits && (!best || StepCycles(tried, task) < StepCycles(*best, task))) best = tried;
+    if (fits && (!best || StepCyclesOf(tried, task) < StepCyclesOf(*best, task))) best = tried;
   }
   return best;
 }
 
-std::optional<Geometry> FitGrid(const Task& task, Exchange exchange) {
-  const int warps_m = Ceil(task.unit_blocks(), task.facts.processors);
-  if (warps_m > kMostWarps) return std::nullopt;
+// With `warps_m` unit blocks a block.
+std::optional<Geometry> FitGridOf(const Task& task, Exchange exchange, int warps_m) {
   const int blocks = Ceil(task.unit_blocks(), warps_m);
   Geometry g{};
   g.exchange = exchange == Exchange::kGridBarrier ? exchange : Exchange::kGridData;
@@ -164,6 +158,22 @@ std::optional<Geometry> FitGrid(const Task& task, Exchange exchange) {
     if (Fit(g, task, blocks, warps_m)) return g;
   }
   return std::nullopt;
+}
+
+// The quickest of the grids: with as many blocks as there are SMs for one team, or with fewer and
+// more teams, so that each has fewer tiles.
+std::optional<Geometry> FitGrid(const Task& task, Exchange exchange) {
+  const int least = Ceil(task.unit_blocks(), task.facts.processors);
+  if (least > kMostWarps) return std::nullopt;
+  std::optional<Geometry> best = FitGridOf(task, exchange, least);
+  for (int warps_m = 1; warps_m <= kMostWarps; warps_m *= 2) {
+    if (warps_m <= least) continue;
+    const std::optional<Geometry> tried = FitGridOf(task, exchange, warps_m);
+    if (!tried || StreamedBytes(*tried, task) > task.facts.l2_bytes) continue;
+    const bool fits = best && StreamedBytes(*best, task) <= task.facts.l2_bytes;
+    if (!fits || StepCyclesOf(*tried, task) < StepCyclesOf(*best, task)) best = tried;
+  }
+  return best;
 }
 
 // What a call reads and writes of sequences, in bytes: that much goes through L2 between a place's
@@ -265,18 +275,16 @@ KernelPlan PlanKernel(const Problem& problem, const DeviceFacts& facts, Exchange
   KernelPlan plan;
   plan.precision = precision;
   const bool clusters_win =
-      cluster && (!grid || StepCycles(*cluster, task) < StepCycles(*grid, task));
+      cluster && (!grid || StepCyclesOf(*cluster, task) < StepCyclesOf(*grid, task));
   plan.geometry = clusters_win ? *cluster : *grid;
   plan.geometry.fetches_ahead =
       plan.geometry.exchange == Exchange::kGridData && SequenceBytes(task) > facts.l2_bytes;
   const Geometry& g = plan.geometry;
   plan.teams = static_cast<int>(problem.groups) * g.teams_per_group;
-  plan.launch_teams =
-      g.cluster() ? plan.teams : std::min(plan.teams, facts.processors / g.blocks_per_team);
+  plan.launch_teams = LaunchTeams(g, task);
   const int64_t warps = int64_t{g.blocks_per_team} * g.warps_m * g.warps_k;
-  const int64_t chunk_bytes = task.traits.chunk_vectors() * kLanes * kVectorBytes;
-  plan.weight_bytes = warps * g.warp_chunks * chunk_bytes;
-  plan.streamed_bytes = plan.launch_teams * warps * g.stream_chunks * chunk_bytes;
+  plan.weight_bytes = warps * g.warp_chunks * task.traits.chunk_vectors() * kLanes * kVectorBytes;
+  plan.streamed_bytes = StreamedBytes(g, task);
   if (plan.streamed_bytes > facts.l2_bytes) {
     return Refuse(
         Format("%lld MiB of weights would be read from memory at every step: registers "
