@@ -96,7 +96,7 @@ def test_few_blocks_are_held_back_by_their_own_port():
 
 
 def test_loads_after_the_first_eight_wait_for_a_trip():
-    """LSTM backward, H=1024: 16 chunks a warp; the trip of the second eight begins with the first."""
+    """LSTM backward, H=1024: 16 chunks a warp, the second eight asked for with the first."""
     parts = predict(Shape("lstm", 9, 1, 1024, 1024, "bfloat16"), "grid", True)
     assert parts["message"] == pytest.approx(H100.l2_far_trip - parts["product"] / 2)
 
@@ -110,7 +110,7 @@ def test_other_tiles_hide_the_exchange():
 
 
 def test_polled_together_as_simulated():
-    """A simulation of 128 blocks by latencies alone, without queues, had 0.69 and 0.93 µs a step."""
+    """A simulation of 128 blocks by latencies alone, without queues: 0.69 and 0.93 µs a step."""
     shape = Shape("lstm", 9, 1, 1024, 1024, "bfloat16")
     for backward, microseconds in ((False, 0.69), (True, 0.93)):
         parts = predict(shape, "grid", backward)
