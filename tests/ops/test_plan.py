@@ -58,16 +58,16 @@ def test_what_it_prints(monkeypatch) -> None:
         "of 16 of 132 SMs, 1 tile of 8 rows each"
     )
     found = jp.plan("lstm", 1024, 20, "bfloat16", "sm_80")
-    assert found.residency == "grid, registers"
-    assert (found.workers, found.packed_bytes) == (64, 4 * 1024 * 1024 * 2)
+    assert found.residency == "grid, shared memory"
+    assert (found.workers, found.packed_bytes) == (32, 4 * 1024 * 1024 * 2)
     assert str(found) == (
-        "native: 8192 KiB of weights over 64 blocks of 8 warps (2 for units, 4 for K), exchange "
-        "through L2; a warp keeps 8 of its 8 chunks in registers; 1 team of 64 of 108 SMs, 3 tiles "
-        "of 8 rows each"
+        "native: 8192 KiB of weights over 32 blocks of 8 warps (4 for units, 2 for K), exchange "
+        "through L2; a warp keeps 8 of its 16 chunks in registers, 8 in shared memory; 3 teams of "
+        "32 of 108 SMs, 1 tile of 8 rows each"
     )
     found = jp.plan("lstm", 1024, 5000, "bfloat16", "sm_90")
     assert str(found).endswith(
-        "; 40 teams of 128 of 132 SMs, 16 tiles of 8 rows each; 40 launches, one after the other"
+        "; 40 teams of 32 of 132 SMs, 16 tiles of 8 rows each; 10 launches, one after the other"
     )
     found = jp.plan("gru", 2048, 8, "float32", "sm_90")
     assert found.residency == "grid, L2"
