@@ -4,7 +4,7 @@
     python -m benchmarks.cycles            # the table of cuda/README.md
     python -m benchmarks.cycles --write    # puts it there: after a change of the plan or the model
 
-Two numbers for a step. `predict` follows our kernels as native/plan/gpu_plan.cc lays them out, part
+Two numbers for a step. `predict` follows our kernels as cuda/plan.cc lays them out, part
 by part, so that a measurement can say which part is not what it should be. `limit` is what is left
 for a kernel that waits for nothing but the trip to the other blocks, the matrix units and the
 cell's own arithmetic: none of its bandwidths is full, its blocks are never late.
@@ -24,7 +24,6 @@ from benchmarks.machine import ROOT
 from benchmarks.problem import DTYPES, GATES, Shape
 
 README = ROOT / "cuda" / "README.md"
-LOADS_AHEAD = {2: 4, 4: 2}  # chunks in flight of a warp, by the bytes of an element
 
 
 def cell_cycles(cell: str, dtype: str, backward: bool, chip: Chip = H100) -> float:
@@ -44,23 +43,29 @@ def predict(
     at, size = lay_out(shape, residency, backward), DTYPES[shape.dtype].itemsize
     warps = at.warps_m * at.warps_k
     message = at.rows * at.row_bytes  # what each block needs of a tile
+    # Blocks share what L2 gives; a processor takes so much at most.
+    intake = min(chip.port_bytes, chip.l2_bytes * chip.processors / at.blocks)
+    weights = 2 * at.mma_tiles * 512 * warps
+    streamed = at.stream_chunks * weights / intake
+    in_shared = at.shared_chunks * weights / chip.shared_bytes_per_cycle
+    product = max(_product(shape, at, chip), in_shared)
     if residency == "grid":
-        # A store's way to L2, the look that came just too early, the way back of the next one.
+        # A store's way to L2, the look that came just too early, the way back of the next one. A
+        # warp's first loads are asked for again together: one such look for all of them.
         exchange = 0.5 * chip.l2_far_trip + chip.l2_far_trip + 0.5 * chip.l2_far_trip
-        groups = math.ceil(at.warp_chunks / LOADS_AHEAD[size])
-        loads = max(
-            (groups - 1) * chip.l2_trip,
-            at.warps_m * message / chip.l2_bytes,
-        )
+        # The loads after those are asked for while what came before is multiplied. Each is the
+        # first of its line since that was written: some come from the far half of L2.
+        groups = math.ceil(at.warp_chunks / at.loads)
+        hidden = at.loads * product / at.warp_chunks
+        trips = (groups - 1) * max(0.0, chip.l2_far_trip - hidden)
+        # One line, which every unit block reads, is in one slice of L2.
+        hot = at.unit_blocks * min(message, chip.line_bytes) / chip.slice_bytes
+        loads = max(trips, at.warps_m * message / intake, hot)
     else:
         # To every block by 16 bytes; each warp reads all 8 rows, whether in the batch or not.
         exchange = chip.dsmem_trip + chip.shared_trip
         read = at.warps_m * TILE_ROWS * at.row_bytes / chip.shared_bytes_per_cycle
         loads = message / chip.dsmem_bytes + read + chip.shared_trip
-    weights = 2 * at.mma_tiles * 512 * warps
-    streamed = at.stream_chunks * weights / chip.l2_bytes
-    in_shared = at.shared_chunks * weights / chip.shared_bytes_per_cycle
-    product = max(_product(shape, at, chip), in_shared)
     # Each warp writes its sums; the warps of a pair read all of them.
     writes = warps * at.slots * at.sums * 128 / chip.shared_bytes_per_cycle
     reads = at.warps_m * at.slots * at.sums * at.warps_k * 128 / chip.shared_bytes_per_cycle

@@ -24,7 +24,10 @@ class Chip:
     shared_bytes: int = 227 << 10
     l2_trip: float = 263  # a load that hits L2, on average
     l2_far_trip: float = 414  # the same in the half of L2 that other processors are near to
-    l2_bytes: float = 34.6  # a cycle, of one processor
+    l2_bytes: float = 34.6  # a cycle, of one processor where all of them load
+    port_bytes: float = 64  # the same where few do: assumed, the width of its port
+    line_bytes: float = 128
+    slice_bytes: float = 64  # a cycle, of the part of L2 that has a line: assumed
     dsmem_trip: float = 180
     dsmem_bytes: float = 13.2  # a cycle, of one processor
     shared_trip: float = 29
@@ -49,6 +52,9 @@ class Layout:
     """Of one pass."""
 
     residency: str  # "grid" or "cluster"
+    blocks: int  # at work at once, of all teams
+    unit_blocks: int  # of a team: so many warps read a part of a message
+    loads: int  # of a message, that a warp has in flight: 64 bytes of each row
     warps_m: int  # unit blocks of a block
     warps_k: int  # warps that share a unit block's K
     warp_chunks: int  # of a warp: 64 bytes of each row
@@ -89,8 +95,12 @@ def lay_out(shape: Shape, residency: str, backward: bool = False) -> Layout:
         raise ValueError(f"{shape} {shape.dtype}, {residency}: {plan['explanation']}")
     # Four gates fill two tiles of 16 rows with 8 units; otherwise 16 units fill one tile a gate.
     sums, halves, segments = (1, 2, gates) if backward else (gates, 1 if gates == 4 else 2, 1)
+    at_once = min(plan["teams"], H100.processors // plan["workers"])
     return Layout(
         residency=residency,
+        blocks=at_once * plan["workers"],
+        unit_blocks=-(-shape.hidden // (8 * halves)),
+        loads=4 if shape.dtype == "float32" and not backward else 8,
         warps_m=plan["warps_for_units"],
         warps_k=plan["warps_for_depth"],
         warp_chunks=plan["chunks"],

@@ -200,9 +200,6 @@ JP_DEVICE void SyncCluster() {
 
 // ---- Waiting, and giving up
 
-// Whether this lane is the first of those that run together now.
-JP_DEVICE bool IsFirstActiveLane() { return Lane() == __ffs(static_cast<int>(__activemask())) - 1; }
-
 // Between two looks at something that another block will change.
 JP_DEVICE void Pause() {}
 
@@ -224,8 +221,9 @@ JP_DEVICE void WriteHex(char* end, uint32_t number) {
 }
 
 // Ends the launch with an error. The driver prints it as a failed assertion of function `kernel` in
-// line `step`, with the block's index.
+// line `step`, with the block's index; once for the lanes of a warp that are here together.
 JP_DEVICE void Trap(const char* kernel, int step, uint32_t expected, uint32_t seen) {
+  if (Lane() != __ffs(static_cast<int>(__activemask())) - 1) return;
   char* end = trap_message + sizeof(trap_message) - 1;
   WriteHex(end, seen);
   WriteHex(end - sizeof(", saw 0x00000000") + 1, expected);

@@ -18,7 +18,7 @@ constexpr KernelTraits kBackwardTraits =
 template <class Cell, class Dtype, template <class, class> class BlockExchange>
 class BackwardPass : PassBase<Dtype, kBackwardTraits<Cell, Dtype>, Backward, BlockExchange> {
   using Base = PassBase<Dtype, kBackwardTraits<Cell, Dtype>, Backward, BlockExchange>;
-  using Base::args_, Base::at_, Base::exchange_, Base::gemm_, Base::kSlots;
+  using Base::args_, Base::at_, Base::ends_, Base::exchange_, Base::gemm_, Base::kSlots;
   using typename Base::Bits;
   static constexpr int kGates = Cell::kGates, kStates = Cell::kStates;
   static constexpr int kResiduals = Cell::kResiduals > 0 ? Cell::kResiduals : 1;
@@ -27,6 +27,7 @@ class BackwardPass : PassBase<Dtype, kBackwardTraits<Cell, Dtype>, Backward, Blo
   JP_DEVICE explicit BackwardPass(const LaunchArgs<Backward>& args) : Base(args) {}
 
   JP_DEVICE void Run() {
+    ends_.Find(at_);
     // The first step has no product: no message is there to be read.
     exchange_.Start([](int) { return static_cast<const Bits*>(nullptr); });
     if (this->HasUnits()) {
@@ -70,12 +71,13 @@ class BackwardPass : PassBase<Dtype, kBackwardTraits<Cell, Dtype>, Backward, Blo
     Inputs inputs{};
     if (at_.warp_k < kSlots && !is_last) inputs = LoadInputs(time, tile, at_.warp_k);
 
-    if (step > 0) {
+    const bool has_product = ends_.HasProduct(step, tile);
+    if (has_product) {
       auto reader = exchange_.Reader(step, tile, this->RowOf(tile, at_.row), time);
       gemm_.Multiply(reader, this->RowsOf(tile));
     }
     this->ForEachOwnSlot([&](int slot) {
-      const float product = step > 0 ? gemm_.Result(slot, 0) : 0.0f;
+      const float product = has_product ? gemm_.Result(slot, 0) : 0.0f;
       if (is_last) return StoreStates(time, tile, slot, product);
       if (slot != at_.warp_k) inputs = LoadInputs(time, tile, slot);
       Update(step, time, tile, slot, inputs, product);

@@ -3,14 +3,16 @@
 // own, and knows when they are complete. One class for each way, with the same functions.
 #pragma once
 
+#include "cuda/tile_ends.h"
 #include "cuda/transports.h"
 
 namespace jp::cuda {
 
+// `started`: the others have.
 template <class Arrays>
-JP_DEVICE TimeoutContext ContextOf(const LaunchArgs<Arrays>& args, int step) {
-  // Steps 0 and 1 wait for blocks to begin, which other work on the GPU may hold up.
-  return {LaunchArgs<Arrays>::kKernel, step <= 1 ? args.first_timeout_ns : args.timeout_ns, step};
+JP_DEVICE TimeoutContext ContextOf(const LaunchArgs<Arrays>& args, int step, bool started) {
+  const uint64_t timeout_ns = started ? args.timeout_ns : args.timeout_ns * kTimeoutsToStart;
+  return {LaunchArgs<Arrays>::kKernel, timeout_ns, step};
 }
 
 // Through L2.
@@ -23,7 +25,8 @@ class GridExchange {
   // A message is the result itself: a row's first step and a reset read their states elsewhere.
   static constexpr bool kCarriesStates = false;
 
-  JP_DEVICE GridExchange(const LaunchArgs<Arrays>& args, const ThreadCoords& at, int segments)
+  JP_DEVICE GridExchange(const LaunchArgs<Arrays>& args, const ThreadCoords& at,
+                         const TileEnds<Arrays>& /*ends*/, int segments)
       : args_(args),
         at_(at),
         base_(static_cast<Bits*>(args.messages.base) + at.group * args.messages.group_stride),
@@ -35,39 +38,43 @@ class GridExchange {
   JP_DEVICE bool StoresResults() const { return !args_.messages.is_result; }
 
   // What row b reads at time t: the message of the step that ran before, or forward a state.
-  JP_DEVICE GridReader Reader(int step, int tile, int b, int t) const {
-    const TimeoutContext context = ContextOf(args_, step);
+  JP_DEVICE GridReader Reader(int step, int tile, int b, int t) {
+    const TimeoutContext context = ContextOf(args_, step, started_);
     const bool has_barrier = args_.geometry.exchange == Exchange::kGridBarrier;
     if (has_barrier && step > 0) AwaitBarrier(static_cast<uint32_t>(step), tile, context);
     const Messages& m = args_.messages;
     const Rows<int> rows = args_.RowsOf(at_.group);
-    const bool has_row = b < rows.batch;
+    const int from = LaunchArgs<Arrays>::kIsForward ? rows.Before(t) : rows.After(t);
+    // Rows that don't run have no product, whose message nobody waits for.
+    const bool exists = b < rows.batch && rows.Runs(b, LaunchArgs<Arrays>::kIsForward ? t : from);
     bool resets = false, begins = false;
     if constexpr (LaunchArgs<Arrays>::kIsForward) {
-      resets = has_row && rows.IsReset(b, t);
-      begins = has_row && rows.IsFirst(b, t);
+      resets = exists && rows.IsReset(b, t);
+      begins = exists && rows.IsFirst(b, t);
     }
     const bool is_state = resets || begins;
     const void* const states = resets ? m.reset_state : m.initial_state;
-    const int from = LaunchArgs<Arrays>::kIsForward ? rows.Before(t) : rows.After(t);
     const Bits* row =
         is_state ? static_cast<const Bits*>(states) + (at_.group * rows.batch + b) * m.state_stride
                  : base_ + from * m.step_stride + b * m.row_stride;
-    const bool exists = has_row && (is_state ? states != nullptr : from >= 0 && from < rows.steps);
     const int offset = at_.first_chunk * kChunkBytes + at_.t * int{sizeof(Vec16B)};
     const int left = row_bytes_ - offset + kChunkBytes - 1;
+    const int chunks =
+        exists && left > 0 && !(is_state && states == nullptr) ? left / kChunkBytes : 0;
+    // A reader is done before the next one is asked for.
+    started_ = started_ || (has_barrier && step > 0) || (!is_state && chunks > 0);
     return {.first = reinterpret_cast<const unsigned char*>(row) + offset,
-            .chunks = exists && left > 0 ? left / kChunkBytes : 0,
+            .chunks = chunks,
             .is_signal = !has_barrier && !is_state,
             .context = context};
   }
 
   JP_DEVICE void Send(int /*step*/, int /*tile*/, int time, int b, int /*row*/, int gate, int unit,
                       Bits bits) const {
-    if (args_.messages.fetched_ahead) FetchNext(time, b, gate, unit);
     const GridWriter<Dtype> writer{base_ + time * args_.messages.step_stride,
                                    args_.messages.row_stride, args_.geometry.segment};
     writer.Send(at_, b, b < args_.rows.batch, gate, unit, bits);
+    if (args_.geometry.fetches_ahead) FetchAhead(time, b, gate, unit);
   }
 
   // After this warp's last Send of a step.
@@ -78,19 +85,22 @@ class GridExchange {
   }
 
  private:
-  // Brings the place of the next step's message into L2, which does not hold all of them since they
-  // were filled: a reader's look would take the way to memory.
-  JP_DEVICE void FetchNext(int time, int b, int gate, int unit) const {
-    const Rows<int>& rows = args_.rows;
-    const int next = LaunchArgs<Arrays>::kIsForward ? rows.After(time) : rows.Before(time);
-    if (at_.row != 0 || b >= rows.batch || next < 0 || next >= rows.steps) return;
-    const Messages& m = args_.messages;
-    arch::Prefetch(base_ + next * m.step_stride + b * m.row_stride + gate * args_.geometry.segment +
-                   unit);
-  }
-
   JP_DEVICE uint32_t* Counter(int tile) const {
     return args_.counters + at_.team * args_.geometry.tiles_per_team + tile;
+  }
+
+  // Brings the place of the message after the next into L2, where its first reader would otherwise
+  // find half a sector written and wait for the rest of it from memory.
+  JP_DEVICE void FetchAhead(int time, int b, int gate, int unit) const {
+    const Rows<int>& rows = args_.rows;
+    const int ahead = LaunchArgs<Arrays>::kIsForward ? rows.After(rows.After(time))
+                                                     : rows.Before(rows.Before(time));
+    const bool exists = ahead >= 0 && ahead < rows.steps && b < rows.batch;
+    if (at_.row == 0 && exists && unit < args_.geometry.segment) {
+      const Messages& m = args_.messages;
+      arch::Prefetch(base_ + ahead * m.step_stride + b * m.row_stride +
+                     gate * args_.geometry.segment + unit);
+    }
   }
 
   // Until every warp that sends has sent `step` times.
@@ -99,7 +109,7 @@ class GridExchange {
     if (at_.lane == 0) {
       Timeout timeout(context.timeout_ns);
       for (uint32_t seen; (seen = arch::LoadAcquire(Counter(tile))) < expected;) {
-        if (timeout.Expired()) context.Trap(expected, seen);
+        if (timeout.Expired()) arch::Trap(context.kernel, context.step, expected, seen);
       }
     }
     arch::SyncWarp();
@@ -109,6 +119,7 @@ class GridExchange {
   const ThreadCoords at_;
   Bits* base_;
   int row_bytes_;
+  bool started_ = false;  // all blocks of the team, as this lane knows
 };
 
 // Through the shared memory of a cluster.
@@ -122,9 +133,11 @@ class ClusterExchange {
   // that is reset next sends the reset state.
   static constexpr bool kCarriesStates = true;
 
-  JP_DEVICE ClusterExchange(const LaunchArgs<Arrays>& args, const ThreadCoords& at, int segments)
+  JP_DEVICE ClusterExchange(const LaunchArgs<Arrays>& args, const ThreadCoords& at,
+                            const TileEnds<Arrays>& ends, int segments)
       : args_(args),
         at_(at),
+        ends_(ends),
         messages_(arch::SharedMemory() + args.geometry.messages),
         barriers_(reinterpret_cast<uint64_t*>(arch::SharedMemory() + args.geometry.barriers)),
         row_bytes_(static_cast<uint32_t>(segments * args.geometry.segment) * sizeof(Bits)) {}
@@ -162,7 +175,7 @@ class ClusterExchange {
 
   JP_DEVICE void Send(int step, int tile, int /*time*/, int b, int row, int gate, int unit,
                       Bits bits) const {
-    if (step + 1 == Steps()) return;
+    if (!ends_.HasProduct(step + 1, tile)) return;
     const ClusterWriter<Dtype> writer{Message(step + 1, tile), Barrier(step + 1, tile),
                                       args_.geometry.message_pitch, args_.geometry.segment,
                                       args_.geometry.receivers};
@@ -171,10 +184,6 @@ class ClusterExchange {
   JP_DEVICE void Sent(int /*tile*/) const {}
 
  private:
-  // Backward has one more, for the initial state.
-  JP_DEVICE int Steps() const {
-    return args_.rows.steps + (LaunchArgs<Arrays>::kIsForward ? 0 : 1);
-  }
   JP_DEVICE unsigned char* Message(int step, int tile) const {
     const int which = 2 * tile + (step & 1);
     return messages_ + which * kTileRows * args_.geometry.message_pitch;
@@ -188,14 +197,15 @@ class ClusterExchange {
     return barriers_ + 2 * tile + (step & 1);
   }
 
-  // Each buffer's barrier has a phase every second step, beginning with steps 1 and 2.
+  // Each buffer's barrier has a phase every second step, from the first message on.
   JP_DEVICE void Await(int step, int tile) {
-    const uint32_t parity = static_cast<uint32_t>((step - 1) / 2) & 1;
+    const uint32_t parity = static_cast<uint32_t>((step - ends_.FirstMessage(tile)) / 2) & 1;
     uint64_t* barrier = Barrier(step, tile);
-    const TimeoutContext context = ContextOf(args_, step);
-    Timeout timeout(context.timeout_ns);
+    // The blocks of a cluster start together.
+    const TimeoutContext context = ContextOf(args_, step, true);
+    Timeout timeout(context.timeout_ns, 1);
     while (!arch::TryWait(barrier, parity)) {
-      if (timeout.Expired()) context.Trap(parity, !parity);
+      if (timeout.Expired()) arch::Trap(context.kernel, context.step, parity, !parity);
     }
     // The phase after cannot end before this block has taken part in the step between.
     if (arch::ThreadIndex() == 0) arch::ArriveExpectingBytes(barrier, MessageBytes(tile));
@@ -203,6 +213,7 @@ class ClusterExchange {
 
   const LaunchArgs<Arrays>& args_;
   const ThreadCoords at_;
+  const TileEnds<Arrays> ends_;
   unsigned char* messages_;
   uint64_t* barriers_;
   uint32_t row_bytes_;

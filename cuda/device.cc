@@ -190,7 +190,7 @@ std::string EnqueueArrays(const DeviceCall& call, const Arrays& arrays) {
   }
   const DeviceScope scope(call.ordinal);
   StreamDevice device(call, function);
-  Enqueue(call.problem, call.plan, arrays, call.workspace, call.timeouts, device);
+  Enqueue(call.problem, call.plan, arrays, call.workspace, call.timeout_ns, device);
   return device.error();
 }
 

@@ -66,7 +66,7 @@ struct DeviceCall {
   const KernelPlan& plan;
   const DeviceKernel& kernel;
   unsigned char* workspace;
-  Timeouts timeouts;
+  uint64_t timeout_ns;
   int ordinal;
   void* stream;  // of that device
 };

@@ -17,7 +17,7 @@ constexpr KernelTraits kForwardTraits =
 template <class Cell, class Dtype, template <class, class> class BlockExchange>
 class ForwardPass : PassBase<Dtype, kForwardTraits<Cell, Dtype>, Forward, BlockExchange> {
   using Base = PassBase<Dtype, kForwardTraits<Cell, Dtype>, Forward, BlockExchange>;
-  using Base::args_, Base::at_, Base::exchange_, Base::gemm_, Base::kSlots;
+  using Base::args_, Base::at_, Base::ends_, Base::exchange_, Base::gemm_, Base::kSlots;
   using typename Base::Bits;
   static constexpr int kGates = Cell::kGates, kStates = Cell::kStates;
   static constexpr int kResiduals = Cell::kResiduals > 0 ? Cell::kResiduals : 1;
@@ -27,6 +27,7 @@ class ForwardPass : PassBase<Dtype, kForwardTraits<Cell, Dtype>, Forward, BlockE
 
   JP_DEVICE void Run() {
     const auto& a = args_.arrays;
+    ends_.Find(at_);
     exchange_.Start([this](int b) { return FirstRow(b); });
     if (this->HasUnits()) {
       gemm_.LoadWeights([this](int gate, int unit, int k) { return Weight(gate, unit, k); });
@@ -83,8 +84,10 @@ class ForwardPass : PassBase<Dtype, kForwardTraits<Cell, Dtype>, Forward, BlockE
     Inputs inputs{};
     if (at_.warp_k < kSlots) inputs = LoadInputs(time, tile, at_.warp_k);
 
-    auto reader = exchange_.Reader(step, tile, this->RowOf(tile, at_.row), time);
-    gemm_.Multiply(reader, this->RowsOf(tile));
+    if (ends_.HasProduct(step, tile)) {
+      auto reader = exchange_.Reader(step, tile, this->RowOf(tile, at_.row), time);
+      gemm_.Multiply(reader, this->RowsOf(tile));
+    }
 
     this->ForEachOwnSlot([&](int slot) {
       if (slot != at_.warp_k) inputs = LoadInputs(time, tile, slot);
@@ -109,12 +112,12 @@ class ForwardPass : PassBase<Dtype, kForwardTraits<Cell, Dtype>, Forward, BlockE
     const Pair p = this->PairOf(tile, slot);
     float input_gates[kGates], recurrent_gates[kGates], state[kStates], residuals[kResiduals] = {};
     float output[1] = {0.0f};
-    this->ToFloats(in.gates, input_gates);
-    JP_UNROLL
-    for (int g = 0; g < kGates; ++g) recurrent_gates[g] = gemm_.Result(slot, g) + Bias(g, p);
     JP_UNROLL
     for (int s = 0; s < kStates; ++s) state[s] = this->Kept(tile, slot, s);
-    if (in.runs) {
+    if (in.runs) {  // then its tile has a product
+      this->ToFloats(in.gates, input_gates);
+      JP_UNROLL
+      for (int g = 0; g < kGates; ++g) recurrent_gates[g] = gemm_.Result(slot, g) + Bias(g, p);
       Cell::template Forward<typename Dtype::Math>(input_gates, recurrent_gates, state, residuals);
       output[0] = state[0] = Dtype::ToFloat(Dtype::FromFloat(state[0]));
     }

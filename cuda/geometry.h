@@ -38,9 +38,13 @@ struct Geometry {
   int first_team;  // of this launch, counted over all groups
   int receivers;   // blocks of a team that have units
   int senders;     // warps of a team that write a part of each message
-  // Byte offsets in shared memory. `reset_sums` is the gradient of the reset state, where wanted.
-  int states, reset_sums, stage, messages, barriers, weights, shared_bytes;
+  // Byte offsets in shared memory. `reset_sums` is the gradient of the reset state, where wanted;
+  // `ends` is tile_ends.h's, where rows have lengths.
+  int states, reset_sums, stage, messages, barriers, ends, weights, shared_bytes;
   int message_pitch;  // bytes between two rows of a message in shared memory
+  // Whether the places of messages, filled before the launch, have left L2 when their turn comes:
+  // they are then fetched two steps ahead. A bool; as an int the struct has no padding.
+  int fetches_ahead;
 
   constexpr bool cluster() const { return exchange == Exchange::kCluster; }
   constexpr int threads() const { return warps_m * warps_k * kLanes; }

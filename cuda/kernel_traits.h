@@ -19,6 +19,7 @@ struct KernelTraits {
   int segments;         // of H elements each in an exchanged row
   int states;           // floats that a unit keeps from step to step
   int register_chunks;  // a warp's chunks whose weights stay in registers
+  int loads_in_flight;  // of a message, a chunk each
 
   constexpr int units() const { return 8 * halves; }
   constexpr int tiles() const { return gates * units() / kMmaRows; }
@@ -28,10 +29,10 @@ struct KernelTraits {
   constexpr int chunk_registers() const { return 4 * chunk_vectors(); }
 };
 
-// Loads of a message that a warp has in flight: 4 for each of 8 warps saturate L2's bandwidth. In
-// float32 the sums need the registers, and multiplying takes longer than loading.
-constexpr int LoadsInFlight(Precision precision) {
-  return precision == Precision::kFloat32 ? 2 : 4;
+// Loads of a message that a warp has in flight, its first ones waited for together. Each group of
+// them is a trip to L2. In float32 the 64 sums forward leave registers for four.
+constexpr int LoadsInFlight(Pass pass, Precision precision) {
+  return pass == Pass::kForward && precision == Precision::kFloat32 ? 4 : 8;
 }
 
 // A thread of 256 has 255 registers; half are for weights. The backward pass in float32 has 64 sums
@@ -44,11 +45,11 @@ constexpr int WeightRegisters(Pass pass, Precision precision) {
 // units and K is G*H.
 constexpr KernelTraits TraitsOf(Pass pass, int gates, int states, Precision precision) {
   const bool forward = pass == Pass::kForward;
-  KernelTraits traits{forward ? gates : 1, 1, forward ? 1 : gates, states, 0};
+  KernelTraits traits{forward ? gates : 1, 1, forward ? 1 : gates, states, 0, 0};
   if (traits.gates * traits.units() % kMmaRows != 0) traits.halves = 2;  // units fill whole tiles
-  const int chunks = WeightRegisters(pass, precision) / traits.chunk_registers();
-  const int loads = LoadsInFlight(precision);
-  traits.register_chunks = chunks < loads ? chunks : chunks - chunks % loads;
+  // An even number: a GRU's fifth chunk in float32 would be the one that spills.
+  traits.register_chunks = WeightRegisters(pass, precision) / traits.chunk_registers() / 2 * 2;
+  traits.loads_in_flight = LoadsInFlight(pass, precision);
   return traits;
 }
 

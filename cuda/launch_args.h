@@ -14,8 +14,7 @@ namespace jp::cuda {
 struct Messages {
   void* base;
   int64_t group_stride, step_stride, row_stride;
-  bool is_result;      // the values need not be stored a second time
-  bool fetched_ahead;  // they are more than L2 holds
+  bool is_result;  // the values need not be stored a second time
   // Forward, [N,B] rows: what a row reads at its first step and at a reset, likewise the operands
   // or padded copies. No reset state: zeros.
   const void* initial_state;
@@ -38,9 +37,9 @@ struct LaunchArgs {
   Arrays arrays;
   Geometry geometry;
   Messages messages;
-  uint32_t* counters;  // one a tile of a team, zero at first; Exchange::kGridBarrier's
-  Vec16B* streamed;    // weights that neither registers nor shared memory hold
-  uint64_t timeout_ns, first_timeout_ns;  // before a block gives up on others, and at first
+  uint32_t* counters;   // one a tile of a team, zero at first; Exchange::kGridBarrier's
+  Vec16B* streamed;     // weights that neither registers nor shared memory hold
+  uint64_t timeout_ns;  // before a block gives up on the others
 
   JP_HOST_DEVICE Rows<int> RowsOf(int group) const {
     Rows<int> r = rows;

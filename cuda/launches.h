@@ -81,20 +81,13 @@ bool PrepareMessages(const Problem& problem, const KernelPlan& plan, const Array
   }
   if (plan.geometry.exchange == Exchange::kGridBarrier) return true;
   const int64_t bytes = problem.groups * m.group_stride * ElementBytes(plan.precision);
-  m.fetched_ahead = bytes > plan.l2_bytes;
   return device.Fill(m.base, 0xff, bytes);  // kUnwritten
 }
 
-// How long a block waits for others in one step before the launch ends with an error, and in the
-// first, when other work on the GPU may have kept some from beginning.
-struct Timeouts {
-  uint64_t step_ns, first_ns;
-};
-
-// `workspace` is aligned to kWorkspaceLine.
+// `workspace` is aligned to kWorkspaceLine. A block gives up on the others after `timeout_ns`.
 template <class Arrays, class Device>
 bool Enqueue(const Problem& problem, const KernelPlan& plan, const Arrays& arrays,
-             unsigned char* workspace, const Timeouts& timeouts, Device& device) {
+             unsigned char* workspace, uint64_t timeout_ns, Device& device) {
   const Workspace at = LayOutWorkspace(problem, plan);
   LaunchArgs<Arrays> args{};
   args.hidden = static_cast<int>(problem.hidden);
@@ -108,8 +101,7 @@ bool Enqueue(const Problem& problem, const KernelPlan& plan, const Arrays& array
   args.geometry = plan.geometry;
   args.counters = reinterpret_cast<uint32_t*>(workspace + at.counters);
   args.streamed = reinterpret_cast<Vec16B*>(workspace + at.streamed);
-  args.timeout_ns = timeouts.step_ns;
-  args.first_timeout_ns = timeouts.first_ns;
+  args.timeout_ns = timeout_ns;
   if (!plan.geometry.cluster() &&
       !PrepareMessages(problem, plan, arrays, at, workspace, device, args.messages)) {
     return false;

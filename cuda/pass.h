@@ -30,7 +30,8 @@ class PassBase {
   JP_DEVICE explicit PassBase(const LaunchArgs<Arrays>& args)
       : args_(args),
         at_(args.geometry, args.rows.batch),
-        exchange_(args, at_, kTraits.segments),
+        ends_(args),
+        exchange_(args, at_, ends_, kTraits.segments),
         gemm_(args.geometry, at_, args.streamed) {}
 
   // Warps past the last unit have nothing to do but to wait for their block.
@@ -143,6 +144,7 @@ class PassBase {
 
   const LaunchArgs<Arrays>& args_;
   const ThreadCoords at_;
+  const TileEnds<Arrays> ends_;
   BlockExchange<Dtype, Arrays> exchange_;
   StepGemm<Dtype, kTraits> gemm_;
 

@@ -6,6 +6,8 @@
 #include <cstdio>
 #include <utility>
 
+#include "cuda/step_cycles.h"
+
 namespace jp::cuda {
 namespace {
 
@@ -70,12 +72,8 @@ void LayOut(Geometry& g, const Task& task) {
   // keeps them in different banks.
   g.message_pitch = g.cluster() ? (g.chunks | 1) * kChunkBytes : 0;
   g.barriers = g.messages + tiles * 2 * kTileRows * g.message_pitch;
-  g.weights = RoundUp(g.barriers + (g.cluster() ? tiles * 2 * 8 : 0), 128);
-}
-
-// Of the weights of one chunk a warp, of all of a block's warps.
-int64_t ChunkBytes(const Geometry& g, const Task& task) {
-  return int64_t{g.warps_m} * g.warps_k * task.traits.chunk_vectors() * kLanes * kVectorBytes;
+  g.ends = g.barriers + (g.cluster() ? tiles * 2 * 8 : 0);
+  g.weights = RoundUp(g.ends + (task.problem.has(Part::lengths) ? tiles * 4 : 0), 128);
 }
 
 // Lays H over teams of `blocks` blocks with `warps_m` unit blocks each; false if that cannot be.
@@ -95,7 +93,7 @@ bool Fit(Geometry& g, const Task& task, int blocks, int warps_m) {
   LayOut(g, task);
 
   const int beyond = std::max(0, g.warp_chunks - traits.register_chunks);
-  const auto chunk_bytes = static_cast<int>(ChunkBytes(g, task));
+  const int chunk_bytes = g.warps_m * g.warps_k * traits.chunk_vectors() * kLanes * kVectorBytes;
   const int fitting = (task.facts.shared_bytes - g.weights) / chunk_bytes;
   if (task.facts.shared_bytes < g.weights || fitting < 1) return false;
   g.shared_chunks = std::min(beyond, fitting);
@@ -112,37 +110,21 @@ void Spread(Geometry& g, const Task& task, int most, int tiles) {
   g.teams_per_group = Ceil(all, g.tiles_per_team);
 }
 
-// What a step costs, roughly, in cycles of an H100: the model of cuda/README.md in short, to choose
-// between exchanges by. Nothing on a GPU has confirmed it.
-double StepCycles(const Geometry& g, const Task& task) {
-  constexpr double kThroughL2 = 828, kThroughCluster = 209;
-  constexpr double kL2Bytes = 34.6, kClusterBytes = 13.2, kSharedBytes = 128;  // a cycle, a block
-  constexpr double kBarrier = 59, kAdd = 4, kCell = 130;  // with the trip to shared memory
-  constexpr double kMultiply = 12.7;  // of two vectors a lane, on the matrix units
-  constexpr double kMultiplyAdd = 8;  // of a vector a lane and one row, without them
-  const Problem& p = task.problem;
-  const double rows = static_cast<double>(std::min<int64_t>(p.batch, kTileRows));
-  const double bytes = rows * task.traits.segments * g.segment * ElementBytes(task.precision);
-  const double message =
-      g.cluster() ? bytes / kClusterBytes + kTileRows / rows * bytes * g.warps_m / kSharedBytes
-                  : bytes * g.warps_m / kL2Bytes;
-  const double chunk = task.traits.chunk_vectors() *
-                       (task.precision == Precision::kFloat32 ? kMultiplyAdd * rows : kMultiply);
-  const double exchange = g.cluster() ? kThroughCluster : kThroughL2;
-  // Each warp writes its sums, and those of a unit block read all of theirs; then the cell.
-  const int sums = task.traits.slots() * task.traits.gates;
-  const int slots = Ceil(task.traits.slots(), g.warps_k);
-  const double reduce =
-      g.warps_k == 1 ? 0 : kBarrier + 2.0 * sums * g.warps_m * g.warps_k + kAdd * g.warps_k * slots;
-  const double weights = static_cast<double>(ChunkBytes(g, task));
-  const double product = std::max(g.warp_chunks * chunk, g.shared_chunks * weights / kSharedBytes);
-  const double streamed = g.stream_chunks * weights / kL2Bytes;
-  const double tile = message + streamed + product + reduce + kCell * slots;
-  // Several tiles hide the way of each other's messages; teams beyond the GPU's SMs come later.
-  const double step =
-      g.tiles_per_team == 1 ? exchange + tile : std::max(exchange, g.tiles_per_team * tile);
-  const int64_t at_once = task.facts.processors / g.blocks_per_team;
-  return step * static_cast<double>(Ceil(p.groups * g.teams_per_group, at_once));
+double StepCyclesOf(const Geometry& g, const Task& task) {
+  return StepCycles(g, {task.problem, task.precision, task.traits, task.facts.processors}).Total();
+}
+
+// Of a launch at most: a cluster's teams find their own place, blocks of a grid must all be there.
+int LaunchTeams(const Geometry& g, const Task& task) {
+  const int teams = static_cast<int>(task.problem.groups) * g.teams_per_group;
+  return g.cluster() ? teams : std::min(teams, task.facts.processors / g.blocks_per_team);
+}
+
+// Weights that every step of a launch reads from L2.
+int64_t StreamedBytes(const Geometry& g, const Task& task) {
+  const int64_t warps = int64_t{g.blocks_per_team} * g.warps_m * g.warps_k;
+  return LaunchTeams(g, task) * warps * g.stream_chunks * task.traits.chunk_vectors() * kLanes *
+         kVectorBytes;
 }
 
 // The quickest of the clusters that hold all weights; none may.
@@ -161,44 +143,45 @@ std::optional<Geometry> FitCluster(const Task& task) {
       Spread(tried, task, task.facts.processors / blocks, tiles);
       fits = Fit(tried, task, blocks, warps_m) && tried.stream_chunks == 0;
     }
-    if (fits && (!best || StepCycles(tried, task) < StepCycles(*best, task))) best = tried;
+    if (fits && (!best || StepCyclesOf(tried, task) < StepCyclesOf(*best, task))) best = tried;
   }
   return best;
 }
 
-// Calls f(warps_m, blocks) for the ways to lay units over the blocks of a grid, fewest warps first.
-template <class F>
-void ForEachGrid(const Task& task, const F& f) {
-  const int least = Ceil(task.unit_blocks(), task.facts.processors);
-  for (int warps_m = least; warps_m <= kMostWarps; warps_m = warps_m == 1 ? 2 : 2 * warps_m) {
-    f(warps_m, Ceil(task.unit_blocks(), warps_m));
-    if (warps_m >= task.unit_blocks()) break;
+// With `warps_m` unit blocks a block.
+std::optional<Geometry> FitGridOf(const Task& task, Exchange exchange, int warps_m) {
+  const int blocks = Ceil(task.unit_blocks(), warps_m);
+  Geometry g{};
+  g.exchange = exchange == Exchange::kGridBarrier ? exchange : Exchange::kGridData;
+  for (int tiles = kMostTiles; tiles > 0; tiles /= 2) {
+    Spread(g, task, task.facts.processors / blocks, tiles);
+    if (Fit(g, task, blocks, warps_m)) return g;
   }
+  return std::nullopt;
 }
 
-// The quickest of the grids.
+// The quickest of the grids: with as many blocks as there are SMs for one team, or with fewer and
+// more teams, so that each has fewer tiles.
 std::optional<Geometry> FitGrid(const Task& task, Exchange exchange) {
-  std::optional<Geometry> best, beyond;
-  ForEachGrid(task, [&](int warps_m, int blocks) {
-    Geometry g{};
-    g.exchange = exchange == Exchange::kGridBarrier ? exchange : Exchange::kGridData;
-    bool fits = false;
-    for (int tiles = kMostTiles; tiles > 0 && !fits; tiles /= 2) {
-      Spread(g, task, task.facts.processors / blocks, tiles);
-      fits = Fit(g, task, blocks, warps_m);
-    }
-    // What does not stay in L2 between two steps would come from memory: only if nothing else is.
-    const int64_t teams = std::min<int64_t>(task.problem.groups * g.teams_per_group,
-                                            fits ? task.facts.processors / blocks : 0);
-    const bool stays =
-        teams * blocks * g.stream_chunks * ChunkBytes(g, task) <= task.facts.l2_bytes;
-    const auto better = [&](const std::optional<Geometry>& other) {
-      return fits && (!other || StepCycles(g, task) < StepCycles(*other, task));
-    };
-    if (stays && better(best)) best = g;
-    if (!stays && better(beyond)) beyond = g;
-  });
-  return best ? best : beyond;
+  const int least = Ceil(task.unit_blocks(), task.facts.processors);
+  if (least > kMostWarps) return std::nullopt;
+  std::optional<Geometry> best = FitGridOf(task, exchange, least);
+  for (int warps_m = 1; warps_m <= kMostWarps; warps_m *= 2) {
+    if (warps_m <= least) continue;
+    const std::optional<Geometry> tried = FitGridOf(task, exchange, warps_m);
+    if (!tried || StreamedBytes(*tried, task) > task.facts.l2_bytes) continue;
+    const bool fits = best && StreamedBytes(*best, task) <= task.facts.l2_bytes;
+    if (!fits || StepCyclesOf(*tried, task) < StepCyclesOf(*best, task)) best = tried;
+  }
+  return best;
+}
+
+// What a call reads and writes of sequences, in bytes: that much goes through L2 between a place's
+// fill and its message.
+int64_t SequenceBytes(const Task& task) {
+  const Problem& p = task.problem;
+  const int values = p.cell.gates + p.cell.residuals + 1;
+  return p.groups * p.batch * p.steps * p.hidden * values * ElementBytes(task.precision);
 }
 
 // What the kernels do not take, whatever its size: they leave all products but the recurrent one to
@@ -292,18 +275,17 @@ KernelPlan PlanKernel(const Problem& problem, const DeviceFacts& facts, Exchange
 
   KernelPlan plan;
   plan.precision = precision;
-  plan.l2_bytes = facts.l2_bytes;
   const bool clusters_win =
-      cluster && (!grid || StepCycles(*cluster, task) < StepCycles(*grid, task));
+      cluster && (!grid || StepCyclesOf(*cluster, task) < StepCyclesOf(*grid, task));
   plan.geometry = clusters_win ? *cluster : *grid;
+  plan.geometry.fetches_ahead =
+      plan.geometry.exchange == Exchange::kGridData && SequenceBytes(task) > facts.l2_bytes;
   const Geometry& g = plan.geometry;
   plan.teams = static_cast<int>(problem.groups) * g.teams_per_group;
-  plan.launch_teams =
-      g.cluster() ? plan.teams : std::min(plan.teams, facts.processors / g.blocks_per_team);
+  plan.launch_teams = LaunchTeams(g, task);
   const int64_t warps = int64_t{g.blocks_per_team} * g.warps_m * g.warps_k;
-  const int64_t chunk_bytes = task.traits.chunk_vectors() * kLanes * kVectorBytes;
-  plan.weight_bytes = warps * g.warp_chunks * chunk_bytes;
-  plan.streamed_bytes = plan.launch_teams * warps * g.stream_chunks * chunk_bytes;
+  plan.weight_bytes = warps * g.warp_chunks * task.traits.chunk_vectors() * kLanes * kVectorBytes;
+  plan.streamed_bytes = StreamedBytes(g, task);
   if (plan.streamed_bytes > facts.l2_bytes) {
     return Refuse(
         Format("%lld MiB of weights would be read from memory at every step: registers "
@@ -335,8 +317,10 @@ WorkspaceBound BoundWorkspace(const Problem& problem, const DeviceFacts& facts, 
   }
   bound.fixed = int64_t{facts.processors} * kMostTiles * int64_t{sizeof(uint32_t)};
   int64_t streamed = 0;
-  ForEachGrid(task, [&](int warps_m, int blocks) {
-    for (int tiles = 1; tiles <= kMostTiles; ++tiles) {
+  const int least = Ceil(task.unit_blocks(), facts.processors);
+  for (int warps_m = 1; warps_m <= kMostWarps; ++warps_m) {
+    const int blocks = Ceil(task.unit_blocks(), warps_m);
+    for (int tiles = 1; tiles <= kMostTiles && warps_m >= least; ++tiles) {
       Geometry g{};
       g.tiles_per_team = tiles;
       if (!Fit(g, task, blocks, warps_m)) continue;
@@ -344,7 +328,7 @@ WorkspaceBound BoundWorkspace(const Problem& problem, const DeviceFacts& facts, 
       streamed = std::max(
           streamed, warps * g.stream_chunks * task.traits.chunk_vectors() * kLanes * kVectorBytes);
     }
-  });
+  }
   bound.fixed += std::min(streamed, facts.l2_bytes);
   return bound;
 }

@@ -32,7 +32,6 @@ struct KernelPlan {
   int teams = 0;           // of all groups and rows
   int launch_teams = 0;    // of a launch at most; what is beyond waits for the launch before
   int64_t weight_bytes{};  // of one team, padding included
-  int64_t l2_bytes{};      // the device's
   // Of those, what every step reads from L2, all blocks of a launch together.
   int64_t streamed_bytes{};
 

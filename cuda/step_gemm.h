@@ -15,7 +15,7 @@ class StepGemm {
   static constexpr int kTiles = kTraits.tiles();
   static constexpr int kVectors = kTraits.chunk_vectors();
   static constexpr int kResident = kTraits.register_chunks;
-  static constexpr int kAhead = LoadsInFlight(Dtype::kPrecision);
+  static constexpr int kAhead = kTraits.loads_in_flight;
   static_assert(kResident > 0);
 
  public:
@@ -54,17 +54,21 @@ class StepGemm {
     Vec16B ahead[kAhead];
     JP_UNROLL
     for (int c = 0; c < kAhead; ++c) ahead[c] = c < at_.chunks ? reader.Load(c) : Vec16B{};
-    reader.AwaitFirst(ahead);
+    reader.AwaitFirst(ahead, at_.chunks);
     JP_UNROLL
     for (int c = 0; c < kResident; ++c) {
-      if (c < at_.chunks) Advance(reader, rows, c, resident_[c], ahead[c % kAhead], sums);
+      if (c >= at_.chunks) continue;
+      if (c >= kAhead) reader.Await(c, ahead[c % kAhead]);
+      Advance(reader, rows, c, resident_[c], ahead[c % kAhead], sums);
     }
     for (int first = kResident; first < at_.chunks; first += kAhead) {
       JP_UNROLL
       for (int i = 0; i < kAhead; ++i) {
         const int c = first + i;
         Vec16B& loaded = ahead[(kResident + i) % kAhead];
-        if (c < at_.chunks) Advance(reader, rows, c, Unpack(Beyond(c)), loaded, sums);
+        if (c >= at_.chunks) continue;
+        reader.Await(c, loaded);
+        Advance(reader, rows, c, Unpack(Beyond(c)), loaded, sums);
       }
     }
     reader.Finish();
@@ -88,7 +92,7 @@ class StepGemm {
   template <class Reader>
   JP_DEVICE void Advance(Reader& reader, int rows, int c, const WeightFragments<kTiles>& weights,
                          Vec16B& ahead, Accumulator<Dtype, kTiles>& sums) {
-    const Vec16B vector = reader.Await(c, ahead);
+    const Vec16B vector = ahead;
     if (c + kAhead < at_.chunks) ahead = reader.Load(c + kAhead);
     arch::SyncWarp();  // lanes may have waited for different words
     sums.Add(weights, vector, rows);

@@ -16,40 +16,44 @@
 
 namespace jp::cuda {
 
-// How long a step may wait, and what is said when it has waited too long.
+// What a wait may take, and what is said when it takes longer.
 struct TimeoutContext {
   const char* kernel;
   uint64_t timeout_ns;
   int step;
-
-  // Of the lanes that are here together one will do.
-  JP_DEVICE void Trap(uint32_t expected, uint32_t seen) const {
-    if (arch::IsFirstActiveLane()) arch::Trap(kernel, step, expected, seen);
-  }
 };
 
-// Counts the time of one wait in which this block was looking: a debugger, or another process that
-// has the GPU for a while, may stop the clock between two looks, and counts for little.
+// The blocks of a grid need not all start at once, for other work may be on the GPU: as long as a
+// thread has not heard from the others at all, it waits so many times as long.
+constexpr uint64_t kTimeoutsToStart = 30;
+
+// Counts the time of one wait that the block could have made progress in: of what lies between two
+// looks at the clock no more than 10 ms count, as a debugger, another process's turn on the GPU or
+// a suspended machine take longer.
 class Timeout {
  public:
-  JP_DEVICE explicit Timeout(uint64_t nanoseconds) : nanoseconds_(nanoseconds) {}
+  // Where a look itself waits, the clock is looked at every time.
+  JP_DEVICE explicit Timeout(uint64_t nanoseconds, uint32_t looks_per_clock = 32)
+      : limit_(Units(nanoseconds)), looks_per_clock_(looks_per_clock) {}
 
   // Between two looks: has it been too long?
   JP_DEVICE bool Expired() {
     arch::Pause();
-    if (++looks_ % kLooksPerClock != 0) return false;
-    const uint64_t now = arch::Nanoseconds(), since = last_ == 0 ? 0 : now - last_;
+    if (++looks_ % looks_per_clock_ != 0) return false;
+    const uint32_t now = Units(arch::Nanoseconds()), since = now - last_;
+    if (looks_ > looks_per_clock_) waited_ += since < kMost ? since : kMost;
     last_ = now;
-    waited_ += since < kMostBetweenClocks ? since : kMostBetweenClocks;
-    return waited_ > nanoseconds_;
+    return waited_ > limit_;
   }
 
  private:
-  static constexpr uint32_t kLooksPerClock = 256;
-  static constexpr uint64_t kMostBetweenClocks = 10'000'000;  // ns
+  // Of 1024 ns: an hour before they wrap, in half the registers.
+  JP_DEVICE static uint32_t Units(uint64_t nanoseconds) {
+    return static_cast<uint32_t>(nanoseconds >> 10);
+  }
+  static constexpr uint32_t kMost = 10'000'000 >> 10;
 
-  uint64_t nanoseconds_, last_ = 0, waited_ = 0;
-  uint32_t looks_ = 0;
+  uint32_t limit_, looks_per_clock_, waited_ = 0, last_ = 0, looks_ = 0;
 };
 
 JP_DEVICE bool Unwritten(const Vec16B& q) {
@@ -70,29 +74,27 @@ struct GridReader {
     return arch::LoadRelaxed(first + chunk * kChunkBytes);
   }
 
-  JP_DEVICE Vec16B Await(int chunk, Vec16B vector) {
-    if (!is_signal || !Unwritten(vector)) return vector;
+  JP_DEVICE void Await(int chunk, Vec16B& vector) {
+    if (!is_signal || !Unwritten(vector)) return;
     Timeout timeout(context.timeout_ns);
     while (Unwritten(vector) && !timed_out) {
       timed_out = timeout.Expired();
       vector = Load(chunk);
     }
-    return vector;
   }
-  // The first chunks, all looked at at once: what was asked for too early is asked for again
-  // together, and one trip does for all of them.
+  // The first chunks, all looked at at once: those that were asked for too early are asked for
+  // again together, so that one trip to L2 does for all of them. A lane leaves with all that it
+  // waits for, or timed out; what its row does not have is zero, and never waited for. `chunks`:
+  // of the warp, the same in all lanes.
   template <int kCount>
-  JP_DEVICE void AwaitFirst(Vec16B (&vectors)[kCount]) {
+  JP_DEVICE void AwaitFirst(Vec16B (&vectors)[kCount], int chunks) {
     if (!is_signal) return;
     Timeout timeout(context.timeout_ns);
-    for (;;) {
+    while (!timed_out) {
       bool late[kCount], any = false;
       JP_UNROLL
-      for (int c = 0; c < kCount; ++c) {
-        late[c] = Unwritten(vectors[c]);
-        any |= late[c];
-      }
-      if (!any || timed_out) return;
+      for (int c = 0; c < kCount; ++c) any |= late[c] = c < chunks && Unwritten(vectors[c]);
+      if (!any) return;
       timed_out = timeout.Expired();
       JP_UNROLL
       for (int c = 0; c < kCount; ++c) {
@@ -101,7 +103,7 @@ struct GridReader {
     }
   }
   JP_DEVICE void Finish() const {
-    if (timed_out) context.Trap(0, kUnwritten);
+    if (timed_out) arch::Trap(context.kernel, context.step, 0, kUnwritten);
   }
 };
 
@@ -109,9 +111,9 @@ struct ClusterReader {
   const Vec16B* row;  // of the message, this lane's vector of the first chunk
 
   JP_DEVICE Vec16B Load(int chunk) const { return row[chunk * (kChunkBytes / sizeof(Vec16B))]; }
-  JP_DEVICE Vec16B Await(int /*chunk*/, const Vec16B& vector) const { return vector; }
+  JP_DEVICE void Await(int /*chunk*/, const Vec16B& /*vector*/) const {}
   template <int kCount>
-  JP_DEVICE void AwaitFirst(Vec16B (&)[kCount]) const {}
+  JP_DEVICE void AwaitFirst(Vec16B (&)[kCount], int /*chunks*/) const {}
   JP_DEVICE void Finish() const {}
 };
 

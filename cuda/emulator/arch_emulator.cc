@@ -94,6 +94,11 @@ void AddRelease(uint32_t* to, uint32_t amount) {
   std::atomic_ref(*to).fetch_add(amount, std::memory_order_release);
 }
 
+void Prefetch(const void* address) {
+  auto* const byte = static_cast<unsigned char*>(const_cast<void*>(address));
+  static_cast<void>(std::atomic_ref(*byte).load(std::memory_order_relaxed));
+}
+
 ClusterAddress MapToRank(const void* local, int rank) {
   emulator::Block& block = ThisBlock();
   if (rank < 0 || rank >= ThisGrid().shape.cluster || !block.Holds(local, 1)) {
@@ -146,7 +151,8 @@ void Pause() {
 
 uint64_t Nanoseconds() {
   const auto now = emulator::Clock::now().time_since_epoch();
-  return static_cast<uint64_t>(std::chrono::nanoseconds(now).count());
+  const uint64_t leaps = ThisLane().clock_looks++ * ThisGrid().options.clock_leap_ns;
+  return static_cast<uint64_t>(std::chrono::nanoseconds(now).count()) + leaps;
 }
 
 void Trap(const char* kernel, int step, uint32_t expected, uint32_t seen) {

@@ -92,7 +92,8 @@ Vec16B LoadRelaxed(const void* from);
 void StoreRelaxed(uint32_t* to, uint32_t word);
 uint32_t LoadAcquire(const uint32_t* from);
 void AddRelease(uint32_t* to, uint32_t amount);
-JP_DEVICE void Prefetch(const void* /*address*/) {}
+// Reads there, for AddressSanitizer to see.
+void Prefetch(const void* address);
 
 // ---- Clusters
 
@@ -107,8 +108,6 @@ bool TryWait(uint64_t* barrier, uint32_t parity);
 void SyncCluster();
 
 // ---- Waiting, and giving up
-
-JP_DEVICE bool IsFirstActiveLane() { return true; }  // lanes run one after the other
 
 void Pause();
 uint64_t Nanoseconds();

@@ -25,6 +25,8 @@ struct LaunchOptions {
   int max_delay_us = 200;
   // Nothing that this block stores for others reaches them; -1: none is so unlucky.
   int lost_block = -1;
+  // So much seems to pass, besides, between two looks of a lane at the clock: as under a debugger.
+  uint64_t clock_leap_ns = 0;
   // How long a warp may wait for others before the launch is ended.
   double timeout_seconds = 60;
 };

@@ -68,6 +68,7 @@ class Lane {
   Warp* warp = nullptr;
   int thread = 0;  // of the block
   Dice dice{0};
+  uint64_t clock_looks = 0;
 
  private:
   friend Warp;

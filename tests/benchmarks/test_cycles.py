@@ -46,6 +46,9 @@ def test_a_grid_step_by_hand():
     shape = Shape("lstm", 1024, 1, 1024, 1024, "bfloat16")
     assert lay_out(shape, "grid") == Layout(
         residency="grid",
+        blocks=128,
+        unit_blocks=128,
+        loads=8,
         warps_m=1,
         warps_k=8,
         warp_chunks=4,
@@ -61,7 +64,10 @@ def test_a_grid_step_by_hand():
     )
     parts = predict(shape, "grid")
     assert parts["exchange"] == pytest.approx(2 * H100.l2_far_trip)
-    assert parts["message"] == pytest.approx(2048 / H100.l2_bytes)  # one row, read once a block
+    # One row of 2 KiB: each block takes it in sooner than 128 blocks are served with one line.
+    assert parts["message"] == pytest.approx(128 * 128 / H100.slice_bytes)
+    eight = predict(replace(shape, batch=8), "grid")
+    assert eight["message"] == pytest.approx(8 * 2048 / (H100.l2_bytes * 132 / 128))
     assert parts["product"] == pytest.approx(128 / H100.mma_per_cycle)  # 8 warps x 4 x 2 x 2
     assert parts["streamed weights"] == 0
 
@@ -84,13 +90,32 @@ def test_a_long_chain_is_waited_for():
     assert predict(shape, "grid", True)["product"] == pytest.approx(chain)
 
 
+def test_few_blocks_are_held_back_by_their_own_port():
+    parts = predict(Shape("lstm", 9, 8, 512, 512, "bfloat16"), "grid", True)  # 32 blocks
+    assert parts["message"] == pytest.approx(8 * 4 * 1024 / H100.port_bytes)
+
+
+def test_loads_after_the_first_eight_wait_for_a_trip():
+    """LSTM backward, H=1024: 16 chunks a warp, the second eight asked for with the first."""
+    parts = predict(Shape("lstm", 9, 1, 1024, 1024, "bfloat16"), "grid", True)
+    assert parts["message"] == pytest.approx(H100.l2_far_trip - parts["product"] / 2)
+
+
 def test_other_tiles_hide_the_exchange():
-    shapes = [Shape("lstm", 9, rows, 1024, 1024, "bfloat16") for rows in (8, 16)]
-    layouts = [lay_out(shape, "grid") for shape in shapes]
-    assert [(at.warps_m, at.warps_k, at.tiles) for at in layouts] == [(1, 8, 1), (1, 8, 2)]
-    alone, together = (predict(shape, "grid") for shape in shapes)
+    alone = predict(Shape("lstm", 9, 8, 2048, 2048, "bfloat16"), "grid")
+    together = predict(Shape("lstm", 9, 64, 2048, 2048, "bfloat16"), "grid")
     assert together["exchange"] == 0
-    assert together["step"] == pytest.approx(2 * (alone["step"] - alone["exchange"]))
+    busy = alone["step"] - alone["exchange"]
+    assert together["step"] == pytest.approx(8 * busy)
+
+
+def test_polled_together_as_simulated():
+    """A simulation of 128 blocks by latencies alone, without queues: 0.69 and 0.93 µs a step."""
+    shape = Shape("lstm", 9, 1, 1024, 1024, "bfloat16")
+    for backward, microseconds in ((False, 0.69), (True, 0.93)):
+        parts = predict(shape, "grid", backward)
+        queueing = 128 * 128 / H100.slice_bytes if not backward else 0
+        assert H100.microseconds(parts["step"] - queueing) == pytest.approx(microseconds, rel=0.06)
 
 
 def test_streamed_weights_cost():
@@ -98,7 +123,8 @@ def test_streamed_weights_cost():
     at = lay_out(shape, "grid")
     assert at.stream_chunks > 0
     weights = at.stream_chunks * at.warps_m * at.warps_k * 2 * at.mma_tiles * 512
-    assert predict(shape, "grid")["streamed weights"] == pytest.approx(weights / H100.l2_bytes)
+    intake = H100.l2_bytes * H100.processors / at.blocks
+    assert predict(shape, "grid")["streamed weights"] == pytest.approx(weights / intake)
 
 
 def test_limit_by_hand():

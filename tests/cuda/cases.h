@@ -118,10 +118,9 @@ inline void CheckClose(const GpuCase& c, const char* what, const Buffer& got,
 
 // Forward and backward against the reference in double. Backward from what the kernel itself
 // stored, so that the two passes are judged apart.
-inline void CheckBothPasses(const GpuCase& c, int seed,
+inline void CheckBothPasses(const GpuCase& c, Arrays arrays,
                             const cuda::emulator::LaunchOptions& options = {},
                             uint64_t timeout_ns = kLongTimeout) {
-  Arrays arrays = MakeArrays(c.given, seed);
   Buffers buffers(arrays);
   const Problem forward = c.forward(), backward = c.backward();
   const std::string went = RunPass(c, forward, buffers.forward(forward), options, timeout_ns);
@@ -146,6 +145,11 @@ inline void CheckBothPasses(const GpuCase& c, int seed,
     CheckClose(c, "d_reset_state", *buffers.d_reset_state[s], arrays.d_reset_state[s]);
   }
   for (Buffer* buffer : buffers.all()) CHECK(buffer->Intact(), c.name());
+}
+inline void CheckBothPasses(const GpuCase& c, int seed,
+                            const cuda::emulator::LaunchOptions& options = {},
+                            uint64_t timeout_ns = kLongTimeout) {
+  CheckBothPasses(c, MakeArrays(c.given, seed), options, timeout_ns);
 }
 
 }  // namespace jp::test

@@ -40,8 +40,7 @@ template <class Arrays>
 std::string Run(const DeviceRun& run, const Arrays& arrays) {
   EmulatedDevice device{
       cuda::KernelsOf(run.problem.cell.kind, run.plan.precision), run.options, {}};
-  cuda::Enqueue(run.problem, run.plan, arrays, run.workspace, {run.timeout_ns, run.timeout_ns},
-                device);
+  cuda::Enqueue(run.problem, run.plan, arrays, run.workspace, run.timeout_ns, device);
   return device.error;
 }
 

@@ -61,7 +61,7 @@ std::string Run(const DeviceRun& run, const Arrays& arrays) {
                               .plan = run.plan,
                               .kernel = kernel,
                               .workspace = run.workspace,
-                              .timeouts = {run.timeout_ns, run.timeout_ns},
+                              .timeout_ns = run.timeout_ns,
                               .ordinal = 0,
                               .stream = SoftwareGpuStream(0)};
   const std::string error = EnqueueOnDevice(call, arrays);

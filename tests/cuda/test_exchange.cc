@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The exchange between blocks: however late each of them is, nobody reads a stale value or waits
 // for ever; and a wait that cannot end says so.
+#include <chrono>
 #include <limits>
+#include <memory>
 
+#include "cuda/transports.h"
 #include "tests/cuda/cases.h"
 
 namespace {
@@ -23,8 +26,81 @@ void CheckLateBlocks() {
                                  {Part::lengths, Part::resets});
       given.reverse = seed % 5 == 0;
       if (seed % 4 < 2) given.Add(Part::reset_state);
-      CheckBothPasses({given, exchange}, static_cast<int>(seed),
-                      {.jitter_seed = seed, .max_delay_us = 60});
+      GpuCase c{given, exchange};
+      if (seed % 3 != 1) c.facts.l2_bytes = 1 << 10;  // places of messages are fetched ahead
+      CheckBothPasses(c, static_cast<int>(seed), {.jitter_seed = seed, .max_delay_us = 60});
+    }
+  }
+}
+
+// Messages of more chunks than a warp has loads in flight, from blocks that are late: the first
+// ones are waited for together, those after them one by one.
+void CheckLateChunks() {
+  struct Long {
+    Precision precision;
+    int64_t hidden;
+    int processors;
+  };
+  for (const auto& [precision, H, processors] :
+       {Long{Precision::kBfloat16, 328, 6}, Long{Precision::kFloat32, 168, 4}}) {
+    for (uint32_t seed = 1; seed <= 3; ++seed) {
+      GpuCase c{GivenToGpu(*jp::FindCell("lstm"), precision, {1, 3, 4, H}, {Part::resets})};
+      c.facts.processors = processors;
+      for (const Problem& pass : {c.forward(), c.backward()}) {
+        const jp::cuda::KernelPlan plan = jp::cuda::PlanKernel(pass, c.facts, c.exchange);
+        const int loads = jp::cuda::TraitsOf(pass.pass, 4, 2, plan.precision).loads_in_flight;
+        CHECK(plan.geometry.warp_chunks > loads, c.name(), plan.geometry.warp_chunks);
+      }
+      CheckBothPasses(c, static_cast<int>(seed), {.jitter_seed = seed, .max_delay_us = 100});
+    }
+  }
+}
+
+// The reader by itself. Four rows of a warp's five chunks: one whole and late, word by word; one
+// that ends after two, with memory beyond that nobody will write; one that is a state, which may
+// hold any bits; one that is not in the batch.
+void CheckFirstChunks() {
+  constexpr int kChunks = 5, kWords = jp::cuda::kChunkBytes / 4;
+  struct Rows {
+    alignas(16) uint32_t words[4][(kChunks + 1) * kWords];
+    jp::cuda::Vec16B seen[32][kChunks];
+  };
+  for (uint32_t seed = 1; seed <= 20; ++seed) {
+    auto rows = std::make_unique<Rows>();
+    std::memset(rows.get(), 0xff, sizeof *rows);
+    const auto thread = [&rows] {
+      namespace arch = jp::cuda::arch;
+      const int lane = arch::Lane(), row = lane / 4, t = lane % 4;
+      if (arch::BlockIndex() == 0) {  // writes row 0 and the first two chunks of row 1, backwards
+        if (lane >= 2) return;
+        for (int i = (lane == 0 ? kChunks : 2) * kWords - 1; i >= 0; --i) {
+          arch::StoreRelaxed(&rows->words[lane][i], static_cast<uint32_t>(lane * 1000 + i));
+        }
+        return;
+      }
+      constexpr int kHas[] = {kChunks + 1, 2, kChunks, 0};
+      const auto* first = reinterpret_cast<const unsigned char*>(rows->words[row % 4]);
+      jp::cuda::GridReader reader{.first = first + t * 16,
+                                  .chunks = kHas[row % 4],
+                                  .is_signal = row % 4 != 2,
+                                  .context = {"reader", 10'000'000'000, 0}};
+      jp::cuda::Vec16B vectors[kChunks + 2];
+      for (int c = 0; c < kChunks + 2; ++c) vectors[c] = reader.Load(c);
+      reader.AwaitFirst(vectors, kChunks);
+      arch::SyncWarp();
+      for (int c = 0; c < kChunks; ++c) rows->seen[lane][c] = vectors[c];
+      reader.Finish();
+    };
+    const std::string error = jp::cuda::emulator::Run(
+        thread, {2, 1, 32, 0}, {.jitter_seed = seed, .max_delay_us = 50, .timeout_seconds = 20});
+    CHECK(error.empty(), error, seed);
+    for (int i = 0; i < 32 * kChunks * 4; ++i) {
+      const int lane = i / (kChunks * 4), c = i / 4 % kChunks, row = lane / 4 % 4;
+      const int at = c * kWords + lane % 4 * 4 + i % 4;
+      const uint32_t missing = row == 2 ? ~0u : 0;  // of the state; zeros past a row
+      const bool written = row == 0 || (row == 1 && c < 2);
+      const uint32_t expected = written ? static_cast<uint32_t>(row * 1000 + at) : missing;
+      CHECK(rows->seen[lane][c].word[i % 4] == expected, seed, lane, c, i % 4);
     }
   }
 }
@@ -113,15 +189,64 @@ void CheckInfinity() {
   }
 }
 
-// One block's messages are lost: the others give up, and say what they waited for.
+// What does not count: time in which nobody looked, of a machine that was suspended, say. A thread
+// that looks all the time gives up when it should.
+void CheckTimeout() {
+  const auto give_up_after = [](uint64_t leap_ns) {
+    auto looks = std::make_unique<int>(0);
+    const std::string error = jp::cuda::emulator::Run(
+        [&looks] {
+          if (jp::cuda::arch::Lane() != 0) return;
+          jp::cuda::Timeout timeout(200'000'000, 1);
+          while (!timeout.Expired()) ++*looks;
+        },
+        {1, 1, 32, 0}, {.clock_leap_ns = leap_ns});
+    CHECK(error.empty(), error);
+    return *looks;
+  };
+  // Each look seems to come an hour after the one before: 200 ms are twenty times 10 ms.
+  const int looks = give_up_after(3'600'000'000'000);
+  CHECK(looks >= 20 && looks <= 22, looks);
+  CHECK(give_up_after(0) > 22);
+}
+
+// A block's messages are lost and nobody notices, for no row runs: none is waited for.
+void CheckNobodyWaits() {
+  for (Exchange exchange : kExchanges) {
+    for (bool reverse : {false, true}) {
+      GpuCase c{
+          GivenToGpu(*jp::FindCell("gru"), Precision::kBfloat16, {1, 9, 5, 40}, {Part::lengths}),
+          exchange};
+      c.given.reverse = reverse;
+      Arrays arrays = MakeArrays(c.given, 2);
+      for (int32_t& length : arrays.lengths) length = 0;
+      Buffers buffers(arrays);
+      const jp::cuda::emulator::LaunchOptions options{.lost_block = 0};
+      const std::string went =
+          RunPass(c, c.forward(), buffers.forward(c.forward()), options, 1'000'000'000);
+      const std::string came =
+          RunPass(c, c.backward(), buffers.backward(c.backward()), options, 1'000'000'000);
+      CHECK(went.empty() && came.empty(), c.name(), went, came);
+    }
+  }
+}
+
+// One block's messages are lost: the others give up, and say what they waited for. Through L2 they
+// wait longer for the first time, for the block may not have started.
 void CheckStuck() {
+  constexpr uint64_t kTimeout = 20'000'000;
   for (Exchange exchange : kExchanges) {
     const GpuCase c{GivenToGpu(*jp::FindCell("lstm"), Precision::kBfloat16, {1, 2, 3, 24}, {}),
                     exchange};
     const Arrays arrays = MakeArrays(c.given, 2);
     Buffers buffers(arrays);
+    const auto start = std::chrono::steady_clock::now();
     const std::string error =
-        RunPass(c, c.forward(), buffers.forward(c.forward()), {.lost_block = 0}, 50'000'000);
+        RunPass(c, c.forward(), buffers.forward(c.forward()), {.lost_block = 0}, kTimeout);
+    const std::chrono::nanoseconds waited = std::chrono::steady_clock::now() - start;
+    const uint64_t least =
+        exchange == Exchange::kCluster ? kTimeout : kTimeout * jp::cuda::kTimeoutsToStart;
+    CHECK(static_cast<uint64_t>(waited.count()) >= least, c.name(), waited.count());
     CHECK(error.starts_with("jax_persistent.forward: block "), c.name(), error);
     CHECK(error.find("gave up waiting at step 1: expected 0x") != std::string::npos, c.name(),
           error);
@@ -132,9 +257,13 @@ void CheckStuck() {
 
 int main() {
   CheckLateBlocks();
+  CheckLateChunks();
+  CheckFirstChunks();
   CheckNotANumber();
   CheckResetEndsNotANumber();
   CheckInfinity();
+  CheckTimeout();
+  CheckNobodyWaits();
   CheckStuck();
   return jp::test::Finish("exchange between GPU blocks");
 }

@@ -19,7 +19,7 @@ namespace {
 using jp::Part;
 using namespace jp::test;
 
-constexpr uint64_t kTimeout = 500'000'000;
+constexpr uint64_t kTimeout = 200'000'000;
 
 const jp::CellTraits& Cell() {
   for (const jp::CellTraits& cell : jp::kCells) {
@@ -31,13 +31,23 @@ const jp::CellTraits& Cell() {
 }  // namespace
 
 int main() {
-  const GpuCase plain{GivenToGpu(Cell(), Precision::JP_PRECISION, {1, 3, 6, 24}, {Part::lengths})};
+  const GpuCase plain{GivenToGpu(Cell(), Precision::JP_PRECISION, {1, 11, 6, 24}, {Part::lengths})};
   GpuCase with_resets = plain;
   with_resets.given.Add(Part::resets).Add(Part::reset_state);
   for (uint32_t seed = 1; seed <= 40 && failures == 0; ++seed) {
     GpuCase c = seed % 2 ? with_resets : plain;
+    c.given.reverse = seed % 3 != 0;
     c.exchange = seed % 4 == 1 ? Exchange::kCluster : Exchange::kGridData;
     CheckBothPasses(c, static_cast<int>(seed), {.jitter_seed = seed, .max_delay_us = 100},
+                    kTimeout);
+  }
+  // More chunks than a warp has loads in flight.
+  GpuCase wide = plain;
+  wide.given.hidden = 400;
+  wide.given.batch = 3;
+  wide.facts.processors = 7;
+  for (uint32_t seed = 1; seed <= 5 && failures == 0; ++seed) {
+    CheckBothPasses(wide, static_cast<int>(seed), {.jitter_seed = seed, .max_delay_us = 100},
                     kTimeout);
   }
   // A NaN with all its bits set, as the network's own value.

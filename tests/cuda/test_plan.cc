@@ -4,11 +4,13 @@
 #include "cuda/plan.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <initializer_list>
 #include <string>
 #include <vector>
 
+#include "cuda/step_cycles.h"
 #include "tests/native/check.h"
 
 namespace {
@@ -59,7 +61,7 @@ Problem Make(Pass pass, const CellTraits& cell, Precision precision, const Sizes
   if (precision == Precision::kFloat16) p.dtype = jp::DType::kFloat16;
   p.Add(pass == Pass::kForward ? Part::input_gates : Part::d_gates);
   if (pass == Pass::kBackward && cell.reset_after) p.Add(Part::d_recurrent_gates);
-  if (resets) p.Add(Part::resets).Add(Part::reset_state);
+  if (resets) p.Add(Part::resets).Add(Part::reset_state).Add(Part::lengths);
   return p;
 }
 
@@ -132,6 +134,7 @@ void CheckSharedMemory(const Geometry& g, const KernelTraits& traits, const Prob
            PrecisionOf(p) == Precision::kFloat32 ? 2 * warps * kLanes * kVector : 0, kVector},
           {"messages", g.messages, 2 * tiles * kTileRows * g.message_pitch, kVector},
           {"barriers", g.barriers, g.cluster() ? 2 * tiles * 8 : 0, 8},
+          {"ends", g.ends, p.has(Part::lengths) ? tiles * 4 : 0, 4},
           {"weights", g.weights,
            warps * std::max(1, g.shared_chunks) * traits.chunk_vectors() * kLanes * kVector,
            kVector},
@@ -244,6 +247,7 @@ void CheckExchanges(const Problem& p, const DeviceFacts& facts) {
   KernelPlan barrier = PlanKernel(p, facts, Exchange::kGridBarrier);
   CHECK(!barrier.runs() || barrier.geometry.exchange == Exchange::kGridBarrier, name);
   barrier.geometry.exchange = grid.geometry.exchange;
+  barrier.geometry.fetches_ahead = grid.geometry.fetches_ahead;
   CHECK(IsSame(barrier, grid), name, barrier.refusal);
 }
 
@@ -349,22 +353,62 @@ void TestBatches() {
         Make(Pass::kForward, Cell("lstm"), Precision::kBfloat16, {512, batch, groups}), h100,
         exchange);
   };
-  // 132 SMs hold two grids of 64 blocks with one unit block each, and 8 of 16 tiles; or, which is
-  // quicker, eight grids of 16 blocks with four, and 2 tiles; or sixteen clusters of 8.
-  const KernelPlan grids = plan(1, 128, Exchange::kGridData);
-  CHECK(grids.teams == 8 && grids.geometry.tiles_per_team == 2, Explain(grids, h100));
-  CHECK(grids.geometry.warps_m == 4 && grids.geometry.blocks_per_team == 16, Explain(grids, h100));
+  // 132 SMs hold two teams of 64 blocks with 8 of 16 tiles each, or, with four unit blocks on each,
+  // eight of 16 with two tiles, as the model prefers; or sixteen clusters of 8.
+  const Geometry grid = plan(1, 128, Exchange::kGridData).geometry;
+  CHECK(grid.warps_m == 4 && grid.blocks_per_team == 16 && grid.tiles_per_team == 2, grid.warps_m,
+        grid.tiles_per_team);
   const KernelPlan clusters = plan(1, 128, Exchange::kCluster);
   CHECK(clusters.geometry.blocks_per_team == 8 && clusters.teams == 16, Explain(clusters, h100));
   CHECK(plan(1, 8, Exchange::kCluster).teams == 1);
   // A team takes 16 tiles at most; the teams that find no SMs wait for the launch before.
-  const KernelPlan large = plan(7, 512, Exchange::kGridData);
-  CHECK(large.geometry.tiles_per_team == 16 && large.teams == 28, large.teams);
-  CHECK(large.launch_teams == 16, large.launch_teams);
-  CHECK(Explain(large, h100).find("2 launches, one after the other") != std::string::npos,
+  const KernelPlan large = plan(3, 5000, Exchange::kGridData);
+  CHECK(large.geometry.tiles_per_team == 16 && large.teams == 120, large.teams);
+  CHECK(large.launch_teams == 8, large.launch_teams);
+  CHECK(Explain(large, h100).find("15 launches, one after the other") != std::string::npos,
         Explain(large, h100));
+  // What a place's fill has brought into L2 has left it when a long sequence comes to it.
+  Problem wide = Forward("lstm", Precision::kBfloat16, 1024, 64);  // 1.3 MiB a step
+  for (int64_t steps : {39, 41}) {
+    wide.steps = steps;
+    const auto fetches = [&](Exchange exchange) {
+      return PlanKernel(wide, h100, exchange).geometry.fetches_ahead != 0;
+    };
+    CHECK(fetches(Exchange::kGridData) == (steps > 40), steps);
+    CHECK(!fetches(Exchange::kGridBarrier), steps);
+  }
   // A launch may be quicker than another kind's and still lose, for there are more of them.
   CHECK(plan(1, 5000, Exchange::kAny).geometry.cluster());
+}
+
+// The cycle model, by the figures that benchmarks/cycles.py comes to.
+void TestStepCycles() {
+  const DeviceFacts h100 = FactsOfArchitecture(90);
+  struct Known {
+    Pass pass;
+    const char* cell;
+    Precision precision;
+    int64_t hidden, batch;
+    Exchange exchange;
+    double cycles;
+  };
+  for (const Known& known :
+       {Known{Pass::kForward, "lstm", Precision::kBfloat16, 1024, 1, Exchange::kGridData, 1661.50},
+        {Pass::kBackward, "lstm", Precision::kBfloat16, 512, 8, Exchange::kCluster, 4186.42},
+        {Pass::kForward, "lstm", Precision::kBfloat16, 512, 64, Exchange::kGridData, 2041.35},
+        {Pass::kBackward, "lstm", Precision::kBfloat16, 1024, 64, Exchange::kGridData, 9942.83},
+        {Pass::kForward, "lstm", Precision::kFloat32, 1536, 4, Exchange::kGridData, 6765.68},
+        {Pass::kForward, "gru", Precision::kFloat32, 1024, 5, Exchange::kGridData, 3607.00},
+        {Pass::kBackward, "gru", Precision::kFloat32, 512, 5, Exchange::kGridData, 3415.00},
+        {Pass::kBackward, "elman_tanh", Precision::kFloat16, 1024, 64, Exchange::kGridData,
+         2712.71}}) {
+    const Problem p =
+        Make(known.pass, Cell(known.cell), known.precision, {known.hidden, known.batch});
+    const KernelPlan plan = PlanKernel(p, h100, known.exchange);
+    const double cycles =
+        StepCycles(plan.geometry, {p, plan.precision, Traits(p), h100.processors}).Total();
+    CHECK(std::abs(cycles - known.cycles) < 0.01, (Label{p, h100, known.exchange}), cycles);
+  }
 }
 
 void CheckRefused(const Problem& p, const DeviceFacts& facts, Exchange exchange,
@@ -416,6 +460,7 @@ int main() {
   TestKernelsFitARegisterFile();
   TestGeometries();
   TestBatches();
+  TestStepCycles();
   TestRefusals();
   TestNamesOfExchanges();
   return jp::test::Finish("gpu plan");
