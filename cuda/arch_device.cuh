@@ -39,7 +39,6 @@ JP_DEVICE void SyncWarp() { __syncwarp(); }
 
 // A barrier of `threads` threads of the block, whole warps; `id` is from 1 to 15.
 JP_DEVICE void SyncNamed(int id, int threads) {
-  SyncWarp();  // bar.sync wants the whole warp to come at once
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 

@@ -37,7 +37,9 @@ int main() {
   for (uint32_t seed = 1; seed <= 40 && failures == 0; ++seed) {
     GpuCase c = seed % 2 ? with_resets : plain;
     c.given.reverse = seed % 3 != 0;
-    c.exchange = seed % 4 == 1 ? Exchange::kCluster : Exchange::kGridData;
+    c.exchange = seed % 4 == 1   ? Exchange::kCluster
+                 : seed % 4 == 3 ? Exchange::kGridBarrier
+                                 : Exchange::kGridData;
     CheckBothPasses(c, static_cast<int>(seed), {.jitter_seed = seed, .max_delay_us = 100},
                     kTimeout);
   }

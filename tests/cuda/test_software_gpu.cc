@@ -208,7 +208,8 @@ void CheckErrors() {
   CheckEnds("mov.u64 %rd4, 0; ld.global.u32 %r2, [%rd4];", "null pointer");
   CheckEnds("mov.u32 %r2, 253; ld.shared.u32 %r3, [%r2+3];", "past the end of shared memory");
   CheckEnds("setp.eq.s32 %p1, %r1, 3; @%p1 bra $L1; bar.warp.sync -1;\n$L1:\n", "collective");
-  CheckEnds("setp.eq.s32 %p1, %r1, 3; @%p1 bra $L1; bar.sync 0;\n$L1:\nret;", "a part of the warp");
+  CheckEnds("setp.eq.s32 %p1, %r1, 3; @%p1 bra $L1; bar.sync 0;\n$L1:\nret;",
+            "after some lanes have ended");
   CheckEnds("setp.lt.u32 %p1, %r1, 32; @%p1 bra $L1; bar.sync 1, 64;\n$L1:\n",
             "wait for each other");
   CheckEnds(

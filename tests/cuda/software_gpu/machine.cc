@@ -430,9 +430,6 @@ class Machine {
       }
       if (IsCollective(in.op)) {
         if (active != mask) Fail(warp, pc, "a collective that some lanes skip");
-        if (in.aligned && active != kAll) {
-          Fail(warp, pc, "a part of the warp comes to an aligned instruction");
-        }
         leave(mask, pc);
         warp.waiting |= mask;
         return true;

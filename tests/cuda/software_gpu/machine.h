@@ -5,8 +5,8 @@
 // A lane has a program counter of its own. Lanes at the lowest one run together mostly; now and
 // then others go first, as independent thread scheduling allows. What the PTX ISA leaves undefined
 // ends the launch with an error: an access astray or not aligned to its width, lanes of a warp at
-// different collectives, an aligned instruction that a part of a warp comes to, bytes that no
-// barrier expects, stores that arrive after the end, and warps that wait for nothing.
+// different collectives, bytes that no barrier expects, stores that arrive after the end, and warps
+// that wait for nothing.
 //
 // Plain and relaxed stores to global memory are seen by their own block at once and by others
 // later, in any order, each word for itself, until a release. Stores to other blocks of a cluster
