@@ -70,7 +70,7 @@ train-speech: setup
 # First what keeps a core or two busy each, side by side, the longest first: each prints when it is
 # done. Then the Python tests, which share the cores out among themselves.
 test: .venv/requirements
-	@$(MAKE) -j $(JOBS) --output-sync=target JOBS=$$((($(JOBS) + 1) / 2)) native-test setup lint
+	@$(MAKE) -j $(JOBS) --output-sync=target JOBS=$$((($(JOBS) + 1) / 2)) setup native-test lint
 	@$(MAKE) pytest
 
 lint: .venv/requirements

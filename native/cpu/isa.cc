@@ -16,11 +16,11 @@ struct Candidate {
 
 const Isa& Choose() {
   const Candidate candidates[] = {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && !defined(JP_BASELINE_ONLY)
       {&kAvx512Isa, __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")},
       {&kAvx2Isa, __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")},
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) && !defined(JP_BASELINE_ONLY)
       {&kNeonIsa, true},
 #endif
       {&kBaselineIsa, true},

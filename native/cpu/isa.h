@@ -22,10 +22,12 @@ struct Isa {
 // std::runtime_error if that is unknown or can't run here.
 const Isa& ChosenIsa();
 
-#if defined(__x86_64__)
+// JP_BASELINE_ONLY: a build with sanitizers, which would take minutes for the same code in other
+// instructions.
+#if defined(__x86_64__) && !defined(JP_BASELINE_ONLY)
 extern const Isa kAvx512Isa;
 extern const Isa kAvx2Isa;
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) && !defined(JP_BASELINE_ONLY)
 extern const Isa kNeonIsa;
 #endif
 extern const Isa kBaselineIsa;

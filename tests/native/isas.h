@@ -18,9 +18,8 @@ inline std::vector<const cpu::Isa*> IsasHere() {
   std::vector<const cpu::Isa*> here = {&cpu::kBaselineIsa};
 #if defined(__x86_64__)
   here.push_back(&kWideIsa);
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-  return here;  // the others are the same code in other instructions: not worth minutes of checks
 #endif
+#if defined(__x86_64__) && !defined(JP_BASELINE_ONLY)
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
     here.push_back(&cpu::kAvx2Isa);
   }
@@ -28,7 +27,7 @@ inline std::vector<const cpu::Isa*> IsasHere() {
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
     here.push_back(&cpu::kAvx512Isa);
   }
-#elif defined(__aarch64__)
+#elif defined(__aarch64__) && !defined(JP_BASELINE_ONLY)
   here.push_back(&cpu::kNeonIsa);
 #endif
   return here;
@@ -36,7 +35,9 @@ inline std::vector<const cpu::Isa*> IsasHere() {
 
 // Kernels that all fuse a multiplication with an addition, or all don't, give the same bits.
 inline bool Fuses([[maybe_unused]] const cpu::Isa& isa) {
-#if defined(__x86_64__)
+#if defined(__x86_64__) && defined(JP_BASELINE_ONLY)
+  return false;
+#elif defined(__x86_64__)
   return &isa == &cpu::kAvx2Isa || &isa == &cpu::kAvx512Isa;
 #else
   return true;
