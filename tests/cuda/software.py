@@ -22,6 +22,7 @@ from jax_persistent.ffi.registration import native_module
 from tests.compiling import xla_flags
 
 ROOT = Path(__file__).resolve().parents[2]
+LAST_IS_OLDER = "SOFTWARE_GPU_LAST_IS_OLDER"
 LIBRARY = ROOT / "build/module/tests/cuda/libsoftware_gpu.so"
 
 
@@ -88,7 +89,7 @@ class _Backend(cuda.CudaBackend):
 
 
 def environment() -> dict[str, str]:
-    """Of a process that is to use it: eight devices, the last of an older kind."""
+    """Of a process that is to use it: eight devices, of one kind unless LAST_IS_OLDER is set."""
     (nvrtc, *_) = compat.nvrtc_files()
     ours = {
         "JAX_PERSISTENT_LIBCUDA": str(LIBRARY),
@@ -131,7 +132,8 @@ def install() -> SoftwareGpu:
         )
         call.TARGETS[pass_] = ours
     gpu = SoftwareGpu(library)
-    gpu.set_devices(*[PART_OF_H100] * (len(jax.local_devices()) - 1), PART_OF_A100)
+    last = PART_OF_A100 if os.environ.get(LAST_IS_OLDER) else PART_OF_H100
+    gpu.set_devices(*[PART_OF_H100] * (len(jax.local_devices()) - 1), last)
     for device in jax.local_devices():  # as jax's client of a GPU has a context on each
         library.SoftwareGpuStream(device.local_hardware_id)
     cuda.devices = jax.local_devices

@@ -27,7 +27,11 @@ def run(*arguments: str, **variables: str) -> None:
 
 
 def test_what_users_do() -> None:
-    run("tests/cuda/on_software_gpu.py")
+    run("tests/cuda/on_software_gpu.py", "-k", "not older")
+
+
+def test_gpus_of_two_kinds() -> None:
+    run("tests/cuda/on_software_gpu.py", "-k", "older", **{software.LAST_IS_OLDER: "1"})
 
 
 def test_what_any_backend_does() -> None:
