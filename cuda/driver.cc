@@ -27,7 +27,6 @@ Driver Open() {
     throw std::runtime_error(std::string("no NVIDIA driver (") + error.what() +
                              "). Install one, or name its libcuda.so with " + kVariable);
   }
-  driver.library = name;
   const auto check = [&](const char* what, CUresult error) {
     if (error == CUDA_SUCCESS) return;
     const char* text = nullptr;

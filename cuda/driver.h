@@ -13,7 +13,6 @@ struct Driver {
   JP_CUDA_DRIVER_FUNCTIONS(JP_DRIVER_MEMBER)
 #undef JP_DRIVER_MEMBER
   int version = 0;  // the newest CUDA that it can run: 13000 for 13.0
-  std::string library;
 };
 
 // The driver, initialised: libcuda.so.1, or what the environment variable JAX_PERSISTENT_LIBCUDA

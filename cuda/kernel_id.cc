@@ -2,6 +2,7 @@
 // Writes a kernel's source and has it compiled.
 #include "cuda/kernel_id.h"
 
+#include <cctype>
 #include <vector>
 
 #include "cuda/kernel_cache.h"
@@ -33,14 +34,11 @@ const char* StructOf(Precision precision) {
   return "";
 }
 
-const char* NameOf(Precision precision) {
-  switch (precision) {
-    case Precision::kBfloat16: return "bfloat16";
-    case Precision::kFloat16: return "float16";
-    case Precision::kTf32: return "tf32";
-    case Precision::kFloat32: return "float32";
-  }
-  return "";
+// The struct's, in lower case.
+std::string NameOf(Precision precision) {
+  std::string name = StructOf(precision);
+  name[0] = static_cast<char>(std::tolower(name[0]));
+  return name;
 }
 
 std::string CellNameOf(CellKind kind) {

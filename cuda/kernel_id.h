@@ -13,8 +13,6 @@ struct KernelId {
   Precision precision{};
   Pass pass{};
   bool cluster = false;
-
-  bool operator==(const KernelId&) const = default;
 };
 
 inline KernelId KernelOf(const Problem& problem, const KernelPlan& plan) {

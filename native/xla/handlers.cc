@@ -186,29 +186,30 @@ XLA_FFI_Error* CallExecuteOnPool(XLA_FFI_CallFrame* frame) {
   return handler->Call(frame);
 }
 
+// What a stage on a stream is given, the same at each.
+template <size_t kBackend, class Binding, class Function>
+const auto* BindOnStream(Binding binding, const Function& function) {
+  return std::move(binding)
+      .template Ctx<xffi::State<State<kBackend>>>()
+      .RemainingArgs()
+      .RemainingRets()
+      .template Ctx<xffi::PlatformStream<void*>>()
+      .template Ctx<xffi::DeviceOrdinal>()
+      .To(function)
+      .release();
+}
+
 template <size_t kBackend, Pass kPass>
 XLA_FFI_Error* CallExecuteOnStream(XLA_FFI_CallFrame* frame) {
-  static const auto* const handler = xffi::Ffi::BindExecute()
-                                         .Ctx<xffi::State<State<kBackend>>>()
-                                         .RemainingArgs()
-                                         .RemainingRets()
-                                         .template Ctx<xffi::PlatformStream<void*>>()
-                                         .template Ctx<xffi::DeviceOrdinal>()
-                                         .To(ExecuteOnStream<kBackend, kPass>)
-                                         .release();
+  static const auto* const handler =
+      BindOnStream<kBackend>(xffi::Ffi::BindExecute(), ExecuteOnStream<kBackend, kPass>);
   return handler->Call(frame);
 }
 
 template <size_t kBackend, Pass kPass>
 XLA_FFI_Error* CallInitializeOnStream(XLA_FFI_CallFrame* frame) {
-  static const auto* const handler = xffi::Ffi::BindInitialize()
-                                         .Ctx<xffi::State<State<kBackend>>>()
-                                         .RemainingArgs()
-                                         .RemainingRets()
-                                         .template Ctx<xffi::PlatformStream<void*>>()
-                                         .template Ctx<xffi::DeviceOrdinal>()
-                                         .To(InitializeOnStream<kBackend, kPass>)
-                                         .release();
+  static const auto* const handler =
+      BindOnStream<kBackend>(xffi::Ffi::BindInitialize(), InitializeOnStream<kBackend, kPass>);
   return handler->Call(frame);
 }
 

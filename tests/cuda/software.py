@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -26,19 +26,15 @@ LAST_IS_OLDER = "SOFTWARE_GPU_LAST_IS_OLDER"
 LIBRARY = ROOT / "build/module/tests/cuda/libsoftware_gpu.so"
 
 
+def _fields(kind: Any, names: str) -> tuple[tuple[str, Any], ...]:
+    return tuple((name, kind) for name in names.split())
+
+
 class Device(ctypes.Structure):
     """As software_gpu.h has it."""
 
-    _fields_ = tuple(
-        (name, ctypes.c_int)
-        for name in (
-            "capability",
-            "processors",
-            "shared_bytes",
-            "cluster_blocks",
-            "l2_bytes",
-            "cooperative",
-        )
+    _fields_ = _fields(
+        ctypes.c_int, "capability processors shared_bytes cluster_blocks l2_bytes cooperative"
     )
 
 
@@ -49,19 +45,9 @@ PART_OF_A100 = Device(80, 6, 163 << 10, 1, 40 << 20, 1)
 class Counts(ctypes.Structure):
     """What has been called, as software_gpu.h has it."""
 
-    _fields_ = tuple(
-        (name, ctypes.c_int64)
-        for name in (
-            "modules",
-            "functions",
-            "attributes",
-            "launches",
-            "fills",
-            "copies",
-            "queries",
-            "contexts",
-            "instructions",
-        )
+    _fields_ = _fields(
+        ctypes.c_int64,
+        "modules functions attributes launches fills copies queries contexts instructions",
     )
 
 

@@ -258,7 +258,6 @@ class KernelParser {
     const std::string opcode = text.substr(0, space);
     const Words operands = space == std::string::npos ? Words{} : Split(text.substr(space), ',');
     const Words parts = PartsOf(opcode);
-    in.aligned = Has(parts, "aligned");
     try {
       Decode(in, opcode, parts, operands);
     } catch (const std::invalid_argument& error) {
@@ -323,13 +322,12 @@ class KernelParser {
       }
       if (opcode != "bar.sync") throw std::invalid_argument("unknown");
       in.op = Op::kBarSync;
-      in.aligned = true;
       in.x[0] = Column(a[0], Type::kB32);
       in.x[1] = a.size() > 1 ? Column(a[1], Type::kB32) : kNone;
       return;
     }
     if (name == "barrier") {
-      if (parts.size() < 3 || parts[1] != "cluster" || !in.aligned) {
+      if (parts.size() < 3 || parts[1] != "cluster" || !Has(parts, "aligned")) {
         throw std::invalid_argument("unknown");
       }
       in.op = parts[2] == "arrive" ? Op::kClusterArrive : Op::kClusterWait;

@@ -67,7 +67,6 @@ enum class Op : uint8_t {
   kSetp,
   kSelp,
   kBfi,
-  kBfe,
   kPrmt,
   kCvt,
   kCvtSat,
@@ -120,7 +119,6 @@ struct Instruction {
   uint8_t vector = 1;    // values of a load or a store
   bool strong = false;   // of a load: others write there meanwhile
   bool release = false;  // of a store, red or fence
-  bool aligned = false;  // its text says so
   bool guard_negated = false;
   uint32_t guard = kNone;
   uint32_t target = 0;  // of a branch
