@@ -267,9 +267,10 @@ def _trace(f: _Step, init: Any, xs: Any, length: int | None) -> _Traced:
         return [*after, *y]
 
     x_avals = [jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for a in xs_flat]
-    closed = jaxprs.inlined(jaxprs.traced(flat, [*init_flat, *x_avals]), custom=False)
+    closed = jaxprs.traced(flat, [*init_flat, *x_avals])
     if closed.jaxpr.effects:
         raise Unfit("the step has side effects")
+    closed = jaxprs.pruned(jaxprs.inlined(closed, custom=False))
     after = jaxprs.avals_of(closed.jaxpr.outvars[: len(init_flat)])
     same = trees[0] == carry_tree and all(
         a.shape == b.shape and a.dtype == b.dtype for a, b in zip(init_flat, after, strict=True)

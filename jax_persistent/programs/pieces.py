@@ -410,10 +410,16 @@ def _rearranged(eqn: JaxprEqn, operands: Sequence[np.ndarray]) -> list[np.ndarra
         bounds = zip(params["start_indices"], params["limit_indices"], strides, strict=True)
         return [first[tuple(slice(*b) for b in bounds)]]
     if name == "pad":
-        if any(low < 0 or high < 0 or inner for low, high, inner in params["padding_config"]):
-            raise Unfit("it pads by negative amounts or between features", eqn)
-        widths = [(low, high) for low, high, _ in params["padding_config"]]
-        return [np.pad(first, widths, constant_values=-1)]
+        padding = params["padding_config"]
+        if any(inner for _, _, inner in padding):
+            raise Unfit("it pads between features", eqn)
+        widths = [(max(low, 0), max(high, 0)) for low, high, _ in padding]
+        padded = np.pad(first, widths, constant_values=-1)
+        kept = [
+            slice(max(-low, 0), size - max(-high, 0))
+            for (low, high, _), size in zip(padding, padded.shape, strict=True)
+        ]
+        return [padded[tuple(kept)]]
     assert name == "broadcast_in_dim"
     shape = [1] * len(params["shape"])
     for size, dim in zip(first.shape, params["broadcast_dimensions"], strict=True):

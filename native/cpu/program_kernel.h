@@ -20,6 +20,14 @@ template <class F>
   return Load(lanes);
 }
 
+[[gnu::noinline]] static Vec Power(Vec x, Vec y) {
+  float a[kLanes], b[kLanes];
+  Store(a, x);
+  Store(b, y);
+  for (int i = 0; i < kLanes; ++i) a[i] = __builtin_powf(a[i], b[i]);
+  return Load(a);
+}
+
 static inline Vec Truth(VecI mask) { return Select(mask, Broadcast(1.0f), Vec{}); }
 
 static inline Vec Sqrt(Vec x) {
@@ -303,26 +311,41 @@ class ProgramKernel {
     return {Memory<float>(plan_.literals) + of.index * kLanes, 0, 0};
   }
 
-  template <class F>
-  [[gnu::always_inline]] static void Fill(const Block& block, const Operand& to, const F& f) {
-    const int64_t units = to.unit == 0 ? 1 : block.units;
-    for (int64_t r = 0; r < block.rows; ++r) {
-      for (int64_t u = 0; u < units; ++u) to.Set(r, u, f(r, u));
+  // A register that is read along with others: from one vector to the next.
+  struct Run {
+    const float* at;
+    int64_t step;
+    Vec Next(int64_t i) const { return Load(at + i * step); }
+  };
+  static Run RunOf(const Operand& of) { return {of.at, of.row == 0 ? 0 : kLanes}; }
+
+  // to = f(operands), vector by vector.
+  template <class F, class... Operands>
+  [[gnu::always_inline]] static void Each(const Block& block, const Operand& to, const F& f,
+                                          const Operands&... of) {
+    if (IsOfUnits(to) && (IsOfRows(of) || ...)) {
+      for (int64_t r = 0; r < block.rows; ++r) {
+        for (int64_t u = 0; u < block.units; ++u) to.Set(r, u, f(of.Get(r, u)...));
+      }
+      return;
     }
+    const int64_t count = IsOfUnits(to) ? block.rows * block.units : block.rows;
+    float* const at = to.at;
+    const auto run = [&](const auto&... runs) {
+#pragma GCC unroll 4
+      for (int64_t i = 0; i < count; ++i) Store(at + i * kLanes, f(runs.Next(i)...));
+    };
+    run(RunOf(of)...);
   }
+  static bool IsOfUnits(const Operand& of) { return of.unit != 0; }
+  static bool IsOfRows(const Operand& of) { return of.unit == 0 && of.row != 0; }
 
   void RunBlock(const ProgramLoop& loop, const SlicePlan* plans, const Block& block) const {
     for (const Instruction& instruction : loop.code) {
       const Operand to = At(loop, instruction.at[0], block.units);
       const auto operand = [&](int i) { return At(loop, instruction.at[i], block.units); };
-      const auto one = [&](const auto& f) {
-        const Operand a = operand(1);
-        Fill(block, to, [&](int64_t r, int64_t u) { return f(a.Get(r, u)); });
-      };
-      const auto two = [&](const auto& f) {
-        const Operand a = operand(1), b = operand(2);
-        Fill(block, to, [&](int64_t r, int64_t u) { return f(a.Get(r, u), b.Get(r, u)); });
-      };
+      const auto one = [&](const auto& f) { Each(block, to, f, operand(1)); };
+      const auto two = [&](const auto& f) { Each(block, to, f, operand(1), operand(2)); };
       const auto lanes = [&](const auto& f) { one([&](Vec a) { return EachLane(a, f); }); };
       switch (instruction.op) {
         case Operation::kLoadOperand: LoadOperand(loop, instruction, block, to); break;
@@ -333,10 +356,8 @@ class ProgramKernel {
         case Operation::kStoreBuffer: StoreBuffer(loop, instruction, block, to); break;
         case Operation::kSplat: one([](Vec a) { return a; }); break;
         case Operation::kSelect: {
-          const Operand p = operand(1), no = operand(2), yes = operand(3);
-          Fill(block, to, [&](int64_t r, int64_t u) {
-            return Select(p.Get(r, u) != 0.0f, yes.Get(r, u), no.Get(r, u));
-          });
+          const auto select = [](Vec p, Vec no, Vec yes) { return Select(p != 0.0f, yes, no); };
+          Each(block, to, select, operand(1), operand(2), operand(3));
           break;
         }
         case Operation::kAdd: two([](Vec a, Vec b) { return a + b; }); break;
@@ -345,7 +366,7 @@ class ProgramKernel {
         case Operation::kDiv: two([](Vec a, Vec b) { return a / b; }); break;
         case Operation::kMax: two(Larger); break;
         case Operation::kMin: two(Smaller); break;
-        case Operation::kPow: Power(block, to, operand(1), operand(2)); break;
+        case Operation::kPow: two(Power); break;
         case Operation::kEq: two([](Vec a, Vec b) { return Truth(a == b); }); break;
         case Operation::kNe: two([](Vec a, Vec b) { return Truth(a != b); }); break;
         case Operation::kLt: two([](Vec a, Vec b) { return Truth(a < b); }); break;
@@ -378,31 +399,19 @@ class ProgramKernel {
     }
   }
 
-  static void Power(const Block& block, const Operand& to, const Operand& a, const Operand& b) {
-    Fill(block, to, [&](int64_t r, int64_t u) {
-      float x[kLanes], y[kLanes];
-      Store(x, a.Get(r, u));
-      Store(y, b.Get(r, u));
-      for (int i = 0; i < kLanes; ++i) x[i] = __builtin_powf(x[i], y[i]);
-      return Load(x);
-    });
-  }
-
-  static bool IsOfUnits(const Operand& to) { return to.unit != 0; }
-
   void LoadOperand(const ProgramLoop& loop, const Instruction& instruction, const Block& block,
                    const Operand& to) const {
     const int64_t n = instruction.numbers[0], offset = instruction.numbers[1];
     const ProgramArray& array = program_.operands[n];
     const int64_t t = n < program_.consts ? 0 : block.t;
-    const bool whole = (block.unit + block.units) * kLanes <= loop.width;
+    const bool whole = array.type == ValueType::kFloat32 && IsWhole(loop, block);
     for (int64_t r = 0; r < block.rows; ++r) {
       const int64_t at = Place(array, t, block.row + r) + offset;
       if (!IsOfUnits(to)) {
         to.Set(r, 0, Broadcast(LoadValues(array, call_.operands[n], at, 1)[0]));
         continue;
       }
-      if (whole && array.type == ValueType::kFloat32) {
+      if (whole) {
         const float* from = static_cast<const float*>(call_.operands[n]) + at + block.unit * kLanes;
         for (int64_t u = 0; u < block.units; ++u) to.Set(r, u, Load(from + u * kLanes));
         continue;
@@ -469,17 +478,28 @@ class ProgramKernel {
     return kind == Reduction::kSum ? a + b : kind == Reduction::kMax ? Larger(a, b) : Smaller(a, b);
   }
 
+  // Whether all lanes of a block's vectors are units of the loop.
+  static bool IsWhole(const ProgramLoop& loop, const Block& block) {
+    return (block.unit + block.units) * kLanes <= loop.width;
+  }
+
   void StoreY(const ProgramLoop& loop, const Instruction& instruction, const Block& block,
               const Operand& from) const {
     const int64_t n = instruction.numbers[0];
     ProgramArray array = program_.ys[n];
     array.has_groups = array.has_rows = true;
     void* const to = call_.results[program_.carries + n];
+    const bool whole = array.type == ValueType::kFloat32 && IsWhole(loop, block);
+    const int64_t units = IsOfUnits(from) ? block.units : 1;
     for (int64_t r = 0; r < block.rows; ++r) {
       const int64_t at = Place(array, block.t, block.row + r) + instruction.numbers[1];
-      for (int64_t u = 0; u < (IsOfUnits(from) ? block.units : 1); ++u) {
+      for (int64_t u = 0; u < units; ++u) {
         const int64_t unit = (block.unit + u) * kLanes;
-        StoreValues(array, to, at + unit, from.Get(r, u), Lanes(loop.width, unit));
+        if (whole) {
+          Store(static_cast<float*>(to) + at + unit, from.Get(r, u));
+        } else {
+          StoreValues(array, to, at + unit, from.Get(r, u), Lanes(loop.width, unit));
+        }
       }
     }
   }
@@ -487,11 +507,17 @@ class ProgramKernel {
   void StoreBuffer(const ProgramLoop& loop, const Instruction& instruction, const Block& block,
                    const Operand& from) const {
     const int64_t n = instruction.numbers[0], next = program_.buffers[n].is_carry;
+    const bool whole = IsWhole(loop, block);
+    const int64_t units = IsOfUnits(from) ? block.units : 1;
     for (int64_t r = 0; r < block.rows; ++r) {
       float* to = Buffer(n, block.step + next, block.row + r) + instruction.numbers[1];
-      for (int64_t u = 0; u < (IsOfUnits(from) ? block.units : 1); ++u) {
+      for (int64_t u = 0; u < units; ++u) {
         const int64_t unit = (block.unit + u) * kLanes;
-        StorePart(to + unit, from.Get(r, u), Lanes(loop.width, unit));
+        if (whole) {
+          Store(to + unit, from.Get(r, u));
+        } else {
+          StorePart(to + unit, from.Get(r, u), Lanes(loop.width, unit));
+        }
       }
     }
   }
