@@ -40,34 +40,38 @@ extern "C" JP_KERNEL(256) trip(const Args a) {
   if (BlockIndex() == 0 && ThreadIndex() == 0) *a.cycles = late ? -1 : clock64() - began;
 }
 
-// All blocks of a cluster send to all, and wait for all.
+// All blocks of a cluster, 4 or 16, send to all, and wait for all.
 extern "C" JP_KERNEL(256) arrival(const Args a) {
   auto* barriers = reinterpret_cast<uint64_t*>(SharedMemory());
   unsigned char* places = SharedMemory() + 128;
-  const int size = static_cast<int>(gridDim.x), sent = size * a.each;
+  const int size = static_cast<int>(gridDim.x), shift = size == 16 ? 4 : 2;
+  const int bytes = 16 * a.each * size, stride = static_cast<int>(blockDim.x) >> shift;
   if (ThreadIndex() == 0) {
     InitByteBarrier(&barriers[0]);
     InitByteBarrier(&barriers[1]);
     FenceByteBarrierInit();
   }
+  const int rank = ThreadIndex() & (size - 1);  // to which this thread sends
+  const ClusterAddress there = MapToRank(places + 16 * a.each * BlockIndex(), rank);
+  const ClusterAddress barrier = MapToRank(barriers, rank);
   SyncCluster();
   long long began = 0;
   bool late = false;
   for (int step = 0; step <= a.steps && !late; ++step) {
     if (step == 1) began = clock64();
-    const int phase = step % 2;
-    if (ThreadIndex() == 0) ArriveExpectingBytes(&barriers[phase], 16 * sent);
-    for (int i = ThreadIndex(); i < sent; i += static_cast<int>(blockDim.x)) {
-      const int to = i % size, place = (phase * size + BlockIndex()) * a.each + i / size;
-      StoreAsync(MapToRank(places + 16 * place, to), {}, MapToRank(&barriers[phase], to));
+    const int phase = step & 1;
+    if (ThreadIndex() == 0) ArriveExpectingBytes(&barriers[phase], static_cast<uint32_t>(bytes));
+    for (int n = ThreadIndex() >> shift; n < a.each; n += stride) {
+      StoreAsync(there + phase * bytes + 16 * n, {}, barrier + 8 * phase);
     }
     int tries = 0;
-    while (!TryWait(&barriers[phase], step / 2 % 2) && ++tries < kTries) {
+    while (!TryWait(&barriers[phase], step >> 1 & 1) && ++tries < kTries) {
     }
     late = tries == kTries;
   }
+  const long long ended = clock64();
   SyncCluster();
-  if (BlockIndex() == 0 && ThreadIndex() == 0) *a.cycles = late ? -1 : clock64() - began;
+  if (BlockIndex() == 0 && ThreadIndex() == 0) *a.cycles = late ? -1 : ended - began;
 }
 
 // One warp's loads from L2, kLoads at a time: 64 bytes of each of 8 rows, as of a message. All
