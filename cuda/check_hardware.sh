@@ -187,10 +187,7 @@ run memcheck 110 80
 run racecheck 60 35
 run racecheck_cluster 60 0
 
-if [[ -f $out/benchmark.json && ,$stages, == *,benchmark,* ]]; then
-  echo
-  "$python" -m benchmarks.gpu --table "$out/benchmark.json"
-fi
+[[ -f $work/logs/benchmark.log ]] && cat "$work/logs/benchmark.log"
 echo
 column -t -s $'\t' "$work/stages.tsv" 2>/dev/null || cat "$work/stages.tsv"
 echo "$SECONDS s; results in $out"
