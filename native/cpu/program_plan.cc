@@ -105,11 +105,17 @@ Division Divide(const Program& program, int64_t meetings, const CpuFacts& facts)
 }  // namespace
 
 ProgramPlan PlanProgram(const Program& program, const CpuFacts& facts) {
+  const auto meetings = static_cast<int64_t>(program.stages.size()) - program.early;
+  const Division division = Divide(program, meetings, facts);
+  return PlanProgram(program, facts, division.workers, division.splits_batch);
+}
+
+ProgramPlan PlanProgram(const Program& program, const CpuFacts& facts, int workers,
+                        bool splits_batch) {
   ProgramPlan plan;
   plan.main_stages = static_cast<int64_t>(program.stages.size()) - program.early;
-  const Division division = Divide(program, plan.main_stages, facts);
-  plan.workers = division.workers;
-  plan.splits_batch = division.splits_batch;
+  plan.workers = workers;
+  plan.splits_batch = splits_batch;
   plan.phases = 2 + (plan.splits_batch ? 1 : program.early + program.steps * plan.main_stages);
   int64_t used = 0;
   const auto place = [&](int64_t bytes) {

@@ -36,6 +36,9 @@ struct ProgramPlan {
 };
 
 ProgramPlan PlanProgram(const Program& program, const CpuFacts& facts);
+// With these workers, who divide the rows or, if not, the units of each loop.
+ProgramPlan PlanProgram(const Program& program, const CpuFacts& facts, int workers,
+                        bool splits_batch);
 std::string Explain(const ProgramPlan& plan, const CpuFacts& facts);
 
 // A call: operands and results in the program's order, and its memory, aligned to 64.
