@@ -25,69 +25,70 @@ import jax
 from jax import Array
 
 from jax_persistent import compat
-from jax_persistent.problem import Problem
 
 TARGET = "jax_persistent.partitioned"
 _INDEPENDENT = frozenset("nb")  # groups and batch; every other dimension is whole on every device
 
-# What one device runs: (platform, problem of its sizes, *operands) -> results.
+Dims = tuple[str, ...]
+# What one device runs of a kind of call: (platform, what the call is, *operands) -> results. It
+# must depend on nothing but its arguments.
 Program = Callable[..., Sequence[Array]]
+_PROGRAMS: dict[str, Program] = {}
 
 
-def split_by(program: Program) -> None:
-    """Names what each device runs. It must depend on nothing but its arguments."""
-    compat.register_partitioner(TARGET, _placed, partial(_one_device, program))
+def split_by(kind: str, program: Program) -> None:
+    """Names what each device runs of the calls of a kind."""
+    _PROGRAMS[kind] = program
 
 
-def split_call(ctx: Any, platform: str, problem: Problem, operands: Sequence[Any]) -> Sequence[Any]:
-    """A call that XLA splits over devices; `ctx` is that of the lowering rule that makes it."""
+def split_call(
+    ctx: Any,
+    kind: str,
+    platform: str,
+    what: Mapping[str, Any],
+    operands: Sequence[Any],
+    dims: Sequence[Dims],
+    result_dims: Sequence[Dims],
+) -> Sequence[Any]:
+    """A call that XLA splits over devices.
+
+    Args:
+      ctx: that of the lowering rule that makes the call.
+      kind: one that `split_by` knows.
+      platform: whose devices run it.
+      what: what the call is, as JSON has it.
+      operands: its operands.
+      dims, result_dims: the names of the dimensions of each operand and result.
+    """
     call = {
+        "kind": kind,
         "platform": platform,
-        "pass": problem.pass_,
-        "backend": problem.backend,
         "precision": compat.matmul_precision(),
-        "problem": problem.encoded(),
+        "what": what,
+        "dims": [dims, result_dims],
     }
-    dims = [" ".join(d) for d in _dims(problem)], [" ".join(d) for d in _result_dims(problem)]
-    in_order = dict.fromkeys(" ".join((*dims[0], *dims[1])).split())
+    names = [" ".join(d) for d in dims], [" ".join(d) for d in result_dims]
+    in_order = dict.fromkeys(" ".join((*names[0], *names[1])).split())
     whole = [d for d in in_order if d not in _INDEPENDENT]
     description = json.dumps(call, sort_keys=True)
-    return compat.split_call(ctx, TARGET, description, operands, *dims, whole)
-
-
-def _dims(problem: Problem) -> list[tuple[str, ...]]:
-    return [problem.dims_of(leaf) for leaf in problem.operands()]
-
-
-def _result_dims(problem: Problem) -> list[tuple[str, ...]]:
-    return [problem.dims_of(leaf) for leaf in problem.results()]
-
-
-def _problem_of(call: Mapping[str, Any]) -> Problem:
-    return Problem.decoded(call["pass"], call["problem"], call["backend"])
+    return compat.split_call(ctx, TARGET, description, operands, *names, whole)
 
 
 def _placed(description: str, placed: Sequence[Any]) -> tuple[list[Any], list[Any]]:
     """The shardings that a call has its operands and its results in, given its operands' own."""
-    problem = _problem_of(json.loads(description))
-    leader = _leader(_dims(problem), placed)
-    return (
-        [_like(*leader, dims) for dims in _dims(problem)],
-        [_like(*leader, dims) for dims in _result_dims(problem)],
-    )
+    operands, results = (list(map(tuple, d)) for d in json.loads(description)["dims"])
+    leader = _leader(operands, placed)
+    return [_like(*leader, dims) for dims in operands], [_like(*leader, dims) for dims in results]
 
 
-def _one_device(
-    program: Program, description: str, shapes: Sequence[Any], placed: Sequence[Any]
-) -> bytes:
+def _one_device(description: str, shapes: Sequence[Any], placed: Sequence[Any]) -> bytes:
     """The program for what one device has."""
     call = json.loads(description)
     local = [
         jax.ShapeDtypeStruct(compat.shape_of_a_tile(shape, sharding), shape.numpy_dtype())
         for shape, sharding in zip(shapes, placed, strict=True)
     ]
-    own = _problem_of(call).with_sizes_of([each.shape for each in local])
-    run = partial(program, call["platform"], own)
+    run = partial(_PROGRAMS[call["kind"]], call["platform"], call["what"])
     return compat.module_of(run, local, call["platform"], call["precision"])
 
 
@@ -120,3 +121,6 @@ def _like(leading: tuple[str, ...], tiles: compat.Tiles, dims: tuple[str, ...]) 
     kinds = compat.REPLICATED, *(tiles.kinds[n - rank] for n in kept)
     ordered = devices.transpose(*split, *copies, *kept).reshape(sizes)
     return compat.sharding_of(compat.Tiles(ordered, kinds))
+
+
+compat.register_partitioner(TARGET, _placed, _one_device)

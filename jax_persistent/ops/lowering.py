@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,8 @@ from jax_persistent.backends import reference, registry
 from jax_persistent.backends.base import Backend
 from jax_persistent.ffi import sharding
 from jax_persistent.problem import Problem
+
+_KIND = "recurrence"  # of the calls that XLA splits
 
 
 def register(primitive: Primitive, in_parts: Callable[..., list[Array]] | None = None) -> None:
@@ -56,7 +58,16 @@ def register(primitive: Primitive, in_parts: Callable[..., list[Array]] | None =
             # What a device has is known only when XLA splits the program. One row of one group is
             # the least; if even that is refused, now is the time to say so.
             chosen(backend, replace(problem, groups=1, batch=1))
-            return sharding.split_call(ctx, backend.platform, problem, operands)
+            what = {
+                "pass": problem.pass_,
+                "backend": problem.backend,
+                "problem": problem.encoded(),
+            }
+            dims = [
+                [problem.dims_of(leaf) for leaf in leaves]
+                for leaves in (problem.operands(), problem.results())
+            ]
+            return sharding.split_call(ctx, _KIND, backend.platform, what, operands, *dims)
 
         mlir.register_lowering(primitive, rule, platform=backend.platform)
 
@@ -100,8 +111,10 @@ def _on_device(backend: Backend, problem: Problem, flat: Sequence[Array]) -> lis
     return problem.flat_results(backend.call(problem, problem.arrays(flat)))
 
 
-def _program(platform: str, problem: Problem, *flat: Array) -> list[Array]:
+def _program(platform: str, what: Mapping[str, Any], *flat: Array) -> list[Array]:
+    whole = Problem.decoded(what["pass"], what["problem"], what["backend"])
+    problem = whole.with_sizes_of([array.shape for array in flat])
     return _on_device(registry.backend_of(platform), problem, flat)
 
 
-sharding.split_by(_program)
+sharding.split_by(_KIND, _program)

@@ -232,8 +232,9 @@ class _Traced:
 
     def plan(self) -> Plan:
         operands, flags = self.operands()
-        how = {"flags": flags, "steps": self.steps, "reverse": False}
-        found = primitive.plan(operands, step=self.step, **how)
+        found = primitive.plan(
+            operands, step=self.step, flags=flags, steps=self.steps, reverse=False
+        )
         hoisted = self.recurrence.hoisted
         text = f"{found['explanation']}. {self.step.program}"
         if hoisted:

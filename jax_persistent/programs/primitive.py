@@ -22,6 +22,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir, partial_eval
 
 from jax_persistent import compat, notices
+from jax_persistent.ffi import sharding
 from jax_persistent.ffi.registration import native_module
 from jax_persistent.programs import derivative, jaxprs
 from jax_persistent.programs.rows import Unfit
@@ -386,36 +387,95 @@ def why_not(step: Step, flags: Flags) -> Unfit | None:
     return None
 
 
-def _attributes(operands: Sequence[Any], *, step: Step, flags: Flags, **how: Any) -> dict[str, Any]:
+def _attributes(step: Step, flags: Flags, steps: int, reverse: bool) -> dict[str, Any]:
+    """What a call is, but for its number of groups and rows."""
     code, literals = step.program.encoded()
-    groups, rows = _sizes(step, operands)
-    return {
-        "code": code,
-        "literals": literals,
-        "layouts": np.array([g + 2 * b for g, b in flags], np.int64),
-        "steps": how["steps"],
-        "groups": groups,
-        "rows": rows,
-        "reverse": how["reverse"],
-    }
+    layouts = np.array([g + 2 * b for g, b in flags], np.int64)
+    how = {"steps": np.int64(steps), "reverse": reverse}
+    return {"code": code, "literals": literals, "layouts": layouts, **how}
 
 
-def plan(operands: Sequence[Any], **how: Any) -> dict[str, Any]:
+def plan(
+    operands: Sequence[Any], *, step: Step, flags: Flags, steps: int, reverse: bool
+) -> dict[str, Any]:
     """How a call would run on this machine's CPU."""
     native = native_module()
-    attributes = _attributes(operands, **how)
-    lists = {n: a.tolist() for n, a in attributes.items() if isinstance(a, np.ndarray)}
-    return native.program_plan("cpu", **(attributes | lists), facts=native.facts("cpu"))
+    attributes = _attributes(step, flags, steps, reverse)
+    lists = {n: a.tolist() for n, a in attributes.items() if n != "reverse"}
+    groups, rows = _sizes(step, operands)
+    sizes = {"groups": groups, "rows": rows, "reverse": reverse}
+    return native.program_plan("cpu", **lists, **sizes, facts=native.facts("cpu"))
 
 
-def _call(operands: Sequence[Any], **how: Any) -> list[Array]:
+def _call(operands: Sequence[Any], *, step: Step, flags: Flags, **how: Any) -> list[Array]:
+    """The custom call of a step's program."""
     native_module()
+    attributes = _attributes(step, flags, how["steps"], how["reverse"])
+    groups, rows = _sizes(step, operands)
     results = [
-        jax.ShapeDtypeStruct(a.shape, a.dtype) for a in _abstract(*map(jax.typeof, operands), **how)
+        jax.ShapeDtypeStruct(a.shape, a.dtype)
+        for a in _abstract(*map(jax.typeof, operands), step=step, flags=flags, **how)
     ]
-    attributes = _attributes(operands, **how)
-    sizes = {n: np.int64(attributes[n]) for n in ("steps", "groups", "rows")}
-    return list(jax.ffi.ffi_call(TARGET, results)(*operands, **(attributes | sizes)))
+    return _call_of(operands, results, attributes, groups, rows)
+
+
+def _call_of(
+    operands: Sequence[Any], results: Sequence[Any], attributes: Any, groups: int, rows: int
+) -> list[Array]:
+    sizes = {"groups": np.int64(groups), "rows": np.int64(rows)}
+    return list(jax.ffi.ffi_call(TARGET, list(results))(*operands, **attributes, **sizes))
+
+
+# --- the same split over devices: by groups and rows
+
+_KIND = "program"
+
+
+def _split_call(
+    ctx: Any, operands: Sequence[Any], *, step: Step, flags: Flags, **how: Any
+) -> Sequence[Any]:
+    attributes = _attributes(step, flags, how["steps"], how["reverse"])
+    row_results = [(v.aval.shape, v.aval.dtype.name) for v in step.row.jaxpr.outvars]
+    lists = {n: a.tolist() for n, a in attributes.items() if n != "reverse"}
+    what = lists | {"reverse": how["reverse"], "results": row_results}
+    what |= {"consts": step.consts, "carry": step.carry}
+    count = iter(range(1 << 20))
+
+    def dims(features: int, has_steps: bool, groups: bool, rows: bool) -> tuple[str, ...]:
+        lead = ["t"] * has_steps + ["n"] * groups + ["b"] * rows
+        return (*lead, *(f"f{next(count)}" for _ in range(features)))
+
+    of_xs = step.consts + step.carry
+    given = [
+        dims(len(v.aval.shape), n >= of_xs, *f)
+        for n, (v, f) in enumerate(zip(step.row.jaxpr.invars, flags, strict=True))
+    ]
+    made = [dims(len(s), n >= step.carry, True, True) for n, (s, _) in enumerate(row_results)]
+    return sharding.split_call(ctx, _KIND, "cpu", what, operands, given, made)
+
+
+def _program(platform: str, what: Any, *operands: Array) -> list[Array]:
+    """What one device has of a split call."""
+    del platform
+    native_module()
+    groups, rows = operands[what["consts"]].shape[:2]
+    results = [
+        jax.ShapeDtypeStruct(
+            (*((what["steps"],) if n >= what["carry"] else ()), groups, rows, *shape), dtype
+        )
+        for n, (shape, dtype) in enumerate(what["results"])
+    ]
+    attributes = {
+        "code": np.array(what["code"], np.int64),
+        "literals": np.array(what["literals"], np.float32),
+        "layouts": np.array(what["layouts"], np.int64),
+        "steps": np.int64(what["steps"]),
+        "reverse": what["reverse"],
+    }
+    return _call_of(operands, results, attributes, groups, rows)
+
+
+sharding.split_by(_KIND, _program)
 
 
 def _primitive(name: str, abstract: Any) -> Primitive:
@@ -444,13 +504,14 @@ def _on_cpu(ctx: Any, *operands: Any, **params: Any) -> Any:
     how = dict(params)
     backend = how.pop("backend")
     reason = why_not(how["step"], how["flags"])
-    if compat.is_split_by_xla(ctx):
-        reason = reason or Unfit("XLA splits the program over devices")
     if backend == "native" and reason is not None:
         raise NotImplementedError(f"backend='native': {reason}. Use backend=None or 'reference'")
     if backend is None and reason is not None:
         notices.inform("jax_persistent.scan runs as a lax.scan", str(reason))
-    run: Any = reference if backend == "reference" or reason is not None else _call
+    fits = backend != "reference" and reason is None
+    if fits and compat.is_split_by_xla(ctx):
+        return _split_call(ctx, operands, **how)
+    run: Any = _call if fits else reference
     return mlir.lower_fun(lambda *flat: run(flat, **how), multiple_results=True)(ctx, *operands)
 
 

@@ -226,7 +226,11 @@ def test_a_mesh() -> None:
     expected = both(lax.scan, case, w, carry, xs)
     split = jax.device_put(carry, jax.NamedSharding(mesh, spec("rows")))
     split_xs = jax.device_put(xs, jax.NamedSharding(mesh, spec(None, "rows")))
-    assert_close(jax.jit(partial(both, jp.scan, case))(w, split, split_xs), expected)
+    by_xla = jax.jit(partial(both, KERNEL, case))
+    assert_close(by_xla(w, split, split_xs), expected)
+    compiled = by_xla.lower(w, split, split_xs).compile().as_text()
+    assert "all-gather" not in compiled
+    assert "jax_persistent.program" in compiled
     mapped = jax.shard_map(
         partial(scanned, KERNEL, case),
         mesh=mesh,
