@@ -1,18 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// The checks on one kernel alone, which is built once as it is and once with each of the faults in
-// CMakeLists.txt: with a fault they must fail, or they would prove nothing.
+// The checks on one kernel alone, `test_mutant Lstm Bfloat16`: linked with the kernels as they are,
+// and once with each of the faults in CMakeLists.txt. With a fault they must fail, or they would
+// prove nothing.
+#include <string_view>
+
 #include "tests/cuda/cases.h"
-
-#if defined(JP_KERNELS)  // else linked with all kernels, as they are
-#include "tests/cuda/kernels.h"
-
-namespace jp::cuda {
-
-KernelSet JP_KERNELS();
-KernelSet KernelsOf(CellKind /*cell*/, Precision /*precision*/) { return JP_KERNELS(); }
-
-}  // namespace jp::cuda
-#endif
 
 namespace {
 
@@ -21,17 +13,22 @@ using namespace jp::test;
 
 constexpr uint64_t kTimeout = 200'000'000;
 
-const jp::CellTraits& Cell() {
-  for (const jp::CellTraits& cell : jp::kCells) {
-    if (cell.kind == jp::CellKind::JP_CELL_KIND) return cell;
-  }
-  return jp::kCells[0];
-}
-
 }  // namespace
 
-int main() {
-  const GpuCase plain{GivenToGpu(Cell(), Precision::JP_PRECISION, {1, 11, 6, 24}, {Part::lengths})};
+int main(int count, char** arguments) {
+  if (count != 3) return 2;
+  const std::string_view name = arguments[1], dtype = arguments[2];
+  const jp::CellTraits& cell = *jp::FindCell(name == "Lstm" ? "lstm" : "elman_tanh");
+  const Precision precision = dtype == "Bfloat16" ? Precision::kBfloat16 : Precision::kFloat32;
+  const GpuCase plain{GivenToGpu(cell, precision, {1, 11, 6, 24}, {Part::lengths})};
+  // A NaN with all its bits set, as the network's own value.
+  const Arrays arrays = MakeArrays(plain.given, 1);
+  Buffers buffers(arrays);
+  std::memset(buffers.input_gates.data(), 0xff, buffers.input_gates.bytes());
+  const std::string error =
+      RunPass(plain, plain.forward(), buffers.forward(plain.forward()), {}, kTimeout);
+  CHECK(error.empty(), error);
+
   GpuCase with_resets = plain;
   with_resets.given.Add(Part::resets).Add(Part::reset_state);
   for (uint32_t seed = 1; seed <= 40 && failures == 0; ++seed) {
@@ -52,12 +49,5 @@ int main() {
     CheckBothPasses(wide, static_cast<int>(seed), {.jitter_seed = seed, .max_delay_us = 100},
                     kTimeout);
   }
-  // A NaN with all its bits set, as the network's own value.
-  const Arrays arrays = MakeArrays(plain.given, 1);
-  Buffers buffers(arrays);
-  std::memset(buffers.input_gates.data(), 0xff, buffers.input_gates.bytes());
-  const std::string error =
-      RunPass(plain, plain.forward(), buffers.forward(plain.forward()), {}, kTimeout);
-  CHECK(error.empty(), error);
   return Finish("mutant");
 }
