@@ -15,10 +15,12 @@ using jp::Part;
 using jp::Problem;
 using namespace jp::test;
 
-// Blocks held up at random wherever they wait, write or meet.
-void CheckLateBlocks() {
+// Blocks held up at random wherever they wait, write or meet. Few: either cell in either precision,
+// each with and without what depends on the seed.
+void CheckLateBlocks(bool few) {
   const CellTraits &lstm = *jp::FindCell("lstm"), &gru = *jp::FindCell("gru");
   for (uint32_t seed = 1; seed <= 12; ++seed) {
+    if (few && seed != 5 && seed != 6 && seed != 9 && seed != 10) continue;
     for (Exchange exchange : kExchanges) {
       const CellTraits& cell = seed % 2 ? lstm : gru;
       const Precision precision = seed % 3 == 0 ? Precision::kFloat32 : Precision::kBfloat16;
@@ -35,7 +37,7 @@ void CheckLateBlocks() {
 
 // Messages of more chunks than a warp has loads in flight, from blocks that are late: the first
 // ones are waited for together, those after them one by one.
-void CheckLateChunks() {
+void CheckLateChunks(bool few) {
   struct Long {
     Precision precision;
     int64_t hidden;
@@ -43,7 +45,7 @@ void CheckLateChunks() {
   };
   for (const auto& [precision, H, processors] :
        {Long{Precision::kBfloat16, 328, 6}, Long{Precision::kFloat32, 168, 4}}) {
-    for (uint32_t seed = 1; seed <= 3; ++seed) {
+    for (uint32_t seed = 1; seed <= (few ? 1 : 3); ++seed) {
       GpuCase c{GivenToGpu(*jp::FindCell("lstm"), precision, {1, 3, 4, H}, {Part::resets})};
       c.facts.processors = processors;
       for (const Problem& pass : {c.forward(), c.backward()}) {
@@ -255,9 +257,11 @@ void CheckStuck() {
 
 }  // namespace
 
-int main() {
-  CheckLateBlocks();
-  CheckLateChunks();
+// With an argument: few of the late ones, for sanitizers, under which a lane costs a hundred times
+// as much.
+int main(int count, char** /*arguments*/) {
+  CheckLateBlocks(count > 1);
+  CheckLateChunks(count > 1);
   CheckFirstChunks();
   CheckNotANumber();
   CheckResetEndsNotANumber();

@@ -17,13 +17,14 @@
 #include "tests/native/isas.h"
 #include "tests/native/run.h"
 
-#if !defined(JP_ONE_CASE_IN)
-#define JP_ONE_CASE_IN 1
-#endif
-
 namespace jp::test {
 namespace {
 
+#if defined(JP_FEW_CASES)
+constexpr unsigned kCases = 30;
+#else
+constexpr unsigned kCases = 90;
+#endif
 constexpr int64_t kOfRows = 1 << 16, kOfLiterals = 2 << 16;
 
 // Draws a program as program.py would encode it.
@@ -414,7 +415,7 @@ void RunOn(const cpu::Isa& isa, const Program& program, int workers, bool splits
 }
 
 void TestRandomPrograms() {
-  for (unsigned seed = 0; seed < 90 / JP_ONE_CASE_IN; ++seed) {
+  for (unsigned seed = 0; seed < kCases; ++seed) {
     const Program program = Drawn(seed).Draw();
     Arrays arrays = MakeArrays(program, seed);
     const auto expected = Interpret(program, arrays);
@@ -452,7 +453,7 @@ void TestRandomPrograms() {
 void TestWrongPrograms() {
   int refused = 0, ran = 0;
   std::mt19937 random(1);
-  for (unsigned seed = 0; seed < 400 / JP_ONE_CASE_IN; ++seed) {
+  for (unsigned seed = 0; seed < 4 * kCases; ++seed) {
     Drawn drawn(seed % 20);
     const Program program = drawn.Draw();
     std::vector<int64_t> code = drawn.code;
@@ -470,7 +471,7 @@ void TestWrongPrograms() {
       ++refused;
     }
   }
-  CHECK(refused > 50 / JP_ONE_CASE_IN && ran > 5, refused, ran);
+  CHECK(refused > 20 && ran > 5, refused, ran);
 }
 
 }  // namespace
