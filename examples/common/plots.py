@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The course of a training run as a picture."""
+"""The course of a training run as a picture.
+
+matplotlib takes a second to import, and is where something is drawn: most hosts draw nothing.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from examples.common.metrics import read_metrics
 
@@ -15,6 +17,8 @@ def plot_loss(
     metrics: Path, path: Path, *, unit: str, training: str = "training", error: str = ""
 ) -> None:
     """Losses in nats a `unit`; `error` names a share among the metrics, drawn against the right."""
+    from matplotlib.figure import Figure
+
     rows = read_metrics(metrics)
     steps = np.array([int(row["step"]) for row in rows])
     losses = np.array([float(row["loss"]) for row in rows])

@@ -1,16 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores and plots at the end of a run."""
+"""Scores and plots at the end of a run. matplotlib is imported as in examples/common/plots.py."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import sacrebleu
-from matplotlib import font_manager
-from matplotlib.figure import Figure
 
 from examples.common.download import DownloadError, debian_files
 
@@ -26,6 +23,9 @@ def plot_attention(
     attention: np.ndarray, source: Sequence[str], target: Sequence[str], path: Path, cache: Path
 ) -> str:
     """attention [T,S], its labels -> a heat map; returns a remark if no font has the glyphs."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
     family = _font(cache)
     labels = list(target) if family else [str(number) for number in range(1, len(target) + 1)]
     figure = Figure(figsize=(2 + 0.4 * len(source), 1.5 + 0.35 * len(target)), layout="constrained")
@@ -47,6 +47,8 @@ def plot_attention(
 
 def _font(cache: Path) -> str | None:
     """A font family with Chinese glyphs: an installed one, or Droid Sans Fallback from Debian."""
+    from matplotlib import font_manager
+
     for entry in font_manager.fontManager.ttflist:
         if any(
             name in entry.name for name in ("CJK", "WenQuanYi", "Droid Sans Fallback", "PingFang")
