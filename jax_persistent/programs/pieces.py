@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
+from jax.lax import RoundingMethod
 
 from jax_persistent.programs import jaxprs
 from jax_persistent.programs.derivative import products_of
@@ -26,10 +27,9 @@ _SAME = frozenset({"copy", "copy_p", "name", "stop_gradient"})
 # fmt: off
 UNARY = (
     "abs", "ceil", "cos", "erf", "exp", "exp2", "expm1", "floor", "is_finite", "log", "log1p",
-    "logistic", "neg", "not", "round", "rsqrt", "sign", "sin", "sqrt", "square", "tan", "tanh",
+    "logistic", "neg", "not", "rint", "round", "rsqrt", "sign", "sin", "sqrt", "square", "tan",
+    "tanh",
 )
-# fmt: on
-# fmt: off
 BINARY = (
     "add", "sub", "mul", "div", "max", "min", "pow", "eq", "ne", "lt", "le", "gt", "ge",
 )
@@ -336,6 +336,8 @@ class _Cutter:
             return args[0]
         if name == "integer_pow":
             return self._power(eqn, args[0])
+        if name == "round" and eqn.params["rounding_method"] is RoundingMethod.TO_NEAREST_EVEN:
+            name = "rint"
         if name == "select_n":
             if len(args) != 3:
                 raise Unfit("it selects among more than two", eqn)

@@ -37,8 +37,12 @@ static inline Vec Sqrt(Vec x) {
   return Load(lanes);
 }
 
-// exp(x), 0 where that is below the least normal float32.
-static inline Vec FlushedExp(Vec x) { return Select(x < -87.3f, Vec{}, Exp(x)); }
+// exp(x) up to the largest float32, and 0 where it is below the least normal one.
+static inline Vec FlushedExp(Vec x) {
+  const VecI large = x > 88.0f;
+  const Vec y = Exp(Select(large, x - 1.0f, x));
+  return Select(x < -87.3f, Vec{}, Select(large, y * 2.71828183f, y));
+}
 
 // log(x) within 2 ulp (Cephes logf); minus infinity for 0, NaN below.
 static inline Vec Log(Vec x) {
@@ -386,6 +390,7 @@ class ProgramKernel {
         case Operation::kLog1p: one(Log1p); break;
         case Operation::kLogistic: one(Sigmoid); break;
         case Operation::kTanh: one(Tanh); break;
+        case Operation::kRint: lanes([](float a) { return __builtin_rintf(a); }); break;
         case Operation::kRound: lanes([](float a) { return __builtin_roundf(a); }); break;
         case Operation::kCeil: lanes([](float a) { return __builtin_ceilf(a); }); break;
         case Operation::kFloor: lanes([](float a) { return __builtin_floorf(a); }); break;

@@ -31,6 +31,7 @@ double CostOf(Operation op) {
     case Operation::kTanh:
     case Operation::kReduce: return kCostly;
     case Operation::kPow:
+    case Operation::kRint:
     case Operation::kRound:
     case Operation::kCeil:
     case Operation::kFloor:

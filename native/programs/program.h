@@ -47,6 +47,7 @@ enum class Operation {
   kLogistic,
   kNeg,
   kNot,
+  kRint,
   kRound,
   kRsqrt,
   kSign,
