@@ -31,12 +31,7 @@ struct BackwardKernel {
       : space(s),
         worker(i),
         at{s.problem, group},
-        times{s.problem.batch,
-              s.problem.steps,
-              s.problem.reverse,
-              s.problem.time_major,
-              at.Group(s.arrays.lengths, batch),
-              at.Group(s.arrays.resets, batch * s.problem.steps)},
+        times(at.Times(s.arrays.lengths, s.arrays.resets)),
         slice(s.plan.recurrence, s.packed, i, Transposed(s.arrays.recurrent_kernel, hidden)),
         inputs(s.plan.inputs, s.packed_inputs, i,
                Transposed(s.arrays.input_kernel, s.problem.inputs)),
@@ -121,7 +116,7 @@ struct BackwardKernel {
     };
     const auto x = [&](int64_t r) {
       return of_row(r, [&](int64_t b, int64_t t) {
-        return at.Sequence(static_cast<const T*>(space.arrays.x), b, t, problem.inputs);
+        return at.Input(static_cast<const T*>(space.arrays.x), b, t);
       });
     };
     const auto h = [&](int64_t r) {
@@ -131,7 +126,8 @@ struct BackwardKernel {
                             h);
   }
 
-  // Computes dx = dgates W^T for steps [begin, end).
+  // Computes dx = dgates W^T for steps [begin, end). A layer's second group adds its own, rounded as
+  // the first's is: the sum is then the same in either order.
   void ProjectBack(int64_t begin, int64_t end) const {
     if (!space.MultipliesInputs()) return;
     const int64_t count = rows.Count();
@@ -145,11 +141,13 @@ struct BackwardKernel {
                  inputs.MultiplyAll(in, here, single_row, {}, products);
                  for (int64_t r = 0; r < here; ++r) {
                    const float* from = products + r * inputs.Width();
-                   T* to = at.Sequence(static_cast<T*>(space.arrays.d_x), b(first + r),
-                                       Time(step(first + r)), problem.inputs);
+                   T* to = at.Input(static_cast<T*>(space.arrays.d_x), b(first + r),
+                                    Time(step(first + r)));
                    for (int64_t unit = inputs.first; unit < inputs.last; ++unit, from += kLanes) {
                      const int n = Lanes(problem.inputs, unit * kLanes);
-                     StorePart(to + unit * kLanes, Load(from), n);
+                     Vec d = Load(from);
+                     if (at.way > 0) d = RoundTo<T>(d) + LoadPart(to + unit * kLanes, n);
+                     StorePart(to + unit * kLanes, d, n);
                    }
                  }
                });

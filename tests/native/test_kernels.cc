@@ -41,7 +41,7 @@ struct Case {
           std::pair("I", p.inputs), std::pair("H", p.hidden)}) {
       text.append(" ").append(letter).append("=").append(std::to_string(size));
     }
-    if (p.reverse) text += " reverse";
+    text += jp::test::NameOf(p.directions);
     if (p.time_major) text += " time-major";
     for (Part part :
          {Part::bias, Part::recurrent_bias, Part::lengths, Part::resets, Part::reset_state}) {
@@ -216,8 +216,8 @@ const std::vector<std::vector<Part>> kGiven = {
 };
 
 // A problem of such sizes that is given the parts of kGiven[given], as far as the cell has them.
-Problem MakeProblem(const CellTraits& cell, DType dtype, const int64_t (&sizes)[5], bool reverse,
-                    bool time_major, size_t given) {
+Problem MakeProblem(const CellTraits& cell, DType dtype, const int64_t (&sizes)[5],
+                    bool second_way, bool time_major, size_t given) {
   Problem problem{.cell = cell,
                   .dtype = dtype,
                   .groups = sizes[0],
@@ -225,7 +225,7 @@ Problem MakeProblem(const CellTraits& cell, DType dtype, const int64_t (&sizes)[
                   .steps = sizes[2],
                   .inputs = sizes[3],
                   .hidden = sizes[4],
-                  .reverse = reverse,
+                  .directions = jp::test::EitherWay(sizes[0], second_way),
                   .time_major = time_major};
   for (Part part : kGiven[given]) {
     if (part != Part::recurrent_bias || cell.reset_after) problem.Add(part);
@@ -301,9 +301,10 @@ void CheckKernels(const Isa& isa) {
     for (DType dtype : {DType::kFloat32, DType::kBfloat16}) {
       for (const auto& sizes : kCrossed) {
         for (size_t given = 0; given < kGiven.size(); ++given) {
-          for (bool reverse : {false, true}) {
+          for (bool second_way : {false, true}) {
             for (bool time_major : {false, true}) {
-              CheckCase({isa, MakeProblem(cell, dtype, sizes, reverse, time_major, given)}, ++seed);
+              CheckCase({isa, MakeProblem(cell, dtype, sizes, second_way, time_major, given)},
+                        ++seed);
             }
           }
         }
@@ -311,9 +312,8 @@ void CheckKernels(const Isa& isa) {
       for (const auto& sizes : kSizes) {
         for (int way = 0; way < 2; ++way) {
           ++seed;
-          const bool reverse = seed % 4 < 2;
           const Problem problem =
-              MakeProblem(cell, dtype, sizes, reverse, seed % 2 == 0, seed % kGiven.size());
+              MakeProblem(cell, dtype, sizes, seed % 4 < 2, seed % 2 == 0, seed % kGiven.size());
           CheckCase({isa, problem}, seed);
         }
       }
