@@ -374,8 +374,7 @@ def run_cell(
 
 
 def run_both(
-    forward: KernelCall,
-    backward: KernelCall,
+    both: Sequence[KernelCall],
     inputs: Array,
     seq_lengths: Any,
     merge: Callable[[Array, Array], Array] | None,
@@ -387,7 +386,7 @@ def run_both(
     None where they take two: they differ in more than their values, or go on past a row's length,
     which flax's reversed layer does on another x.
     """
-    both = forward, backward
+    forward, backward = both
     arrays = [call.arrays for call in both]
     types = [jax.tree.map(lambda a: (a.shape, a.dtype), each) for each in arrays]
     alike = (

@@ -215,9 +215,9 @@ def _both_ways(
     time_major: bool,
 ) -> Any:
     """(both carries, outputs) of one kernel call, or None if flax makes two of it."""
-    rnns = layer.forward_rnn, layer.backward_rnn
+    rnns: tuple[Any, Any] = (layer.forward_rnn, layer.backward_rnn)
     context = linen_module._context
-    watched = context.call_info_stack or context.capture_stack and context.capture_stack[-1]
+    watched = context.call_info_stack or (context.capture_stack and context.capture_stack[-1])
     if watched or linen_module._global_interceptor_stack or rnns[0] is rnns[1]:
         return None  # the calls of both are to be seen; flax has a word to say
     if any(type(rnn) is not RNN for rnn in rnns):
@@ -237,7 +237,7 @@ def _both_ways(
         except NoKernel:
             return None
     merge = None if layer.merge_fn is nn.Bidirectional.merge_fn else layer.merge_fn
-    return flax_cells.run_both(*calls, inputs, seq_lengths, merge)
+    return flax_cells.run_both(calls, inputs, seq_lengths, merge)
 
 
 def _initial_carry(
@@ -263,9 +263,7 @@ def _kernel_call(
     return KernelCall.of(weights, inputs, carry, seq_lengths, options)
 
 
-def _weights(
-    rnn: RNN, inputs: Any, init_key: Array | None, options: CallOptions
-) -> CellWeights:
+def _weights(rnn: RNN, inputs: Any, init_key: Array | None, options: CallOptions) -> CellWeights:
     """The weights of the layer's cell; raises NoKernel if flax has to run it.
 
     Where the parameters are yet to be created, flax's own path creates them, running one step.

@@ -251,7 +251,7 @@ def _both_ways(
 
     And the initial carries, which are drawn once, whatever starts from them.
     """
-    rnns = layer.forward_rnn, layer.backward_rnn
+    rnns: tuple[Any, Any] = (layer.forward_rnn, layer.backward_rnn)
     captured = hasattr(RNN.__call__, "_does_capturing")  # by nnx.capture
     if captured or rnns[0] is rnns[1] or any(type(rnn) is not RNN for rnn in rnns):
         return None, carries  # the calls of both are to be seen; flax has a word to say
@@ -279,7 +279,7 @@ def _both_ways(
     except NoKernel:
         return None, carries
     merge = None if layer.merge_fn is nnx.Bidirectional.merge_fn else layer.merge_fn
-    return flax_cells.run_both(*calls, inputs, seq_lengths, merge), carries
+    return flax_cells.run_both(calls, inputs, seq_lengths, merge), carries
 
 
 def _initial_carry(

@@ -66,6 +66,7 @@ def _each_way(
 
     def joined(name: str, parts: tuple[Any, ...]) -> Any:
         axis = problem.way_axis(name)
+        assert axis is not None
         return jax.tree.map(lambda *each: jnp.stack(each, axis), *parts)
 
     found = [
@@ -151,7 +152,7 @@ def tangent(problem: Problem, arrays: Arrays) -> Arrays:
 
 
 def backward(problem: Problem, arrays: Arrays) -> Arrays:
-    """The transpose of `tangent` up to the gates, whose gradients make those of x and the weights."""
+    """The transpose of `tangent` up to the gates, of whose gradients the others are made."""
     cell, dtype = problem.cell, jnp.dtype(problem.dtype)
 
     def step(carry: Any, inputs: Any) -> Any:

@@ -58,7 +58,9 @@ struct Problem {
     return *this;
   }
   JP_HOST_DEVICE constexpr int64_t columns() const { return cell.gates * hidden; }  // G*H
-  JP_HOST_DEVICE constexpr int ways() const { return directions == Directions::kBoth ? 2 : 1; }    // D
+  JP_HOST_DEVICE constexpr int ways() const {
+    return directions == Directions::kBoth ? 2 : 1;
+  }  // D
   JP_HOST_DEVICE constexpr bool Reverses(int64_t group) const {
     return directions == Directions::kBoth ? group % 2 != 0 : directions == Directions::kReverse;
   }

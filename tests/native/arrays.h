@@ -36,8 +36,8 @@ inline Problem Given(Problem problem, std::initializer_list<Part> parts) {
   return problem;
 }
 
-// Two ways to run so many groups: an odd number forward and in reverse, an even one in reverse and in
-// both directions.
+// Two ways to run so many groups: an odd number forward and in reverse, an even one in reverse and
+// in both directions.
 inline Directions EitherWay(int64_t groups, bool second) {
   if (groups % 2 == 0) return second ? Directions::kBoth : Directions::kReverse;
   return second ? Directions::kReverse : Directions::kForward;

@@ -216,8 +216,8 @@ const std::vector<std::vector<Part>> kGiven = {
 };
 
 // A problem of such sizes that is given the parts of kGiven[given], as far as the cell has them.
-Problem MakeProblem(const CellTraits& cell, DType dtype, const int64_t (&sizes)[5],
-                    bool second_way, bool time_major, size_t given) {
+Problem MakeProblem(const CellTraits& cell, DType dtype, const int64_t (&sizes)[5], bool second_way,
+                    bool time_major, size_t given) {
   Problem problem{.cell = cell,
                   .dtype = dtype,
                   .groups = sizes[0],
@@ -348,8 +348,8 @@ int main(int argc, char**) {
     }
   }
   if (argc < 2) {
-    CHECK(jp::test::runs_by_units > 0 && jp::test::runs_by_rows > 0, jp::test::runs_by_units,
-          jp::test::runs_by_rows);
+    CHECK(jp::test::runs_by_units > 0, jp::test::runs_by_units);
+    CHECK(jp::test::runs_by_rows > 0 && jp::test::runs_by_groups > 0, jp::test::runs_by_groups);
   }
   return jp::test::Finish("kernels");
 }

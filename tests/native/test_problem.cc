@@ -136,14 +136,12 @@ void TestArrays() {
   attributes["time_major"] = false;
   attributes["parts"] = "residuals d_weights d_recurrent_bias d_gates d_recurrent_gates";
   const jp::ArrayTypes gru = ArrayTypesOf(ParseProblem(Pass::kBackward, attributes).problem);
-  CheckArrays(gru.operands,
-              {"x 2 3 5 7", "recurrent_kernel 2 1 4 12", "initial_state[0] 2 1 3 4",
-               "outputs 2 3 5 1 4", "residuals 2 3 5 1 16", "d_outputs 2 3 5 1 4",
-               "d_final_state[0] 2 1 3 4"});
-  CheckArrays(gru.results,
-              {"d_input_kernel 2 1 7 12", "d_recurrent_kernel 2 1 4 12", "d_recurrent_bias 2 1 12",
-               "d_input_gates 2 3 5 1 12", "d_recurrent_gates 2 3 5 1 12",
-               "d_initial_state[0] 2 1 3 4"});
+  CheckArrays(gru.operands, {"x 2 3 5 7", "recurrent_kernel 2 1 4 12", "initial_state[0] 2 1 3 4",
+                             "outputs 2 3 5 1 4", "residuals 2 3 5 1 16", "d_outputs 2 3 5 1 4",
+                             "d_final_state[0] 2 1 3 4"});
+  CheckArrays(gru.results, {"d_input_kernel 2 1 7 12", "d_recurrent_kernel 2 1 4 12",
+                            "d_recurrent_bias 2 1 12", "d_input_gates 2 3 5 1 12",
+                            "d_recurrent_gates 2 3 5 1 12", "d_initial_state[0] 2 1 3 4"});
 }
 
 // What a row of length 2 of 4 does at each time: "." nothing, "f" its first step, "s" a step; in

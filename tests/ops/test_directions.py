@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Both directions of a layer in one call: bit for bit two calls, with one x and its gradients' sum."""
+"""Both directions of a layer in one call are two calls, bit for bit, on one x."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_in_any_other_transform() -> None:
 
 def test_the_program_has_one_call_a_pass_and_no_copy_of_x() -> None:
     text = both(together, "lstm").lower(drawn("lstm")).compile().as_text()
-    assert text.count("custom_call_target=\"jax_persistent.forward\"") == 1
-    assert text.count("custom_call_target=\"jax_persistent.backward\"") == 1
+    assert text.count('custom_call_target="jax_persistent.forward"') == 1
+    assert text.count('custom_call_target="jax_persistent.backward"') == 1
     assert f"f32[2,{B},{T},{I}]" not in text
     assert f"f32[1,2,{B},{T},{I}]" not in text
