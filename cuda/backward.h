@@ -66,7 +66,7 @@ class BackwardPass : PassBase<Dtype, kBackwardTraits<Cell, Dtype>, Backward, Blo
   }
 
   JP_DEVICE void Step(int step, int tile) {
-    const int time = args_.rows.Time(args_.rows.steps - 1 - step);  // the last: before all others
+    const int time = this->rows().Time(args_.rows.steps - 1 - step);  // the last: before all others
     const bool is_last = step == args_.rows.steps;
     Inputs inputs{};
     if (at_.warp_k < kSlots && !is_last) inputs = LoadInputs(time, tile, at_.warp_k);

@@ -29,7 +29,7 @@ class GridExchange {
                          const TileEnds<Arrays>& /*ends*/, int segments)
       : args_(args),
         at_(at),
-        base_(static_cast<Bits*>(args.messages.base) + at.group * args.messages.group_stride),
+        base_(static_cast<Bits*>(args.messages.base) + args.FirstRow(at.group) * args.messages.row),
         row_bytes_(segments * args.geometry.segment * int{sizeof(Bits)}) {}
 
   template <class InitialRow>
@@ -92,7 +92,7 @@ class GridExchange {
   // Brings the place of the message after the next into L2, where its first reader would otherwise
   // find half a sector written and wait for the rest of it from memory.
   JP_DEVICE void FetchAhead(int time, int b, int gate, int unit) const {
-    const Rows<int>& rows = args_.rows;
+    const Rows<int> rows = args_.RowsOf(at_.group);
     const int ahead = LaunchArgs<Arrays>::kIsForward ? rows.After(rows.After(time))
                                                      : rows.Before(rows.Before(time));
     const bool exists = ahead >= 0 && ahead < rows.steps && b < rows.batch;

@@ -80,7 +80,7 @@ class ForwardPass : PassBase<Dtype, kForwardTraits<Cell, Dtype>, Forward, BlockE
   }
 
   JP_DEVICE void Step(int step, int tile) {
-    const int time = args_.rows.Time(step);
+    const int time = this->rows().Time(step);
     Inputs inputs{};
     if (at_.warp_k < kSlots) inputs = LoadInputs(time, tile, at_.warp_k);
 

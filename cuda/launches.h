@@ -60,12 +60,12 @@ const void* PrepareStates(const Problem& problem, const KernelPlan& plan, const 
 template <class Arrays, class Device>
 bool PrepareMessages(const Problem& problem, const KernelPlan& plan, const Arrays& arrays,
                      const Workspace& at, unsigned char* workspace, Device& device, Messages& m) {
-  const int64_t row = MessageRow(problem, plan.geometry.segment);
+  const int64_t row = MessageRow(problem, plan.geometry.segment), apart = row * problem.ways();
   m.is_result = RowsAreAligned(problem, plan.geometry.segment);
   const bool time_major = problem.time_major || !m.is_result;
-  m.group_stride = problem.batch * problem.steps * row;
-  m.step_stride = time_major ? problem.batch * row : row;
-  m.row_stride = time_major ? row : problem.steps * row;
+  m.row = row;
+  m.step_stride = time_major ? problem.batch * apart : apart;
+  m.row_stride = time_major ? apart : problem.steps * apart;
   m.state_stride = row;
   m.base = workspace + at.messages;
   if constexpr (LaunchArgs<Arrays>::kIsForward) {
@@ -80,8 +80,8 @@ bool PrepareMessages(const Problem& problem, const KernelPlan& plan, const Array
     m.base = problem.cell.reset_after ? arrays.d_recurrent_gates : arrays.d_input_gates;
   }
   if (plan.geometry.exchange == Exchange::kGridBarrier) return true;
-  const int64_t bytes = problem.groups * m.group_stride * ElementBytes(plan.precision);
-  return device.Fill(m.base, 0xff, bytes);  // kUnwritten
+  const int64_t rows = problem.groups * problem.batch * problem.steps;
+  return device.Fill(m.base, 0xff, rows * row * ElementBytes(plan.precision));  // kUnwritten
 }
 
 // `workspace` is aligned to kWorkspaceLine. A block gives up on the others after `timeout_ns`.
@@ -93,10 +93,11 @@ bool Enqueue(const Problem& problem, const KernelPlan& plan, const Arrays& array
   args.hidden = static_cast<int>(problem.hidden);
   args.rows = {.batch = static_cast<int>(problem.batch),
                .steps = static_cast<int>(problem.steps),
-               .reverse = problem.reverse,
+               .reverse = problem.Reverses(0),
                .time_major = problem.time_major,
                .lengths = arrays.lengths,
                .resets = arrays.resets};
+  args.ways = problem.ways();
   args.arrays = arrays;
   args.geometry = plan.geometry;
   args.counters = reinterpret_cast<uint32_t*>(workspace + at.counters);

@@ -30,7 +30,7 @@ class PassBase {
   JP_DEVICE explicit PassBase(const LaunchArgs<Arrays>& args)
       : args_(args),
         at_(args.geometry, args.rows.batch),
-        ends_(args),
+        ends_(args, at_.group),
         exchange_(args, at_, ends_, kTraits.segments),
         gemm_(args.geometry, at_, args.streamed) {}
 
@@ -75,9 +75,7 @@ class PassBase {
   }
   JP_DEVICE int64_t SequenceOffset(int b, int time, int features) const {
     const Rows<int>& r = args_.rows;
-    const int64_t row = r.time_major ? (int64_t{at_.group} * r.steps + time) * r.batch + b
-                                     : (int64_t{at_.group} * r.batch + b) * r.steps + time;
-    return row * features;
+    return (args_.FirstRow(at_.group) + r.Index(b, time) * args_.ways) * features;
   }
 
   JP_DEVICE const Bits* StateRow(const void* array, int b) const {
@@ -101,7 +99,7 @@ class PassBase {
                       Bits (&values)[kCount]) const {
     const Bits* from =
         static_cast<const Bits*>(array) + SequenceOffset(p.b, time, kCount * args_.hidden) + p.unit;
-    const int64_t rows = ahead * (args_.rows.time_major ? args_.rows.batch : 1);
+    const int64_t rows = ahead * (args_.rows.time_major ? args_.rows.batch : 1) * args_.ways;
     const bool exists = wanted && time + ahead >= 0 && time + ahead < args_.rows.steps;
     JP_UNROLL
     for (int i = 0; i < kCount; ++i) values[i] = wanted ? from[i * args_.hidden] : Bits{0};

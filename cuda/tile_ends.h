@@ -11,8 +11,10 @@ namespace jp::cuda {
 template <class Arrays>
 class TileEnds {
  public:
-  JP_DEVICE TileEnds(const LaunchArgs<Arrays>& args)
-      : args_(args), ends_(reinterpret_cast<int*>(arch::SharedMemory() + args.geometry.ends)) {}
+  JP_DEVICE TileEnds(const LaunchArgs<Arrays>& args, int group)
+      : args_(args),
+        group_(group),
+        ends_(reinterpret_cast<int*>(arch::SharedMemory() + args.geometry.ends)) {}
 
   // Whole block.
   JP_DEVICE void Find(const ThreadCoords& at) const {
@@ -35,7 +37,7 @@ class TileEnds {
   // one of the gradients of the step before it, which was later in time, if a row ran there. The
   // steps that have one follow each other without a gap.
   JP_DEVICE bool HasProduct(int step, int tile) const {
-    const Rows<int>& rows = args_.rows;
+    const Rows<int> rows = args_.RowsOf(group_);
     const int time = rows.Time(LaunchArgs<Arrays>::kIsForward ? step : rows.steps - step);
     return time >= 0 && time < End(tile);
   }
@@ -43,7 +45,7 @@ class TileEnds {
   // The first step that has a product and reads a message for it.
   JP_DEVICE int FirstMessage(int tile) const {
     constexpr bool kForward = LaunchArgs<Arrays>::kIsForward;
-    const int late = kForward == args_.rows.reverse ? args_.rows.steps - End(tile) : 0;
+    const int late = kForward == args_.RowsOf(group_).reverse ? args_.rows.steps - End(tile) : 0;
     return kForward ? (late > 1 ? late : 1) : 1 + late;
   }
 
@@ -53,6 +55,7 @@ class TileEnds {
   }
 
   const LaunchArgs<Arrays>& args_;
+  const int group_;
   int* ends_;
 };
 

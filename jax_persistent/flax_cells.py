@@ -11,7 +11,7 @@ Legend: T time steps, I input features, H hidden units, G gates; rows are all ba
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,6 +90,10 @@ class CallOptions:
     def steps(self, inputs: Array) -> int:
         return inputs.shape[0 if self.time_major else -self.feature_axes - 1]
 
+    def stops_at_lengths(self, inputs: Array) -> bool:
+        """Whether nothing that flax computes past a row's length is returned."""
+        return self.mask_outputs or self.steps(inputs) == 0
+
 
 @dataclass(frozen=True)
 class KernelDtypes:
@@ -102,6 +106,60 @@ class KernelDtypes:
 
     compute: Any
     state: Any
+
+
+@dataclass(frozen=True)
+class KernelCall:
+    """One call of a layer that has a kernel: whose weights, from which carry, and how."""
+
+    weights: CellWeights
+    dtypes: KernelDtypes
+    carry: Any
+    options: CallOptions
+
+    @classmethod
+    def of(
+        cls, weights: CellWeights, inputs: Array, carry: Any, seq_lengths: Any, options: CallOptions
+    ) -> KernelCall:
+        """Raises NoKernel if none can answer the call for flax."""
+        dtypes = kernel_dtypes(weights, inputs, carry, seq_lengths, options)
+        return cls(weights, dtypes, carry, options)
+
+    @property
+    def hidden(self) -> int:
+        return self.weights.recurrent_kernel.shape[0]
+
+    def states_of(self, carry: Any) -> tuple[Array, ...]:
+        """A carry as the functions' states [rows, H]."""
+        # flax's LSTM carry is (c, h), the functions' state is (h, c).
+        leaves = [jnp.asarray(s, self.dtypes.compute) for s in jax.tree.leaves(carry)]
+        rows = math.prod(jnp.shape(leaves[0])[:-1])
+        return tuple(s.reshape(rows, self.hidden) for s in leaves[::-1])
+
+    @property
+    def arrays(self) -> dict[str, Any]:
+        """The weights and the initial state."""
+        weights = {n: a.astype(self.dtypes.compute) for n, a in self.weights.arrays.items()}
+        return weights | {"initial_state": self.states_of(self.carry)}
+
+    def sequences(self, inputs: Array, seq_lengths: Any) -> tuple[Array, Array | None]:
+        """x [rows, T, I], or time-major, and the lengths [rows]."""
+        steps, batch = self.options.steps(inputs), self.options.batch_shape(inputs)
+        rows = math.prod(batch)
+        folded = (steps, rows) if self.options.time_major else (rows, steps)
+        x = jnp.asarray(inputs, self.dtypes.compute).reshape(*folded, inputs.shape[-1])
+        if seq_lengths is None:
+            return x, None
+        # Reshaping a known array would make it a traced one under `jax.jit`.
+        one_axis = jnp.ndim(seq_lengths) == 1
+        lengths = seq_lengths if one_axis else seq_lengths.reshape(rows)
+        return x, check_lengths(lengths, rows, steps)
+
+    def carry_of(self, inputs: Array, states: Sequence[Array]) -> Any:
+        """The functions' states as a carry."""
+        batch = self.options.batch_shape(inputs)
+        leaves = [s.astype(self.dtypes.state).reshape(*batch, self.hidden) for s in states[::-1]]
+        return jax.tree.unflatten(jax.tree.structure(self.carry), leaves)
 
 
 def check_gated_cell(cell: Any) -> None:
@@ -260,12 +318,9 @@ def _dtypes(weights: CellWeights, inputs: Array, states: list[Any]) -> KernelDty
 
 
 def run_cell(
-    weights: CellWeights,
-    dtypes: KernelDtypes,
+    call: KernelCall,
     inputs: Array,
-    carry: Any,
     seq_lengths: Any,
-    options: CallOptions,
     resets: Array | None = None,
     reset_carry: Any = None,
 ) -> Any:
@@ -275,27 +330,12 @@ def run_cell(
     without lengths unless the outputs are masked; the LSTM's c at a row's length takes a second run
     then (which XLA removes when nothing reads it). The other cells' state is one of their outputs.
     """
-    batch, hidden = options.batch_shape(inputs), weights.recurrent_kernel.shape[0]
-    rows, steps, time_axis = math.prod(batch), options.steps(inputs), 0 if options.time_major else 1
-    folded = (steps, rows) if options.time_major else (rows, steps)
-
-    def states_of(carry: Any) -> tuple[Array, ...]:
-        # flax's LSTM carry is (c, h), the functions' state is (h, c).
-        leaves = [jnp.asarray(s, dtypes.compute) for s in jax.tree.leaves(carry)]
-        return tuple(s.reshape(rows, hidden) for s in leaves[::-1])
-
-    x = jnp.asarray(inputs, dtypes.compute).reshape(*folded, inputs.shape[-1])
-    arrays = Arrays({n: a.astype(dtypes.compute) for n, a in weights.arrays.items()})
-    arrays["initial_state"] = states_of(carry)
+    options, arrays = call.options, Arrays(call.arrays)
+    x, lengths = call.sequences(inputs, seq_lengths)
     if resets is not None:
-        resets = resets.reshape(folded)
+        resets = resets.reshape(x.shape[:2])
         if reset_carry is not None:
-            arrays["reset_state"] = states_of(reset_carry)
-    lengths = None
-    if seq_lengths is not None:
-        # Reshaping a known array would make it a traced one under `jax.jit`.
-        one_axis = jnp.ndim(seq_lengths) == 1
-        lengths = check_lengths(seq_lengths if one_axis else seq_lengths.reshape(rows), rows, steps)
+            arrays["reset_state"] = call.states_of(reset_carry)
 
     def flip(sequences: Array) -> Array:
         return flip_sequences(sequences, lengths, num_batch_dims=1, time_major=options.time_major)
@@ -304,14 +344,14 @@ def run_cell(
         optional = {"resets": resets, "lengths": lengths}
         given = {name: array for name, array in optional.items() if array is not None}
         return functions.run(
-            weights.cell,
+            call.weights.cell,
             Arrays(arrays | given | {"x": x}),
-            reverse=reverse,
+            directions="reverse" if reverse else "forward",
             time_major=options.time_major,
             backend=None,
         )
 
-    if lengths is None or options.mask_outputs or steps == 0:
+    if lengths is None or options.stops_at_lengths(inputs):
         outputs, final = run(x, resets, lengths, options.reverse)
         if options.reverse and not options.keep_order:
             outputs = flip(outputs)
@@ -321,18 +361,60 @@ def run_cell(
         outputs, final = run(x, resets, None, False)
         if not options.return_carry:
             pass
-        elif len(weights.cell.states) > 1:
+        elif len(call.weights.cell.states) > 1:
             _, final = run(x, resets, lengths, False)
         else:
+            time_axis = 0 if options.time_major else 1
             final = (_at_lengths(outputs, arrays.initial_state[0], lengths, time_axis),)
         if options.reverse and options.keep_order:
             outputs = flip(outputs)
 
-    outputs = outputs.astype(dtypes.state).reshape(*inputs.shape[:-1], hidden)
-    if not options.return_carry:
-        return outputs
-    finals = [s.astype(dtypes.state).reshape(*batch, hidden) for s in final[::-1]]
-    return jax.tree.unflatten(jax.tree.structure(carry), finals), outputs
+    outputs = outputs.astype(call.dtypes.state).reshape(*inputs.shape[:-1], call.hidden)
+    return (call.carry_of(inputs, final), outputs) if options.return_carry else outputs
+
+
+def run_both(
+    both: Sequence[KernelCall],
+    inputs: Array,
+    seq_lengths: Any,
+    merge: Callable[[Array, Array], Array] | None,
+) -> Any:
+    """What flax's Bidirectional returns, (both carries, outputs), from one call.
+
+    The outputs are merged by a function or, if that is None, side by side as the call has them.
+
+    None where they take two: they differ in more than their values, or go on past a row's length,
+    which flax's reversed layer does on another x.
+    """
+    forward, backward = both
+    arrays = [call.arrays for call in both]
+    types = [jax.tree.map(lambda a: (a.shape, a.dtype), each) for each in arrays]
+    alike = (
+        forward.weights.cell == backward.weights.cell
+        and forward.dtypes == backward.dtypes
+        and types[0] == types[1]
+    )
+    if not alike or not (
+        seq_lengths is None or all(call.options.stops_at_lengths(inputs) for call in both)
+    ):
+        return None
+    x, lengths = forward.sequences(inputs, seq_lengths)
+    given = {"x": x} if lengths is None else {"x": x, "lengths": lengths}
+    outputs, final = functions.run(
+        forward.weights.cell,
+        Arrays(jax.tree.map(lambda *each: jnp.stack(each), *arrays) | given),
+        directions="both",
+        time_major=forward.options.time_major,
+        backend=None,
+    )
+    carries = tuple(
+        call.carry_of(inputs, [state[way] for state in final]) for way, call in enumerate(both)
+    )
+    outputs = outputs.astype(forward.dtypes.state)
+    if merge is None:
+        return carries, outputs.reshape(*inputs.shape[:-1], 2 * forward.hidden)
+    shape = (*inputs.shape[:-1], forward.hidden)
+    return carries, merge(*(outputs[:, :, way].reshape(shape) for way in range(2)))
 
 
 def mask_padding(result: Any, seq_lengths: Any, options: CallOptions) -> Any:

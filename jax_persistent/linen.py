@@ -22,12 +22,13 @@ from jax_persistent import flax_cells, notices
 from jax_persistent.cells import Cell
 from jax_persistent.cells.gru import GRU
 from jax_persistent.cells.lstm import LSTM
-from jax_persistent.flax_cells import CallOptions, CellWeights, NoKernel
+from jax_persistent.flax_cells import CallOptions, CellWeights, KernelCall, NoKernel
 from jax_persistent.ops.validation import read_lengths
 
 # flax's method without the wrapper that flax puts around a Module's methods: ours has that wrapper
 # already, and a call within a call would be captured, intercepted and tabulated twice.
 _flax_rnn = inspect.unwrap(nn.RNN.__call__)
+_flax_bidirectional = inspect.unwrap(nn.Bidirectional.__call__)
 
 
 class RNN(nn.RNN):
@@ -106,29 +107,20 @@ class RNN(nn.RNN):
             keep_order=keep_order,
             return_carry=return_carry,
         )
-        through_flax = partial(_flax_rnn, self, init_key=init_key, time_major=options.time_major)
         resets = flax_cells.check_resets(resets, inputs, options)
-
-        def initialize_carry() -> Any:
-            if initial_carry is not None:
-                return initial_carry
-            key = random.key(0) if init_key is None else init_key
-            return self.cell.initialize_carry(key, options.step_shape(inputs))
-
         try:
-            weights = _weights(self, inputs, options, through_flax)
-            carry = initialize_carry()
-            dtypes = flax_cells.kernel_dtypes(weights, inputs, carry, seq_lengths, options)
+            call = _kernel_call(self, inputs, initial_carry, init_key, seq_lengths, options)
         except NoKernel as error:
             reason = str(error)
         else:
-            flax_cells.check_reset_carry(reset_carry, resets, carry)
-            return flax_cells.run_cell(
-                weights, dtypes, inputs, carry, seq_lengths, options, resets, reset_carry
-            )
+            flax_cells.check_reset_carry(reset_carry, resets, call.carry)
+            return flax_cells.run_cell(call, inputs, seq_lengths, resets, reset_carry)
         flax_cells.check_known_lengths(seq_lengths, inputs, options)
         through_flax = partial(
-            through_flax,
+            _flax_rnn,
+            self,
+            init_key=init_key,
+            time_major=options.time_major,
             seq_lengths=seq_lengths,
             return_carry=options.return_carry,
             reverse=options.reverse,
@@ -137,7 +129,7 @@ class RNN(nn.RNN):
         if resets is None and reset_carry is None:
             result = through_flax(inputs, initial_carry=initial_carry)
         else:
-            carry = initialize_carry()
+            carry = _initial_carry(self, inputs, initial_carry, init_key, options)
             flax_cells.check_reset_carry(reset_carry, resets, carry)
             assert resets is not None
             if reset_carry is None:
@@ -145,6 +137,10 @@ class RNN(nn.RNN):
             result = _with_resets(self.cell, through_flax, inputs, carry, resets, reset_carry)
         notices.warn("jax_persistent.linen.RNN runs flax's own code", reason)
         return flax_cells.mask_padding(result, seq_lengths, options)
+
+    def _of_a_direction(self, *arguments: Any) -> KernelCall:
+        """For Bidirectional; as it is a method, flax sets the cell up."""
+        return _kernel_call(self, *arguments)
 
 
 def _with_resets(
@@ -173,12 +169,101 @@ class Bidirectional(nn.Bidirectional):
 
     Arguments, parameters and results are those of flax's. What is said of `RNN` about lengths holds
     for each direction; under `jax.jit` a carry that nobody reads costs nothing.
+
+    Two layers of one cell, width and dtype are one kernel call, which reads the inputs once; with
+    `seq_lengths` they are if both have `mask_outputs`. All others are two calls.
     """
 
+    def __call__(
+        self,
+        inputs: Array,
+        *,
+        initial_carry: Any = None,
+        init_key: Array | None = None,
+        seq_lengths: Array | None = None,
+        return_carry: bool | None = None,
+        time_major: bool | None = None,
+        reverse: bool | None = None,
+        keep_order: bool | None = None,
+    ) -> Any:
+        """Applies the layer; arguments and results are those of flax's."""
+        time_major = self.time_major if time_major is None else time_major
+        return_carry = self.return_carry if return_carry is None else return_carry
+        seq_lengths = read_lengths("seq_lengths", seq_lengths)
+        carries = (None, None) if initial_carry is None else initial_carry
+        keys = (None, None) if init_key is None else random.split(init_key)
+        found = _both_ways(self, inputs, carries, keys, seq_lengths, time_major)
+        if found is None:
+            return _flax_bidirectional(
+                self,
+                inputs,
+                initial_carry=initial_carry,
+                init_key=init_key,
+                seq_lengths=seq_lengths,
+                return_carry=return_carry,
+                time_major=time_major,
+            )
+        return found if return_carry else found[1]
 
-def _weights(
-    rnn: RNN, inputs: Any, options: CallOptions, through_flax: Callable[..., Any]
-) -> CellWeights:
+
+def _both_ways(
+    layer: Bidirectional,
+    inputs: Any,
+    carries: Any,
+    keys: Any,
+    seq_lengths: Any,
+    time_major: bool,
+) -> Any:
+    """(both carries, outputs) of one kernel call, or None if flax makes two of it."""
+    rnns: tuple[Any, Any] = (layer.forward_rnn, layer.backward_rnn)
+    context = linen_module._context
+    watched = context.call_info_stack or (context.capture_stack and context.capture_stack[-1])
+    if watched or linen_module._global_interceptor_stack or rnns[0] is rnns[1]:
+        return None  # the calls of both are to be seen; flax has a word to say
+    if any(type(rnn) is not RNN for rnn in rnns):
+        return None
+    calls = []
+    for rnn, carry, key, reverse in zip(rnns, carries, keys, (False, True), strict=True):
+        options = CallOptions.of(
+            rnn,
+            seq_lengths,
+            time_major=time_major,
+            reverse=reverse,
+            keep_order=True,
+            return_carry=True,
+        )
+        try:
+            calls.append(rnn._of_a_direction(inputs, carry, key, seq_lengths, options))
+        except NoKernel:
+            return None
+    merge = None if layer.merge_fn is nn.Bidirectional.merge_fn else layer.merge_fn
+    return flax_cells.run_both(calls, inputs, seq_lengths, merge)
+
+
+def _initial_carry(
+    rnn: RNN, inputs: Any, given: Any, init_key: Array | None, options: CallOptions
+) -> Any:
+    if given is not None:
+        return given
+    key = random.key(0) if init_key is None else init_key
+    return rnn.cell.initialize_carry(key, options.step_shape(inputs))
+
+
+def _kernel_call(
+    rnn: RNN,
+    inputs: Any,
+    initial_carry: Any,
+    init_key: Array | None,
+    seq_lengths: Any,
+    options: CallOptions,
+) -> KernelCall:
+    """A call of the layer on a kernel; raises NoKernel if flax has to run it."""
+    weights = _weights(rnn, inputs, init_key, options)
+    carry = _initial_carry(rnn, inputs, initial_carry, init_key, options)
+    return KernelCall.of(weights, inputs, carry, seq_lengths, options)
+
+
+def _weights(rnn: RNN, inputs: Any, init_key: Array | None, options: CallOptions) -> CellWeights:
     """The weights of the layer's cell; raises NoKernel if flax has to run it.
 
     Where the parameters are yet to be created, flax's own path creates them, running one step.
@@ -196,7 +281,8 @@ def _weights(
             raise
     step = inputs[:1] if options.time_major else inputs[..., :1, :]
     # Only its shape matters, and flax's scan takes no arrays whose types name mesh axes.
-    through_flax(jnp.zeros(step.shape, step.dtype), initial_carry=None)
+    zeros = jnp.zeros(step.shape, step.dtype)
+    _flax_rnn(rnn, zeros, init_key=init_key, time_major=options.time_major)
     return gather(rnn.cell)
 
 

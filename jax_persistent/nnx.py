@@ -19,7 +19,7 @@ from jax_persistent import flax_cells, notices
 from jax_persistent.cells import Cell
 from jax_persistent.cells.gru import GRU
 from jax_persistent.cells.lstm import LSTM
-from jax_persistent.flax_cells import CallOptions, CellWeights, NoKernel
+from jax_persistent.flax_cells import CallOptions, CellWeights, KernelCall, NoKernel
 from jax_persistent.ops.validation import read_lengths
 
 
@@ -127,25 +127,15 @@ class RNN(nnx.RNN):
         )
         resets = flax_cells.check_resets(resets, inputs, options)
         carry = initial_carry
-
-        def initialize_carry() -> Any:
-            if carry is not None:
-                return carry
-            stream = self.rngs if rngs is None else rngs
-            stream = stream.carry.fork() if isinstance(stream, rnglib.Rngs) else stream
-            return self.cell.initialize_carry(options.step_shape(inputs), stream)
-
         try:
             weights = _weights(self, inputs)
-            carry = initialize_carry()
-            dtypes = flax_cells.kernel_dtypes(weights, inputs, carry, seq_lengths, options)
+            carry = _initial_carry(self, inputs, carry, rngs, options)
+            call = KernelCall.of(weights, inputs, carry, seq_lengths, options)
         except NoKernel as error:
             reason = str(error)
         else:
             flax_cells.check_reset_carry(reset_carry, resets, carry)
-            return flax_cells.run_cell(
-                weights, dtypes, inputs, carry, seq_lengths, options, resets, reset_carry
-            )
+            return flax_cells.run_cell(call, inputs, seq_lengths, resets, reset_carry)
         flax_cells.check_known_lengths(seq_lengths, inputs, options)
         flags: dict[str, Any] = {
             "seq_lengths": seq_lengths,
@@ -157,7 +147,7 @@ class RNN(nnx.RNN):
         if resets is None and reset_carry is None:
             result = super().__call__(inputs, initial_carry=carry, rngs=rngs, **flags)
         else:
-            carry = initialize_carry()
+            carry = _initial_carry(self, inputs, carry, rngs, options)
             flax_cells.check_reset_carry(reset_carry, resets, carry)
             assert resets is not None
             if reset_carry is None:
@@ -212,7 +202,98 @@ class Bidirectional(nnx.Bidirectional):
 
     Arguments, state and results are those of flax's. What is said of `RNN` about lengths holds for
     each direction; under `jax.jit` a carry that nobody reads costs nothing.
+
+    Two layers of one cell, width and dtype are one kernel call, which reads the inputs once; with
+    `seq_lengths` they are if both have `mask_outputs`. All others are two calls.
     """
+
+    def __call__(
+        self,
+        inputs: Array,
+        *,
+        initial_carry: Any = None,
+        rngs: rnglib.Rngs | rnglib.RngStream | None = None,
+        seq_lengths: Array | None = None,
+        return_carry: bool | None = None,
+        time_major: bool | None = None,
+        reverse: bool | None = None,
+        keep_order: bool | None = None,
+    ) -> Any:
+        """Applies the layer; arguments and results are those of flax's."""
+        time_major = self.time_major if time_major is None else time_major
+        return_carry = self.return_carry if return_carry is None else return_carry
+        seq_lengths = read_lengths("seq_lengths", seq_lengths)
+        rngs = self.rngs if rngs is None else rngs
+        rngs = rngs.carry if isinstance(rngs, rnglib.Rngs) else rngs
+        carries = (None, None) if initial_carry is None else initial_carry
+        found, carries = _both_ways(self, inputs, carries, rngs, seq_lengths, time_major)
+        if found is None:
+            return super().__call__(
+                inputs,
+                initial_carry=carries,
+                rngs=rngs,
+                seq_lengths=seq_lengths,
+                return_carry=return_carry,
+                time_major=time_major,
+            )
+        return found if return_carry else found[1]
+
+
+def _both_ways(
+    layer: Bidirectional,
+    inputs: Any,
+    carries: Any,
+    rngs: rnglib.RngStream | None,
+    seq_lengths: Any,
+    time_major: bool,
+) -> tuple[Any, Any]:
+    """(both carries, outputs) of one kernel call, or None if flax makes two of it.
+
+    And the initial carries, which are drawn once, whatever starts from them.
+    """
+    rnns: tuple[Any, Any] = (layer.forward_rnn, layer.backward_rnn)
+    captured = hasattr(RNN.__call__, "_does_capturing")  # by nnx.capture
+    if captured or rnns[0] is rnns[1] or any(type(rnn) is not RNN for rnn in rnns):
+        return None, carries  # the calls of both are to be seen; flax has a word to say
+    options = [
+        CallOptions.of(
+            rnn,
+            seq_lengths,
+            time_major=time_major,
+            reverse=reverse,
+            keep_order=True,
+            return_carry=True,
+        )
+        for rnn, reverse in zip(rnns, (False, True), strict=True)
+    ]
+    try:
+        weights = [_weights(rnn, inputs) for rnn in rnns]
+        carries = [
+            _initial_carry(rnn, inputs, given, rngs, of_rnn)
+            for rnn, given, of_rnn in zip(rnns, carries, options, strict=True)
+        ]
+        calls = [
+            KernelCall.of(w, inputs, carry, seq_lengths, of_rnn)
+            for w, carry, of_rnn in zip(weights, carries, options, strict=True)
+        ]
+    except NoKernel:
+        return None, carries
+    merge = None if layer.merge_fn is nnx.Bidirectional.merge_fn else layer.merge_fn
+    return flax_cells.run_both(calls, inputs, seq_lengths, merge), carries
+
+
+def _initial_carry(
+    rnn: RNN,
+    inputs: Array,
+    given: Any,
+    rngs: rnglib.Rngs | rnglib.RngStream | None,
+    options: CallOptions,
+) -> Any:
+    if given is not None:
+        return given
+    stream = rnn.rngs if rngs is None else rngs
+    stream = stream.carry.fork() if isinstance(stream, rnglib.Rngs) else stream
+    return rnn.cell.initialize_carry(options.step_shape(inputs), stream)
 
 
 def _weights(rnn: RNN, inputs: Any) -> CellWeights:

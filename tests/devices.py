@@ -50,7 +50,7 @@ def collectives_in_loops(compiled: Any) -> list[str]:
 
 
 def kernel_results(compiled: Any) -> list[str]:
-    """The first result of each kernel call in a compiled program, as in f32[1,2,5,6]."""
+    """The first result of each kernel call in a compiled program, as in f32[1,2,5,1,6]."""
     return [found.lstrip("(").split("{")[0] for found in OURS.findall(compiled.as_text())]
 
 

@@ -132,7 +132,7 @@ def test_a_batch_is_split_over_another_axis(explicit):
     split = put(mesh, x, "data"), put(mesh, weights, "layers"), put(mesh, initial, "layers", "data")
     compiled = run.lower(*split).compile()
     steps = -(-STEPS // case.chunks)
-    assert kernel_results(compiled)[0] == f"f32[1,{BATCH // 2},{steps},{UNITS}]"
+    assert kernel_results(compiled)[0] == f"f32[1,{BATCH // 2},{steps},1,{UNITS}]"
     assert set(collectives(compiled)) == {"collective-permute", "all-reduce"}
     expected = graded(partial(one_after_another, case.op, **case.flags()))
     found = compiled(*split)

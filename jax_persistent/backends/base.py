@@ -82,8 +82,9 @@ class Backend(abc.ABC):
 
 
 def with_known_sizes(problem: Problem, *names: str) -> Problem:
-    """A problem in which symbolic sizes of these names are taken for 1, to ask a planner with."""
-    symbols = {name: 1 for name in names if is_symbolic_dim(getattr(problem, name))}
+    """A problem in which symbolic sizes of these names are the least, to ask a planner with."""
+    least = dict.fromkeys(names, 1) | {"groups": len(problem.ways)}
+    symbols = {name: least[name] for name in names if is_symbolic_dim(getattr(problem, name))}
     return replace(problem, **symbols)  # type: ignore[arg-type]
 
 

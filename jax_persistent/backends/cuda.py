@@ -137,7 +137,7 @@ def _workspace_bytes(recurrence: Problem) -> Any:
 
 
 def _forward(problem: Problem, arrays: Arrays) -> Arrays:
-    gates = reference.each_group(reference.project, arrays.x, arrays.input_kernel, arrays.bias)
+    gates = reference.each_layer(reference.project, arrays.x, arrays.input_kernel, arrays.bias)
     projected = Arrays(arrays | {"input_gates": gates})
     return _call(_recurrence_of(problem), projected)
 
@@ -145,7 +145,7 @@ def _forward(problem: Problem, arrays: Arrays) -> Arrays:
 def _backward(problem: Problem, arrays: Arrays) -> Arrays:
     found = _call(_recurrence_of(problem), arrays)
     if arrays.input_kernel is not None:
-        found["d_x"] = reference.each_group(
+        found["d_x"] = reference.each_layer(
             reference.input_gradient, found.d_input_gates, arrays.input_kernel
         )
     return found

@@ -5,7 +5,8 @@
 transpose of that, both from what `forward` kept: they run where no kernel exists, and they are what
 the kernels are tested against.
 
-One group at a time: [T,B,F] time-major sequences, else [B,T,F]. Sums run in float32 for narrower
+One group at a time: [T,B,F] time-major sequences, else [B,T,F]. What a layer's directions have in
+common, the sums of gradients, is [T,B,D,F] or [B,T,D,F]. Sums run in float32 for narrower
 types, and so do the cell's private states; h is rounded to the operands' type at every step,
 because that is the value that the next step multiplies.
 
@@ -15,7 +16,7 @@ reset is set and the row runs, the states before the step are the reset state.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -31,18 +32,48 @@ def run(problem: Problem, flat: Sequence[Array]) -> list[Array]:
     """A problem's results from its operands, both flat."""
     function = {"forward": forward, "tangent": tangent, "backward": backward}[problem.pass_]
 
-    def one(*group: Array) -> list[Array]:
-        return problem.flat_results(function(problem, problem.arrays(group)))
+    def layer(*flat: Array) -> list[Array]:
+        arrays = problem.arrays(flat)
+        found = _each_way(problem, function, arrays)
+        if problem.has("d_x") and problem.pass_ == "backward":
+            found["d_x"] = input_gradient(found.d_input_gates, arrays.input_kernel)
+        if problem.has("d_weights") and problem.pass_ == "backward":
+            gates = found.d_input_gates, found.d_recurrent_gates
+            found |= weight_gradients(problem, arrays, *gates)
+        return problem.flat_results(found)
 
-    return each_group(one, *flat)
+    return each_layer(layer, *flat)
 
 
-def each_group(function: Callable[..., Any], *arrays: Array | None) -> Any:
-    """Runs a function over the axis N of its arguments, in which None stays None."""
+def each_layer(function: Callable[..., Any], *arrays: Array | None) -> Any:
+    """Runs a function over the axis n of its arguments, in which None stays None."""
     if jax.tree.leaves(arrays)[0].shape[0] != 1:
         return jax.vmap(function)(*arrays)
     one = jax.tree.map(lambda a: jnp.squeeze(a, 0), arrays)
     return jax.tree.map(lambda r: jnp.expand_dims(r, 0), function(*one))
+
+
+def _each_way(
+    problem: Problem, function: Callable[[Problem, Arrays], Mapping[str, Any]], arrays: Arrays
+) -> Arrays:
+    """Runs a function of one direction for each that a layer has."""
+
+    def of_way(way: int, name: str, array: Any) -> Any:
+        axis = problem.way_axis(name)
+        if axis is None:
+            return array
+        return jax.tree.map(lambda a: lax.index_in_dim(a, way, axis, keepdims=False), array)
+
+    def joined(name: str, parts: tuple[Any, ...]) -> Any:
+        axis = problem.way_axis(name)
+        assert axis is not None
+        return jax.tree.map(lambda *each: jnp.stack(each, axis), *parts)
+
+    found = [
+        function(problem.one_way(way), Arrays((n, of_way(way, n, a)) for n, a in arrays.items()))
+        for way in range(len(problem.ways))
+    ]
+    return Arrays((name, joined(name, tuple(f[name] for f in found))) for name in found[0])
 
 
 def forward(problem: Problem, arrays: Arrays) -> Arrays:
@@ -121,7 +152,7 @@ def tangent(problem: Problem, arrays: Arrays) -> Arrays:
 
 
 def backward(problem: Problem, arrays: Arrays) -> Arrays:
-    """The transpose of `tangent`."""
+    """The transpose of `tangent` up to the gates, of whose gradients the others are made."""
     cell, dtype = problem.cell, jnp.dtype(problem.dtype)
 
     def step(carry: Any, inputs: Any) -> Any:
@@ -155,42 +186,48 @@ def backward(problem: Problem, arrays: Arrays) -> Arrays:
     )
     if d_reset is not None:
         found["d_reset_state"] = tuple(s.astype(dtype) for s in d_reset)
-    if arrays.input_kernel is not None:
-        found["d_x"] = input_gradient(d_input_gates, arrays.input_kernel)
-    if problem.has("d_weights"):
-        found |= weight_gradients(problem, arrays, d_input_gates, d_recurrent_gates)
     return found
 
 
 def weight_gradients(
     problem: Problem, arrays: Arrays, d_input_gates: Array, d_recurrent_gates: Array
 ) -> dict[str, Array]:
-    """The transpose of `tangent` in the weights: one product over all steps for each kernel.
+    """The transpose of `tangent` in a layer's weights: one product over all steps for each kernel.
 
     Where a row does not run the gradients of the gates are zero.
     """
+
+    def h_before(one_way: Problem, arrays: Arrays) -> dict[str, Array]:
+        before = _before(one_way, arrays, 0, arrays.outputs)
+        return {"outputs": _zero_in_padding(one_way, arrays, before)}
+
     x = _zero_in_padding(problem, arrays, arrays.x)
-    h_before = _before(problem, arrays, 0, arrays.outputs)
-    h_before = _zero_in_padding(problem, arrays, h_before)
+    h = _each_way(problem, h_before, arrays).outputs
     return {
-        "d_input_kernel": _sum_over_steps(x, d_input_gates),
+        "d_input_kernel": jnp.swapaxes(_sum_over_steps(x, d_input_gates), 0, 1),
         "d_bias": _sum_of_rows(d_input_gates),
-        "d_recurrent_kernel": _sum_over_steps(h_before, d_recurrent_gates),
+        "d_recurrent_kernel": _sum_over_steps(h, d_recurrent_gates, 2),
         "d_recurrent_bias": _sum_of_rows(d_recurrent_gates),
     }
 
 
 def project(x: Array, kernel: Array, bias: Array | None = None) -> Array:
-    """x W + b over the last axis, summed in float32 for narrower types: [.., I] to [.., G*H]."""
+    """x W + b over the last axis, summed in float32 for narrower types: [.., I] to [.., G*H].
+
+    With kernels of D directions, side by side in one product, to [.., D, G*H].
+    """
     product = _product(x, kernel)
     if bias is not None:
-        product += bias.astype(product.dtype)[None, None, :]
+        product += bias.astype(product.dtype)[None, None]
     return product.astype(x.dtype)
 
 
 def input_gradient(d_input_gates: Array, input_kernel: Array) -> Array:
-    """The transpose of `project` in x: [.., G*H] to [.., I]."""
-    return project(d_input_gates, input_kernel.T)
+    """The transpose of `project` in x, of all directions: [.., D, G*H] to [.., I]."""
+    wide = accumulation_dtype(d_input_gates.dtype)
+    over = (((2, 3), (0, 2)), ((), ()))
+    product = lax.dot_general(d_input_gates, input_kernel, over, preferred_element_type=wide)
+    return product.astype(d_input_gates.dtype)
 
 
 def accumulation_dtype(dtype: Any) -> jnp.dtype:
@@ -225,7 +262,7 @@ def _before(problem: Problem, arrays: Arrays, state: int, after: Array) -> Array
     one at a row's first step, the reset state where it is reset."""
     axis, steps = problem.time_axis, after.shape[problem.time_axis]
     start = jnp.expand_dims(arrays.initial_state[state], axis).astype(after.dtype)
-    if not problem.reverse:
+    if problem.directions == "forward":
         before = lax.concatenate([start, lax.slice_in_dim(after, 0, -1, axis=axis)], axis)
     else:
         before = lax.concatenate([lax.slice_in_dim(after, 1, None, axis=axis), start], axis)
@@ -293,7 +330,7 @@ def _scan(
         sequences = jax.tree.map(lambda s: jnp.swapaxes(s, 0, 1), sequences)
     t = jnp.arange(jax.tree.leaves(sequences)[0].shape[0], dtype=jnp.int32)
     rows = _rows(problem, arrays, t)
-    reverse = problem.reverse != backwards
+    reverse = (problem.directions == "reverse") != backwards
     carry, ys = lax.scan(step, carry, (rows, *sequences), reverse=reverse)
     if not problem.time_major:
         ys = jax.tree.map(lambda s: jnp.swapaxes(s, 0, 1), ys)
@@ -301,15 +338,16 @@ def _scan(
 
 
 def _product(x: Array, kernel: Array) -> Array:
-    """x W over the last axis, in the type of the sums."""
+    """x W over the last axis of x and the last but one of W, in the type of the sums."""
     wide = accumulation_dtype(x.dtype)
-    return lax.dot_general(x, kernel, (((2,), (0,)), ((), ())), preferred_element_type=wide)
+    over = (((2,), (kernel.ndim - 2,)), ((), ()))
+    return lax.dot_general(x, kernel, over, preferred_element_type=wide)
 
 
-def _sum_over_steps(left: Array, right: Array) -> Array:
-    """The sum over rows and steps of left^T right: [.., F] and [.., G*H] to [F, G*H]."""
+def _sum_over_steps(left: Array, right: Array, *of_each: int) -> Array:
+    """The sum over rows and steps of left^T right, for each index of the axes `of_each`."""
     wide = accumulation_dtype(left.dtype)
-    over = (((0, 1), (0, 1)), ((), ()))
+    over = (((0, 1), (0, 1)), (of_each, of_each))
     return lax.dot_general(left, right, over, preferred_element_type=wide).astype(left.dtype)
 
 

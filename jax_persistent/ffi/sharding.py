@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a problem is split over devices: by its groups and its batch, with no communication.
+"""How a problem is split over devices: by its layers and its batch, with no communication.
+
+A layer's directions stay together, so that a device's part of a problem has the same directions.
 
 XLA knows nothing of a custom call, so under a plain `jax.jit` over a mesh it would gather every
 operand onto every device first. Here it is told which dimensions are independent, and asks back,
@@ -27,7 +29,7 @@ from jax import Array
 from jax_persistent import compat
 
 TARGET = "jax_persistent.partitioned"
-_INDEPENDENT = frozenset("nb")  # groups and batch; every other dimension is whole on every device
+_INDEPENDENT = frozenset("nb")  # layers and batch; every other dimension is whole on every device
 
 Dims = tuple[str, ...]
 # What one device runs of a kind of call: (platform, what the call is, *operands) -> results. It
@@ -95,7 +97,7 @@ def _one_device(description: str, shapes: Sequence[Any], placed: Sequence[Any]) 
 def _leader(
     operands: Sequence[tuple[str, ...]], placed: Sequence[Any]
 ) -> tuple[tuple[str, ...], compat.Tiles]:
-    """The operand whose groups and batch are in most pieces: no other has to be gathered then."""
+    """The operand whose layers and batch are in most pieces: no other has to be gathered then."""
     tiles = [
         (dims, compat.tiles_of(sharding, len(dims)))
         for dims, sharding in zip(operands, placed, strict=True)
@@ -110,7 +112,7 @@ def _leader(
 
 
 def _like(leading: tuple[str, ...], tiles: compat.Tiles, dims: tuple[str, ...]) -> Any:
-    """The sharding of an array of `dims` whose groups and batch are where the leader's are."""
+    """The sharding of an array of `dims` whose layers and batch are where the leader's are."""
     devices = tiles.devices
     rank, axes = len(leading), range(devices.ndim)
     split = [leading.index(d) for d in dims if d in _INDEPENDENT]

@@ -2,7 +2,7 @@
 """`jax.vmap`: a mapped axis folded into an axis that the kernels already have, and unfolded again.
 
 A mapped axis over sequences with shared weights is more batch; over weights it is more groups.
-Every operand has the dimension n, groups, first; those without b, batch, are weights.
+Every operand has the dimension n, layers, first; those without b, batch, are weights.
 """
 
 from __future__ import annotations

@@ -21,11 +21,11 @@ from jax_persistent.cells.gru import GRU
 from jax_persistent.cells.lstm import LSTM
 from jax_persistent.ops import primitives, validation
 from jax_persistent.ops.explicit_sharding import in_auto_axes
-from jax_persistent.problem import Arrays, Problem, operands
+from jax_persistent.problem import DIRECTIONS, Arrays, Problem, operands
 from jax_persistent.problem.operands import Leaf
 
 _OPTIONAL = ("bias", "recurrent_bias", "lengths", "resets", "reset_state")
-_LETTERS = {"b": "B", "t": "T", "i": "I", "h": "H", "g": "G*H"}
+_LETTERS = {"d": "D", "b": "B", "t": "T", "i": "I", "h": "H", "g": "G*H"}
 
 
 def lstm(
@@ -203,11 +203,12 @@ def _checked_run(
 ) -> tuple[Array, tuple[Array, ...]]:
     validation.check_flags(reverse, time_major, backend)
     arrays = validation.check_call(cell, time_major=time_major, **arguments)
-    return run(cell, arrays, reverse=reverse, time_major=time_major, backend=backend)
+    directions = "reverse" if reverse else "forward"
+    return run(cell, arrays, directions=directions, time_major=time_major, backend=backend)
 
 
 def run(
-    cell: Cell, arrays: Arrays, *, reverse: bool, time_major: bool, backend: str | None
+    cell: Cell, arrays: Arrays, *, directions: str, time_major: bool, backend: str | None
 ) -> tuple[Array, tuple[Array, ...]]:
     """The recurrence of a cell on arrays that are known to be valid.
 
@@ -215,28 +216,31 @@ def run(
       cell: the cell.
       arrays: as `validation.check_call` returns them: "x", "input_kernel", "recurrent_kernel", and
         of "bias", "recurrent_bias", "lengths", "resets", "reset_state" and "initial_state" those
-        that there are.
-      reverse, time_major, backend: as for `lstm`.
+        that there are. With both directions all but x and lengths have an axis D of two, first.
+      directions: "forward", "reverse" or "both".
+      time_major, backend: as for `lstm`.
 
     Returns:
-      (outputs, final states).
+      (outputs, final states); with both directions [B, T, D, H] and [D, B, H].
     """
-    x, hidden = arrays.x, arrays.recurrent_kernel.shape[0]
+    x, hidden = arrays.x, arrays.recurrent_kernel.shape[-2]
     batch, steps = (x.shape[1], x.shape[0]) if time_major else x.shape[:2]
+    ways = len(DIRECTIONS[directions])
     if arrays.initial_state is None:
-        zeros = tuple(jnp.zeros((batch, hidden), x.dtype) for _ in cell.states)
+        shape = (batch, hidden) if ways == 1 else (ways, batch, hidden)
+        zeros = tuple(jnp.zeros(shape, x.dtype) for _ in cell.states)
         arrays = Arrays(arrays | {"initial_state": zeros})
     parts = {"inputs", *(name for name in _OPTIONAL if name in arrays)}
     problem = Problem(
         "forward",
         cell,
-        groups=1,
+        groups=ways,
         batch=batch,
         steps=steps,
         inputs=x.shape[2],
         hidden=hidden,
         dtype=x.dtype.name,
-        reverse=bool(reverse),
+        directions=directions,
         time_major=bool(time_major),
         tf32=compat.tf32_is_asked_for(),
         backend=backend,
@@ -255,8 +259,9 @@ def run(
 
 
 def _dims(problem: Problem, leaf: Leaf) -> str:
-    """The dimensions of an array without that of groups, as messages and meshes name them."""
-    return " ".join(_LETTERS[d] for d in problem.dims_of(leaf) if d in _LETTERS)
+    """The dimensions that a caller's array has, as messages and meshes name them."""
+    new = "n" if len(problem.ways) > 1 else "nd"
+    return " ".join(_LETTERS[d] for d in problem.dims_of(leaf) if d not in new)
 
 
 def _labelled(problem: Problem, flat: list[Array]) -> dict[str, tuple[str, Array]]:

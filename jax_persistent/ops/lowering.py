@@ -55,9 +55,9 @@ def register(primitive: Primitive, in_parts: Callable[..., list[Array]] | None =
             if any(map(is_symbolic_dim, problem.sizes())):
                 _fall_back(problem, "a program that is split over devices has known sizes only")
                 return lowered(lambda *flat: reference.run(problem, flat))
-            # What a device has is known only when XLA splits the program. One row of one group is
+            # What a device has is known only when XLA splits the program. One row of one layer is
             # the least; if even that is refused, now is the time to say so.
-            chosen(backend, replace(problem, groups=1, batch=1))
+            chosen(backend, replace(problem, groups=len(problem.ways), batch=1))
             what = {
                 "pass": problem.pass_,
                 "backend": problem.backend,

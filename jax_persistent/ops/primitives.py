@@ -26,18 +26,27 @@ from jax_persistent.backends import reference
 from jax_persistent.ops import lowering
 from jax_persistent.ops.batching import Axes, empty, fold, maps_weights, unfold
 from jax_persistent.problem import Arrays, Problem
+from jax_persistent.problem.operands import Leaf
 
 
 def forward(problem: Problem, arrays: Arrays) -> Arrays:
-    """Runs a forward problem without the axis of groups; the arrays have none either.
+    """Runs a forward problem of one layer, whose arrays have no axis n, and d only for two.
 
     Without rows or steps there is nothing for a kernel to do, whatever the backend.
     """
+
+    def added(leaf: Leaf) -> tuple[int, ...]:
+        new = "n" if len(problem.ways) > 1 else "nd"
+        return tuple(axis for axis, d in enumerate(problem.dims_of(leaf)) if d in new)
+
+    operands = zip(problem.operands(), problem.flat(arrays), strict=True)
+    flat = [jnp.expand_dims(array, added(leaf)) for leaf, array in operands]
     if 0 in arrays.x.shape:
-        flat = compat.match_varying_axes(*problem.flat(arrays))
-        return reference.forward(problem, problem.arrays(flat))
-    with_group = [jnp.expand_dims(a, 0) for a in problem.flat(arrays)]
-    return problem.named_results([jnp.squeeze(r, 0) for r in _bind(forward_p, problem, with_group)])
+        results = reference.run(problem, compat.match_varying_axes(*flat))
+    else:
+        results = _bind(forward_p, problem, flat)
+    found = zip(problem.results(), results, strict=True)
+    return problem.named_results([jnp.squeeze(array, added(leaf)) for leaf, array in found])
 
 
 def _bind(primitive: Primitive, problem: Problem, flat: Sequence[Any]) -> list[Any]:
@@ -87,11 +96,11 @@ def _in_parts(problem: Problem, *flat: Array) -> list[Array]:
     if of_recurrent_gates is None:
         of_recurrent_gates = found.d_input_gates
 
-    def sums(d_input_gates: Array, d_recurrent_gates: Array, *group: Array) -> dict[str, Array]:
-        operands = problem.arrays(group)
+    def sums(d_input_gates: Array, d_recurrent_gates: Array, *layer: Array) -> dict[str, Array]:
+        operands = problem.arrays(layer)
         return reference.weight_gradients(problem, operands, d_input_gates, d_recurrent_gates)
 
-    summed = reference.each_group(sums, found.d_input_gates, of_recurrent_gates, *flat)
+    summed = reference.each_layer(sums, found.d_input_gates, of_recurrent_gates, *flat)
     return problem.flat_results(found | summed)
 
 

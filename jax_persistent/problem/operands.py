@@ -59,6 +59,7 @@ def _read() -> tuple[tuple[str, ...], dict[tuple[str, str], list[Leaf]]]:
 
 
 PARTS, _TABLES = _read()
+LEAVES = {leaf.name: leaf for table in _TABLES.values() for leaf in table}  # of any pass
 
 
 def in_order(parts: Collection[str]) -> tuple[str, ...]:

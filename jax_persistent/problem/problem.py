@@ -16,6 +16,8 @@ from jax_persistent.problem import operands
 from jax_persistent.problem.operands import Arrays, Leaf
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
+# By their name: of each direction of a layer, whether its rows run from their last step.
+DIRECTIONS = {"forward": (False,), "reverse": (True,), "both": (False, True)}
 _SIZES = {"n": "groups", "b": "batch", "t": "steps", "i": "inputs", "h": "hidden"}
 _UNKNOWN = -1
 
@@ -31,8 +33,10 @@ class Problem:
         its own weights. I is 0 where nothing has input features. A size may be symbolic, as in
         programs that `jax.export` makes for several sizes.
       dtype: of the arrays; its name.
-      reverse: whether each row runs from its last step to its first.
-      time_major: whether sequences are [N,T,B,F] and not [N,B,T,F].
+      directions: "forward"; "reverse", each row from its last step to its first; or "both": of two
+        groups that follow each other, the second runs in reverse. They are one layer, and share x
+        and the lengths.
+      time_major: whether sequences have T before B.
       tf32: whether float32 products may be rounded to it, where the hardware has it.
       backend: None chooses, "native" is a kernel or an error, "reference" a plain scan.
       parts: the optional parts that this problem has, in operands.def's order.
@@ -46,7 +50,7 @@ class Problem:
     inputs: int
     hidden: int
     dtype: str
-    reverse: bool = False
+    directions: str = "forward"
     time_major: bool = False
     tf32: bool = False
     backend: str | None = None
@@ -60,8 +64,23 @@ class Problem:
         return replace(self, pass_=pass_, parts=operands.in_order(parts))
 
     @property
+    def ways(self) -> tuple[bool, ...]:
+        """Of each direction, whether it is reversed."""
+        return DIRECTIONS[self.directions]
+
+    def one_way(self, way: int) -> Problem:
+        """The groups of one direction, by themselves."""
+        name = "reverse" if self.ways[way] else "forward"
+        return replace(self, directions=name, groups=self.size("n"))
+
+    def way_axis(self, name: str) -> int | None:
+        """Where D is in one layer's array of this name; None if its directions share it."""
+        dims = self.dims_of(operands.LEAVES[name])[1:]
+        return dims.index("d") if "d" in dims else None
+
+    @property
     def time_axis(self) -> int:
-        """Where T is in one group's sequences."""
+        """Where T is in one layer's sequences."""
         return 0 if self.time_major else 1
 
     def size(self, dimension: str) -> Any:
@@ -70,6 +89,10 @@ class Problem:
             return self.cell.gates * self.hidden
         if dimension == "r":
             return self.cell.residuals * self.hidden
+        if dimension == "d":
+            return len(self.ways)
+        if dimension == "n":
+            return self.groups // len(self.ways)
         return getattr(self, _SIZES[dimension])
 
     def sizes(self) -> tuple[Any, ...]:
@@ -116,6 +139,7 @@ class Problem:
             for dimension, size in zip(self.dims_of(leaf), shape, strict=True):
                 if dimension in _SIZES:
                     found[_SIZES[dimension]] = size
+        found["groups"] *= len(self.ways)
         return replace(self, **found)
 
     def encoded(self) -> dict[str, Any]:

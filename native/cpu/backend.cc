@@ -59,8 +59,8 @@ class CpuPlanned : public Plan {
     const GemmPlan& gemm = plan_.recurrence;
     return {std::string(plan_.residency),
             Explain(plan_, facts_),
-            {{"workers", gemm.workers},
-             {"packed_bytes", gemm.packed_bytes},
+            {{"workers", gemm.workers * plan_.groups_at_once},
+             {"packed_bytes", gemm.packed_bytes * plan_.groups_at_once},
              {"splits_batch", gemm.SplitsBatch()},
              {"panels", gemm.panels},
              {"panel_vectors", gemm.panel_vectors},

@@ -22,10 +22,21 @@ inline auto PhaseOf(const Isa& isa, const Workspace<Backward>&) { return isa.bac
 // Runs a workspace whose arrays and memory are set, on this thread and the schedule's.
 template <class Arrays>
 void RunWorkspace(const Isa& isa, const Workspace<Arrays>& space, const Team::Schedule& schedule) {
-  Team::Run(space.plan.recurrence.workers, space.problem.groups * space.phases, schedule,
-            [&space, run = PhaseOf(isa, space)](int worker, int64_t phase) {
-              run(space, worker, phase);
-            });
+  const auto run = PhaseOf(isa, space);
+  const int64_t groups = space.problem.groups, phases = groups * space.phases;
+  const int at_once = space.plan.groups_at_once;
+  if (at_once == 1) {
+    return Team::Run(space.plan.recurrence.workers, phases, schedule,
+                     [&](int worker, int64_t phase) { run(space, worker, phase); });
+  }
+  // Every worker runs its groups from their first phase to their last.
+  Team::Run(at_once, space.SumsParts() ? 2 : 1, schedule, [&](int worker, int64_t phase) {
+    if (phase == 1) return run(space, worker, phases);
+    const Workspace<Arrays> own = OfWorker(space, worker);
+    for (int64_t group = worker; group < groups; group += at_once) {
+      for (int64_t i = 0; i < space.phases; ++i) run(own, 0, group * space.phases + i);
+    }
+  });
 }
 
 }  // namespace jp::cpu

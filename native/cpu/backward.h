@@ -31,12 +31,7 @@ struct BackwardKernel {
       : space(s),
         worker(i),
         at{s.problem, group},
-        times{s.problem.batch,
-              s.problem.steps,
-              s.problem.reverse,
-              s.problem.time_major,
-              at.Group(s.arrays.lengths, batch),
-              at.Group(s.arrays.resets, batch * s.problem.steps)},
+        times(at.Times(s.arrays.lengths, s.arrays.resets)),
         slice(s.plan.recurrence, s.packed, i, Transposed(s.arrays.recurrent_kernel, hidden)),
         inputs(s.plan.inputs, s.packed_inputs, i,
                Transposed(s.arrays.input_kernel, s.problem.inputs)),
@@ -121,7 +116,7 @@ struct BackwardKernel {
     };
     const auto x = [&](int64_t r) {
       return of_row(r, [&](int64_t b, int64_t t) {
-        return at.Sequence(static_cast<const T*>(space.arrays.x), b, t, problem.inputs);
+        return at.Input(static_cast<const T*>(space.arrays.x), b, t);
       });
     };
     const auto h = [&](int64_t r) {
@@ -131,13 +126,16 @@ struct BackwardKernel {
                             h);
   }
 
-  // Computes dx = dgates W^T for steps [begin, end).
+  // Computes dx = dgates W^T for steps [begin, end). A layer's second group adds its own, now or
+  // where both run at once later: rounded first, so that the sum is the same.
   void ProjectBack(int64_t begin, int64_t end) const {
     if (!space.MultipliesInputs()) return;
     const int64_t count = rows.Count();
     const auto b = [&](int64_t r) { return rows.first + r % count; };
     const auto step = [&](int64_t r) { return begin + r / count; };
     float* const products = space.products + worker * space.part_rows * space.InputColumns();
+    const bool adds = at.way > 0 && !space.SumsParts();
+    void* const d_x = at.way > 0 && !adds ? space.d_x_parts : space.arrays.d_x;
     const auto row = [&](int64_t r) { return DInputGates(step(r), b(r)); };
     const bool single_row = (end - begin) * batch == 1;
     ForRows<T>(space, worker, (end - begin) * count, columns, row,
@@ -145,11 +143,12 @@ struct BackwardKernel {
                  inputs.MultiplyAll(in, here, single_row, {}, products);
                  for (int64_t r = 0; r < here; ++r) {
                    const float* from = products + r * inputs.Width();
-                   T* to = at.Sequence(static_cast<T*>(space.arrays.d_x), b(first + r),
-                                       Time(step(first + r)), problem.inputs);
+                   T* to = at.Input(static_cast<T*>(d_x), b(first + r), Time(step(first + r)));
                    for (int64_t unit = inputs.first; unit < inputs.last; ++unit, from += kLanes) {
                      const int n = Lanes(problem.inputs, unit * kLanes);
-                     StorePart(to + unit * kLanes, Load(from), n);
+                     Vec d = Load(from);
+                     if (adds) d = RoundTo<T>(d) + LoadPart(to + unit * kLanes, n);
+                     StorePart(to + unit * kLanes, d, n);
                    }
                  }
                });
@@ -310,8 +309,23 @@ struct BackwardKernel {
                     update);
   }
 
+  // Adds a worker's share of the second groups' d_x, after all groups' last phase.
+  static void AddParts(const Workspace<Backward>& space, int worker) {
+    const Problem& p = space.problem;
+    const int64_t values = p.groups / p.ways() * p.batch * p.steps * p.inputs;
+    const int64_t vectors = (values + kLanes - 1) / kLanes;
+    T* const to = static_cast<T*>(space.arrays.d_x);
+    const T* const parts = static_cast<const T*>(space.d_x_parts);
+    const int64_t workers = space.plan.groups_at_once;
+    for (int64_t v = worker * vectors / workers; v < (worker + 1) * vectors / workers; ++v) {
+      const int n = Lanes(values, v * kLanes);
+      StorePart(to + v * kLanes, LoadPart(to + v * kLanes, n) + LoadPart(parts + v * kLanes, n), n);
+    }
+  }
+
   // What a worker does in a phase; see Workspace.
   static void RunPhase(const Workspace<Backward>& space, int worker, int64_t phase) {
+    if (phase == space.problem.groups * space.phases) return AddParts(space, worker);
     const int64_t step = phase % space.phases - 1, chunk = space.plan.chunk_steps;
     const int64_t steps = space.problem.steps;
     const BackwardKernel kernel(space, phase / space.phases, worker);

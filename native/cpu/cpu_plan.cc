@@ -15,7 +15,7 @@ namespace {
 constexpr double kUpdate = 60;      // of a vector of units, for each gate
 constexpr double kMeeting = 768;    // units divided: of the barrier, for each worker but the first
 constexpr double kHandover = 3.75;  // units divided: of each value that is exchanged
-constexpr double kWaking = 1000;    // batch divided: of waking the workers, as a share of a step
+constexpr double kWaking = 1000;    // batch or groups divided: of waking, as a share of a step
 
 // Multiplying this many rows takes as long as reading the weights from the L2 cache. The first
 // kL1Bytes of them stay in the L1 cache and cost nothing to read.
@@ -81,10 +81,11 @@ int PanelVectors(int64_t rows, bool single_row, int64_t columns, int weight_byte
 // Whether a worker's weights are too large to stay in its L2 cache beside a step's other data.
 bool Outgrows(int64_t bytes, const CpuFacts& facts) { return bytes > facts.l2_bytes / 4 * 3; }
 
-// How the workers divide the recurrence.
+// How the workers divide the recurrence of a group, and what a step costs then.
 struct Division {
   int workers;
   bool splits_batch;
+  double step;
 };
 
 // Either each worker has a part of the units and hands over its share of the `values` of each row,
@@ -100,7 +101,6 @@ Division Divide(const Problem& problem, int64_t values, int weight_bytes, const 
       std::clamp<double>(rows * (weights - handover) / kMeeting, 1, static_cast<double>(most)));
   const int by_rows = static_cast<int>(std::min(most, batch));
   const int64_t bytes = hidden * hidden * gates * weight_bytes;
-  if (by_rows == 1 || Outgrows(2 * bytes, facts)) return {by_units, false};
 
   // A worker's step: `some` rows times one part in `parts` of the weights.
   const auto step = [&](double some, double parts) {
@@ -114,7 +114,23 @@ Division Divide(const Problem& problem, int64_t values, int weight_bytes, const 
   const double units_divided =
       step(rows, 1 / largest) + (by_units - 1) * (kMeeting + handover * rows / by_units);
   const double batch_divided = step(static_cast<double>(CeilDiv(batch, by_rows)), 1) + kWaking;
-  return batch_divided < units_divided ? Division{by_rows, true} : Division{by_units, false};
+  const bool can_divide_batch = by_rows > 1 && !Outgrows(2 * bytes, facts);
+  return can_divide_batch && batch_divided < units_divided
+             ? Division{by_rows, true, batch_divided}
+             : Division{by_units, false, units_divided};
+}
+
+// How many groups are best run at once. If several, the division becomes that of a single worker.
+int GroupsAtOnce(const Problem& problem, int64_t values, int weight_bytes, CpuFacts facts,
+                 Division& division) {
+  const auto most = static_cast<int>(std::min<int64_t>(facts.threads, problem.groups));
+  facts.threads = 1;
+  const Division alone = Divide(problem, values, weight_bytes, facts);
+  const auto rounds = static_cast<double>(CeilDiv(problem.groups, most));
+  const double in_turn = static_cast<double>(problem.groups) * division.step;
+  if (most == 1 || rounds * alone.step + kWaking >= in_turn) return 1;
+  division = alone;
+  return most;
 }
 
 // Steps of a chunk: nearly equal chunks of at most kChunkRows rows, or of one step.
@@ -159,9 +175,11 @@ CpuPlan PlanCpu(const Problem& problem, const CpuFacts& facts) {
   const int64_t hidden = problem.hidden, columns = problem.columns();
   const int64_t inputs = std::max<int64_t>(problem.inputs, 1);
   const int gates = problem.cell.gates, bytes = static_cast<int>(ByteWidth(problem.dtype));
-  const Division division = Divide(problem, forward ? hidden : columns, bytes, facts);
-  const auto [workers, splits] = division;
+  Division division = Divide(problem, forward ? hidden : columns, bytes, facts);
   CpuPlan plan{};
+  plan.groups_at_once = GroupsAtOnce(problem, forward ? hidden : columns, bytes, facts, division);
+  const int workers = division.workers;
+  const bool splits = division.splits_batch;
   plan.chunk_steps = ChunkSteps(problem);
   const int64_t rows = plan.chunk_steps * problem.batch;
   const int64_t uses = problem.steps * CeilDiv(problem.batch, kChunkRows);
@@ -194,7 +212,10 @@ std::string Explain(const CpuPlan& plan, const CpuFacts& facts) {
   const auto kibibytes = [](int64_t bytes) { return static_cast<long long>(bytes >> 10); };
   const GemmPlan& gemm = plan.recurrence;
   char work[128], text[512];
-  if (gemm.SplitsBatch()) {
+  if (plan.groups_at_once > 1) {
+    std::snprintf(work, sizeof work, "for each of %d workers, which have groups of their own",
+                  plan.groups_at_once);
+  } else if (gemm.SplitsBatch()) {
     std::snprintf(work, sizeof work, "for each of %d workers, which have rows of their own",
                   gemm.workers);
   } else {

@@ -54,9 +54,12 @@ struct GemmPlan {
   [[gnu::always_inline]] bool PackedOnce() const { return packed_k == k; }
 };
 
-// Of one pass of a problem. The products that no step waits for are taken for a chunk of time steps
-// at once, by the same workers: before the first of its steps forward, after the last backward.
+// Of one pass of a problem. Its groups are run one after the other by all workers, or several at
+// once, each by a worker of its own: those never wait for each other. The products that no step
+// waits for are taken for a chunk of time steps at once, by the same workers: before the first of
+// its steps forward, after the last backward.
 struct CpuPlan {
+  int groups_at_once;   // 1, or as many workers, of which each runs whole groups
   GemmPlan recurrence;  // forward [B,H] x [H, units * gates], backward [B,G*H] x [G*H, units]
   int64_t chunk_steps;
   // Forward [rows of a chunk, I] x [I, units * gates]; backward [rows of a chunk, G*H] x

@@ -32,12 +32,7 @@ struct ForwardKernel {
       : space(s),
         worker(i),
         at{s.problem, group},
-        times{s.problem.batch,
-              s.problem.steps,
-              s.problem.reverse,
-              s.problem.time_major,
-              at.Group(s.arrays.lengths, batch),
-              at.Group(s.arrays.resets, batch * s.problem.steps)},
+        times(at.Times(s.arrays.lengths, s.arrays.resets)),
         slice(s.plan.recurrence, s.packed, i, Kernel(s.arrays.recurrent_kernel, hidden)),
         inputs(s.plan.inputs, s.packed_inputs, i, Kernel(s.arrays.input_kernel, s.problem.inputs)),
         rows(s.plan.recurrence, batch, i),
@@ -102,8 +97,8 @@ struct ForwardKernel {
     const int64_t steps = left < space.plan.chunk_steps ? left : space.plan.chunk_steps;
     const int64_t count = rows.Count();
     const auto row = [&](int64_t r) {
-      return at.Sequence(static_cast<const T*>(space.arrays.x), rows.first + r % count,
-                         times.Time(begin + r / count), problem.inputs);
+      return at.Input(static_cast<const T*>(space.arrays.x), rows.first + r % count,
+                      times.Time(begin + r / count));
     };
     const bool single_row = steps * batch == 1;
     ForRows<T>(space, worker, steps * count, problem.inputs, row,

@@ -35,8 +35,11 @@ Workspace<Arrays> MakeWorkspace(const Problem& problem, const CpuPlan& plan) {
   return space;
 }
 
+namespace {
+
+// The same of one worker or, where groups are run one after the other, of all.
 template <class Arrays>
-size_t LayOut(Workspace<Arrays>& space, void* memory) {
+size_t LayOutWorker(Workspace<Arrays>& space, void* memory) {
   constexpr bool kIsForward = Workspace<Arrays>::kIsForward;
   size_t used = 0;
   const auto place = [&]<class Value>(Value*& pointer, size_t size) {
@@ -82,9 +85,31 @@ size_t LayOut(Workspace<Arrays>& space, void* memory) {
   return used;
 }
 
+}  // namespace
+
+template <class Arrays>
+size_t LayOut(Workspace<Arrays>& space, void* memory) {
+  const Problem& p = space.problem;
+  space.memory = static_cast<char*>(memory);
+  space.worker_bytes = LayOutWorker(space, memory);
+  const size_t bytes = space.worker_bytes * space.plan.groups_at_once;
+  if (!space.SumsParts()) return bytes;
+  if (memory != nullptr) space.d_x_parts = space.memory + bytes;
+  return bytes + p.groups / p.ways() * p.batch * p.steps * p.inputs * ByteWidth(p.dtype);
+}
+
+template <class Arrays>
+Workspace<Arrays> OfWorker(const Workspace<Arrays>& space, int worker) {
+  Workspace<Arrays> own = space;
+  LayOutWorker(own, space.memory + worker * space.worker_bytes);
+  return own;
+}
+
 template Workspace<Forward> MakeWorkspace(const Problem&, const CpuPlan&);
 template Workspace<Backward> MakeWorkspace(const Problem&, const CpuPlan&);
 template size_t LayOut(Workspace<Forward>&, void*);
 template size_t LayOut(Workspace<Backward>&, void*);
+template Workspace<Forward> OfWorker(const Workspace<Forward>&, int);
+template Workspace<Backward> OfWorker(const Workspace<Backward>&, int);
 
 }  // namespace jp::cpu

@@ -26,6 +26,11 @@ struct Workspace {
   int64_t part_rows;  // of a chunk that are taken at a time, kChunkRows at most
   Arrays arrays;
 
+  // What LayOut is given, and how much of it each worker takes where groups run at once. Behind
+  // that are the second groups' parts of d_x, where both groups of a layer run at once.
+  char* memory;
+  size_t worker_bytes;
+  void* d_x_parts;
   // Memory. An array of [slices] or [workers] has a part for each, one after the other; where the
   // workers divide the batch there is one slice.
   void* packed;         // [slices] recurrent weights, in the order in which they are read
@@ -78,6 +83,9 @@ struct Workspace {
   [[gnu::always_inline]] bool SumsWeights() const {
     return !kIsForward && problem.has(Part::d_weights);
   }
+  [[gnu::always_inline]] bool SumsParts() const {
+    return !kIsForward && problem.has(Part::d_x) && problem.ways() > 1 && plan.groups_at_once > 1;
+  }
 };
 
 // All of a call that is the same every time. Precondition: that of PlanCpu; of the arrays, the
@@ -89,5 +97,9 @@ Workspace<Arrays> MakeWorkspace(const Problem& problem, const CpuPlan& plan);
 // it is aligned to 64.
 template <class Arrays>
 size_t LayOut(Workspace<Arrays>& workspace, void* memory);
+
+// The workspace of one of the workers that run whole groups.
+template <class Arrays>
+Workspace<Arrays> OfWorker(const Workspace<Arrays>& workspace, int worker);
 
 }  // namespace jp::cpu

@@ -3,18 +3,24 @@
 #pragma once
 
 #include "native/problem/problem.h"
+#include "native/problem/rows.h"
 
 namespace jp {
 
 struct ArrayViews {
   const Problem& problem;
   int64_t group;
+  int64_t ways = problem.ways(), layer = group / ways, way = group % ways;
 
-  // Row b of a sequence at time t: `features` values.
+  // Row b of a sequence at time t: `features` values of this group.
   template <class P>
   JP_HOST_DEVICE P* Sequence(P* base, int64_t b, int64_t t, int64_t features) const {
-    const int64_t row = problem.time_major ? t * problem.batch + b : b * problem.steps + t;
-    return base + (group * problem.batch * problem.steps + row) * features;
+    return base + (Row(b, t) * ways + way) * features;
+  }
+  // The same of the inputs, which a layer's groups share.
+  template <class P>
+  JP_HOST_DEVICE P* Input(P* base, int64_t b, int64_t t) const {
+    return base + Row(b, t) * problem.inputs;
   }
   // Row b of a state: H values.
   template <class P>
@@ -25,6 +31,20 @@ struct ArrayViews {
   template <class P>
   JP_HOST_DEVICE P* Group(P* base, int64_t size) const {
     return base == nullptr ? nullptr : base + group * size;
+  }
+  JP_HOST_DEVICE Rows<int64_t> Times(const int32_t* lengths, const bool* resets) const {
+    return {problem.batch,
+            problem.steps,
+            problem.Reverses(group),
+            problem.time_major,
+            lengths == nullptr ? nullptr : lengths + layer * problem.batch,
+            Group(resets, problem.batch * problem.steps)};
+  }
+
+ private:
+  JP_HOST_DEVICE int64_t Row(int64_t b, int64_t t) const {
+    const int64_t row = problem.time_major ? t * problem.batch + b : b * problem.steps + t;
+    return layer * problem.batch * problem.steps + row;
   }
 };
 

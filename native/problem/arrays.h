@@ -3,7 +3,8 @@
 // operands.def lists them. Absent arrays are null. A PER_STATE name is an array of
 // pointers.
 //
-// Sequences are [N,B,T,F] or, time-major, [N,T,B,F].
+// Of D directions a layer, whose groups are N: sequences are [N/D,B,T,D,F] or, time-major,
+// [N/D,T,B,D,F], x without the D; all else begins with [N/D,D], but for the lengths.
 #pragma once
 
 #include "native/cells/cells.h"

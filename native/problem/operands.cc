@@ -6,6 +6,7 @@ namespace jp {
 namespace {
 
 int64_t Times(int count, int64_t size) { return size == kUnknownSize ? size : count * size; }
+int64_t Divided(int64_t size, int by) { return size == kUnknownSize ? size : size / by; }
 
 // A copy without spaces, in the problem's layout.
 std::string InMemory(std::string_view dimensions, bool time_major) {
@@ -42,7 +43,8 @@ ArrayTypes ArrayTypesOfPass(const Problem& problem) {
 
 int64_t SizeOf(const Problem& problem, char dimension) {
   switch (dimension) {
-    case 'n': return problem.groups;
+    case 'n': return Divided(problem.groups, problem.ways());
+    case 'd': return problem.ways();
     case 'b': return problem.batch;
     case 't': return problem.steps;
     case 'i': return problem.inputs;

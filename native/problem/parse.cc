@@ -19,6 +19,14 @@ constexpr NamedDType kDTypes[] = {{"float32", DType::kFloat32},
                                   {"float16", DType::kFloat16},
                                   {"float64", DType::kFloat64}};
 
+struct NamedDirections {
+  std::string_view name;
+  Directions directions;
+};
+constexpr NamedDirections kDirections[] = {{"forward", Directions::kForward},
+                                           {"reverse", Directions::kReverse},
+                                           {"both", Directions::kBoth}};
+
 constexpr std::string_view kParts[] = {
 #define JP_PART(part) #part,
 #define JP_OPERAND(...)
@@ -73,6 +81,13 @@ class Reader {
  private:
   Attributes left_;
 };
+
+Directions ParseDirections(const std::string& text) {
+  for (const NamedDirections& named : kDirections) {
+    if (named.name == text) return named.directions;
+  }
+  Fail("directions: expected 'forward', 'reverse' or 'both'; got " + Quoted(text));
+}
 
 uint32_t ParseParts(std::string_view text) {
   Problem problem;
@@ -172,7 +187,7 @@ ParsedProblem ParseProblem(Pass pass, const Attributes& attributes) {
   problem.steps = reader.TakeSize("steps", 1);
   problem.inputs = reader.TakeSize("inputs", 0);
   problem.hidden = reader.TakeSize("hidden", 1);
-  problem.reverse = reader.Take<bool>("reverse", "a boolean");
+  problem.directions = ParseDirections(reader.Take<std::string>("directions", "a string"));
   problem.time_major = reader.Take<bool>("time_major", "a boolean");
   problem.tf32 = reader.Take<bool>("tf32", "a boolean");
   problem.parts = ParseParts(reader.Take<std::string>("parts", "a string"));
@@ -186,6 +201,10 @@ std::string Invalid(const Problem& problem) {
   if (!invalid.empty()) return invalid;
   if (problem.steps > INT32_MAX) {
     return "steps: expected at most 2^31 - 1, as lengths are; got " + std::to_string(problem.steps);
+  }
+  if (problem.groups != kUnknownSize && problem.groups % problem.ways() != 0) {
+    return "groups: expected an even number, two of each layer; got " +
+           std::to_string(problem.groups);
   }
   const ArrayTypes types = ArrayTypesOf(problem);
   invalid = InvalidSizes(types.operands);

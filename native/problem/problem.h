@@ -17,6 +17,10 @@ constexpr size_t ByteWidth(DType type) {
   return type == DType::kFloat64 ? 8 : type == DType::kFloat32 ? 4 : 2;
 }
 
+// Which way rows run, as jax_persistent/problem/problem.py says it. Both: of two groups that follow
+// each other, one layer, the second runs in reverse.
+enum class Directions { kForward, kReverse, kBoth };
+
 // The optional parts of a problem; operands.def says what each means and which arrays it brings.
 enum class Part : uint32_t {
 #define JP_PART(part) part,
@@ -41,7 +45,7 @@ struct Problem {
   int64_t steps = 1;   // T
   int64_t inputs = 0;  // I; 0 where nothing has input features
   int64_t hidden = 1;  // H
-  bool reverse = false;
+  Directions directions{};
   bool time_major = false;
   bool tf32 = false;   // float32 products may be rounded to it, where the hardware has it
   uint32_t parts = 0;  // a bit for each Part
@@ -54,6 +58,12 @@ struct Problem {
     return *this;
   }
   JP_HOST_DEVICE constexpr int64_t columns() const { return cell.gates * hidden; }  // G*H
+  JP_HOST_DEVICE constexpr int ways() const {
+    return directions == Directions::kBoth ? 2 : 1;
+  }  // D
+  JP_HOST_DEVICE constexpr bool Reverses(int64_t group) const {
+    return directions == Directions::kBoth ? group % 2 != 0 : directions == Directions::kReverse;
+  }
 };
 
 }  // namespace jp

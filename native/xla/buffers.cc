@@ -97,11 +97,11 @@ void TakeSizes(Problem& problem, const Buffers& buffers, const std::vector<Array
     if (!buffer || buffer->dimensions().size() != types[i].sizes.size()) continue;
     for (size_t d = 0; d < types[i].sizes.size(); ++d) {
       const int64_t size = buffer->dimensions()[d];
-      const auto take = [&](int64_t& unknown) {
-        if (unknown == kUnknownSize) unknown = size;
+      const auto take = [&](int64_t& unknown, int times = 1) {
+        if (unknown == kUnknownSize) unknown = size * times;
       };
       switch (types[i].dimensions[d]) {
-        case 'n': take(problem.groups); break;
+        case 'n': take(problem.groups, problem.ways()); break;
         case 'b': take(problem.batch); break;
         case 't': take(problem.steps); break;
         case 'i': take(problem.inputs); break;

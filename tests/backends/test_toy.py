@@ -93,7 +93,7 @@ def test_it_is_asked_about_the_problem_and_runs_it(toy: ToyBackend) -> None:
     (problem,) = toy.called
     assert problem in toy.asked
     assert (problem.batch, problem.steps, problem.inputs, problem.hidden) == (B, T, I, H)
-    assert (problem.cell.name, problem.dtype, problem.reverse) == ("lstm", "float32", True)
+    assert (problem.cell.name, problem.dtype, problem.directions) == ("lstm", "float32", "reverse")
 
 
 def test_it_runs_both_passes_of_a_gradient(toy: ToyBackend) -> None:

@@ -77,7 +77,7 @@ def test_its_file_is_all_that_its_reference_takes(mixer: Cell) -> None:
         def loss(arrays, backend):
             given = Arrays(arrays | {"resets": resets, "lengths": jnp.array([3, 5, 0], jnp.int32)})
             outputs, (h,) = functions.run(
-                mixer, given, reverse=True, time_major=False, backend=backend
+                mixer, given, directions="reverse", time_major=False, backend=backend
             )
             return jnp.sum(jnp.sin(outputs)) + jnp.sum(jnp.cos(h))
 

@@ -46,7 +46,7 @@ struct GpuCase {
     return std::string(given.cell.name) + " " + kDTypes[static_cast<int>(given.dtype)] +
            flag(given.tf32, "tf32") + " " + kNames[static_cast<int>(exchange)] +
            size("N", given.groups) + size("B", given.batch) + size("T", given.steps) +
-           size("H", given.hidden) + flag(given.reverse, "reverse") +
+           size("H", given.hidden) + NameOf(given.directions) +
            flag(given.time_major, "time-major") + flag(given.has(Part::lengths), "lengths") +
            flag(given.has(Part::resets), "resets") +
            flag(given.has(Part::reset_state), "reset_state");

@@ -26,7 +26,7 @@ from numpy.testing import assert_allclose
 import jax_persistent as jp
 from jax_persistent.backends import cuda
 from jax_persistent.ffi.call import TARGETS
-from jax_persistent.linen import RNN
+from jax_persistent.linen import RNN, Bidirectional
 from tests.cuda.software import GPU, SoftwareGpu
 
 CELLS = {"lstm": (jp.lstm, 4), "gru": (jp.gru, 3), "elman": (jp.elman, 1)}
@@ -100,9 +100,11 @@ def test_training_a_layer(gpu: SoftwareGpu) -> None:
     x = jnp.asarray(draw.standard_normal((4, 9, I)), "float32")
     y = jnp.asarray(draw.standard_normal((4, 9, 1)), "float32")
 
-    def losses(rnn: Any) -> list[float]:
-        model = nn.Sequential([rnn(nn.LSTMCell(24)), rnn(nn.GRUCell(16)), nn.Dense(1)])
+    def losses(rnn: Any, bidirectional: Any) -> list[float]:
+        both = bidirectional(rnn(nn.LSTMCell(12)), rnn(nn.LSTMCell(12)))
+        model = nn.Sequential([both, rnn(nn.GRUCell(16)), nn.Dense(1)])
         variables = model.init(jax.random.key(0), x)
+        gpu.counts()
 
         @jax.jit
         def step(variables: Any) -> Any:
@@ -118,9 +120,9 @@ def test_training_a_layer(gpu: SoftwareGpu) -> None:
             found.append(float(value))
         return found
 
-    ours = losses(RNN)
-    assert gpu.counts().launches >= 4 * 4
-    assert_allclose(ours, losses(nn.RNN), rtol=2e-5)
+    ours = losses(RNN, Bidirectional)
+    assert gpu.counts().launches == 4 * 4  # of two layers, one of them in both directions
+    assert_allclose(ours, losses(nn.RNN, nn.Bidirectional), rtol=2e-5)
     assert ours[-1] < ours[0]
 
 

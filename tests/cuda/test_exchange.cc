@@ -24,9 +24,9 @@ void CheckLateBlocks(bool few) {
     for (Exchange exchange : kExchanges) {
       const CellTraits& cell = seed % 2 ? lstm : gru;
       const Precision precision = seed % 3 == 0 ? Precision::kFloat32 : Precision::kBfloat16;
-      Problem given = GivenToGpu(cell, precision, {1, 3, 7, cell.gates == 4 ? 26 : 40},
-                                 {Part::lengths, Part::resets});
-      given.reverse = seed % 5 == 0;
+      const Size size{seed % 5 == 0 ? 2 : 1, 3, 7, cell.gates == 4 ? 26 : 40};
+      Problem given = GivenToGpu(cell, precision, size, {Part::lengths, Part::resets});
+      given.directions = EitherWay(size.N, seed % 2 == 0 || size.N > 1);
       if (seed % 4 < 2) given.Add(Part::reset_state);
       GpuCase c{given, exchange};
       if (seed % 3 != 1) c.facts.l2_bytes = 1 << 10;  // places of messages are fetched ahead
@@ -219,7 +219,7 @@ void CheckNobodyWaits() {
       GpuCase c{
           GivenToGpu(*jp::FindCell("gru"), Precision::kBfloat16, {1, 9, 5, 40}, {Part::lengths}),
           exchange};
-      c.given.reverse = reverse;
+      c.given.directions = EitherWay(1, reverse);
       Arrays arrays = MakeArrays(c.given, 2);
       for (int32_t& length : arrays.lengths) length = 0;
       Buffers buffers(arrays);

@@ -26,6 +26,9 @@ import numpy as np
 import pytest
 
 import jax_persistent as jp
+from jax_persistent.cells import CELLS as CELL_OF
+from jax_persistent.ops import functions
+from jax_persistent.problem import Arrays
 from tests.ops import oracle
 from tests.ops.problems import (
     Case,
@@ -244,42 +247,33 @@ def test_vmap(over: str, name: str) -> None:
         np.testing.assert_allclose(np.asarray(got[n]), np.asarray(want), atol=2e-5)
 
 
-@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("directions", ["forward", "both"])
 @pytest.mark.parametrize("name", EXCHANGES)
-@pytest.mark.parametrize("cell", ["lstm", "gru", "elman"])
-def test_resets(cell: str, name: str, reverse: bool) -> None:
+@pytest.mark.parametrize("cell", ["lstm", "gru", "elman_tanh"])
+def test_resets(cell: str, name: str, directions: str) -> None:
     """Outputs and every gradient, that of the reset state among them, as the reference has them."""
     steps, batch, inputs, hidden = 7, 9, 5, 37
-    function: Any = {"lstm": jp.lstm, "gru": jp.gru, "elman": jp.elman}[cell]
-    width = {"lstm": 4, "gru": 3, "elman": 1}[cell] * hidden
+    width = CELL_OF[cell].gates * hidden
+    ways = (2,) if directions == "both" else ()
     random = np.random.default_rng(11)
 
     def normal(*shape: int, scale: float = 1.0) -> np.ndarray:
         return scale * random.standard_normal(shape, np.float32)
 
-    resets = random.random((batch, steps)) < 0.3
-    lengths = np.array([7, 0, 3, 7, 1, 5, 7, 2, 6], np.int32)
-    states = [normal(batch, hidden) for _ in range(4)]
-    pair = cell == "lstm"
-    operands = (
-        normal(batch, steps, inputs),
-        normal(inputs, width, scale=0.4),
-        normal(hidden, width, scale=0.2),
-        tuple(states[:2]) if pair else states[0],
-        tuple(states[2:]) if pair else states[2],
-    )
+    resets = jnp.asarray(random.random((*ways, batch, steps)) < 0.3)
+    lengths = jnp.array([7, 0, 3, 7, 1, 5, 7, 2, 6], jnp.int32)
+    operands = {
+        "x": normal(batch, steps, inputs),
+        "input_kernel": normal(*ways, inputs, width, scale=0.4),
+        "recurrent_kernel": normal(*ways, hidden, width, scale=0.2),
+    }
+    for state in ("initial_state", "reset_state"):
+        operands[state] = tuple(normal(*ways, batch, hidden) for _ in CELL_OF[cell].states)
 
     def loss(operands: Any, backend: str) -> jax.Array:
-        x, kernel, recurrent, initial_state, reset_state = operands
-        options = {"resets": resets, "reset_state": reset_state, "lengths": lengths}
-        outputs, final = function(
-            x,
-            kernel,
-            recurrent,
-            initial_state=initial_state,
-            reverse=reverse,
-            backend=backend,
-            **options,
+        given = Arrays(operands | {"resets": resets, "lengths": lengths})
+        outputs, final = functions.run(
+            CELL_OF[cell], given, directions=directions, time_major=False, backend=backend
         )
         return jnp.sum(jnp.sin(outputs)) + sum(jnp.sum(s**2) for s in jax.tree.leaves(final))
 

@@ -20,14 +20,14 @@ constexpr Size kSizes[] = {{1, 3, 5, 7}, {2, 9, 4, 20}, {1, 1, 1, 1}, {1, 11, 4,
 
 // Which parts a case has.
 struct Options {
-  bool lengths, resets, reset_state, reverse;
+  bool lengths, resets, reset_state, second_way;
 };
 
 Problem With(const Options& options, Problem problem, int seed) {
   if (options.lengths) problem.Add(Part::lengths);
   if (options.resets) problem.Add(Part::resets);
   if (options.reset_state) problem.Add(Part::reset_state);
-  problem.reverse = options.reverse;
+  problem.directions = EitherWay(problem.groups, options.second_way);
   if (seed % 5 == 0) problem.parts &= ~(1u << static_cast<uint32_t>(Part::recurrent_bias));
   problem.time_major = seed % 3 == 0;
   return problem;
@@ -54,7 +54,7 @@ void CheckAllOptions() {
           const Options options{.lengths = option % 2 != 0,
                                 .resets = option / 4 > 0,
                                 .reset_state = option / 4 > 1,
-                                .reverse = option / 2 % 2 != 0};
+                                .second_way = option / 2 % 2 != 0};
           const Size& size = kSizes[(seed + seed / 12) % 4];
           const Problem given = With(options, GivenToGpu(cell, precision, size, {}), seed);
           CheckBothPasses({given, exchange}, seed);
@@ -81,7 +81,7 @@ void CheckEachKernel() {
 }
 
 // Tiles whose rows end long before the last step, or have none at all, beside others that run to
-// the end; in one group of two all rows are empty.
+// the end; in one layer of two all rows are empty.
 void CheckEndedTiles(bool few) {
   constexpr int32_t kLengths[][19] = {
       {7, 3, 0, 7, 5, 1, 2, 6, /**/ 2, 1, 2, 0, 2, 2, 1, 0, /**/ 0, 0, 0},
@@ -98,9 +98,8 @@ void CheckEndedTiles(bool few) {
         const GpuCase c{With(options, GivenToGpu(*jp::FindCell(name), precision, size, {}), seed),
                         exchange};
         Arrays arrays = MakeArrays(c.given, seed);
-        for (int group = 0; group < 2; ++group) {
-          const auto& lengths = kLengths[(seed + group) % 3];
-          for (int b = 0; b < 19; ++b) arrays.lengths[group * 19 + b] = lengths[b];
+        for (size_t i = 0; i < arrays.lengths.size(); ++i) {
+          arrays.lengths[i] = kLengths[(seed + i / 19) % 3][i % 19];
         }
         CheckBothPasses(c, arrays,
                         {.jitter_seed = static_cast<uint32_t>(seed), .max_delay_us = 50});

@@ -33,7 +33,7 @@ int main(int count, char** arguments) {
   with_resets.given.Add(Part::resets).Add(Part::reset_state);
   for (uint32_t seed = 1; seed <= 40 && failures == 0; ++seed) {
     GpuCase c = seed % 2 ? with_resets : plain;
-    c.given.reverse = seed % 3 != 0;
+    c.given.directions = EitherWay(1, seed % 3 != 0);
     c.exchange = seed % 4 == 1   ? Exchange::kCluster
                  : seed % 4 == 3 ? Exchange::kGridBarrier
                                  : Exchange::kGridData;

@@ -139,4 +139,4 @@ def test_a_training_step_gathers_nothing():
     assert set(collectives(compiled)) == {"all-reduce"}
     # Each direction of the encoder and the decoder, forward and backward, on 2 of the 16 rows.
     assert len(kernel_results(compiled)) == 6
-    assert kernel_results(compiled)[0] == "f32[1,2,5,3]"
+    assert kernel_results(compiled)[0] == "f32[1,2,5,1,3]"

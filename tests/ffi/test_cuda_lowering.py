@@ -130,14 +130,14 @@ class Types:
         columns = cell.gates * H
         self.outputs, self.gates = self.sequence(H), self.sequence(columns)
         self.residuals = [self.sequence(cell.residuals * H)] if cell.residuals else []
-        self.states = [f"1x{B}x{H}x{self.element}"] * cell.states
-        self.kernel = f"1x{H}x{columns}x{self.element}"
-        self.bias = [f"1x{columns}x{self.element}"] if cell.reset_after else []
+        self.states = [f"1x1x{B}x{H}x{self.element}"] * cell.states
+        self.kernel = f"1x1x{H}x{columns}x{self.element}"
+        self.bias = [f"1x1x{columns}x{self.element}"] if cell.reset_after else []
         self.lengths = f"1x{B}xi32"
 
     def sequence(self, features: int) -> str:
         rows = f"{T}x{B}" if self.time_major else f"{B}x{T}"
-        return f"1x{rows}x{features}x{self.element}"
+        return f"1x{rows}x1x{features}x{self.element}"
 
     def forward(self, *, keeps: bool, given: bool = True) -> tuple[list[str], list[str]]:
         optional = [*self.bias, self.lengths] if given else []
@@ -152,7 +152,7 @@ class Types:
 
 def attributes(cell: Cell, dtype: str = "float32", **changed: str) -> dict[str, str]:
     """All but the parts, which differ between the passes."""
-    plain = {"reverse": "false", "time_major": "false", "tf32": "false", "exchange": '""'}
+    plain = {"directions": '"forward"', "time_major": "false", "tf32": "false", "exchange": '""'}
     sizes = {"groups": 1, "batch": B, "steps": T, "inputs": I, "hidden": H}
     typed = {name: f"{size} : i64" for name, size in sizes.items()}
     return {"cell": f'"{cell.name}"', "dtype": f'"{dtype}"', **typed, **plain, **changed}
@@ -175,7 +175,9 @@ def test_a_gradient_is_two_calls(cell: Cell, dtype: str, flags: dict[str, bool])
     program = exported(gradient_of(cell, backend="native", **flags), *operands)
     forward, backward = custom_calls(program)
     types = Types(cell, dtype, time_major)
-    given = attributes(cell, dtype, **dict.fromkeys(flags, "true"))
+    directions = '"reverse"' if "reverse" in flags else '"forward"'
+    layout = str(time_major).lower()
+    given = attributes(cell, dtype, directions=directions, time_major=layout)
     expected = (TARGETS["forward"], given, *types.forward(keeps=True))
     assert without_parts(forward)[:4] == expected
     assert without_parts(backward)[:4] == (TARGETS["backward"], given, *types.backward())
@@ -310,6 +312,7 @@ def test_one_program_for_both_platforms() -> None:
     del of_cuda["exchange"]
     assert without_parts(on_cpu).attributes == of_cuda
     # A CPU's kernel takes x, W and the bias in place of what XLA makes of them for a GPU's.
-    assert on_cpu.operands[:3] == [f"1x{B}x{T}x{I}xf32", f"1x{I}x{3 * H}xf32", f"1x{3 * H}xf32"]
-    assert on_cuda.operands[0] == f"1x{B}x{T}x{3 * H}xf32"
+    x, w, bias = f"1x{B}x{T}x{I}xf32", f"1x1x{I}x{3 * H}xf32", f"1x1x{3 * H}xf32"
+    assert on_cpu.operands[:3] == [x, w, bias]
+    assert on_cuda.operands[0] == f"1x{B}x{T}x1x{3 * H}xf32"
     assert on_cpu.operands[3:] == on_cuda.operands[1:]

@@ -68,7 +68,7 @@ def nnx_layer(cell: str, features: int, units: int):
 def assert_split(compiled, split, sums):
     assert set(collectives(compiled)) == {"all-reduce"}
     assert len(collectives(compiled)) <= sums
-    assert kernel_results(compiled)[0] == f"f32[1,{ROWS // 8},{STEPS},{UNITS}]"
+    assert kernel_results(compiled)[0] == f"f32[1,{ROWS // 8},{STEPS},1,{UNITS}]"
     assert compiled.output_shardings[1][1].is_equivalent_to(split.sharding, 3)
 
 

@@ -17,7 +17,10 @@ from jax.sharding import PartitionSpec as P
 
 import jax_persistent as jp
 from jax_persistent.backends import registry
+from jax_persistent.cells.lstm import LSTM
 from jax_persistent.ffi.registration import native_module
+from jax_persistent.ops import functions
+from jax_persistent.problem import Arrays
 
 STEPS, ROWS, FEATURES, UNITS = 5, 16, 3, 6  # T, B, I, H
 OPS = {"lstm": (jp.lstm, 4), "gru": (jp.gru, 3), "elman": (jp.elman, 1)}
@@ -130,7 +133,7 @@ def test_wherever_operands_are_results_are_right(place):
         assert_only_sums(compiled, 4)
     if pieces is not None:
         local = f"f32[1,{ROWS // pieces},{STEPS}"
-        assert set(kernel_results(compiled)) == {f"{local},{UNITS}]", f"{local},{FEATURES}]"}
+        assert set(kernel_results(compiled)) == {f"{local},1,{UNITS}]", f"{local},{FEATURES}]"}
     close(compiled(*split), gradient(x, w, r, b, states, LENGTHS))
 
 
@@ -161,7 +164,7 @@ def test_the_older_partitioner_splits_as_well():
     finally:
         jax.config.update("jax_use_shardy_partitioner", True)
     assert_only_sums(compiled, 4)
-    assert kernel_results(compiled)[0] == f"f32[1,{ROWS // 4},{STEPS},{UNITS}]"
+    assert kernel_results(compiled)[0] == f"f32[1,{ROWS // 4},{STEPS},1,{UNITS}]"
     close(compiled(*split), expected)
 
 
@@ -178,7 +181,7 @@ def test_a_batch_that_does_not_divide():
 
     split = put(mesh, x, "data"), w, r, b, *put(mesh, (states, LENGTHS), "data")
     compiled = jax.jit(some_rows).lower(*split).compile()
-    assert kernel_results(compiled)[0] == f"f32[1,2,{STEPS},{UNITS}]"
+    assert kernel_results(compiled)[0] == f"f32[1,2,{STEPS},1,{UNITS}]"
     close(compiled(*split), jax.jit(some_rows)(x, w, r, b, states, LENGTHS))
 
 
@@ -195,7 +198,7 @@ def test_one_axis_is_manual_and_the_other_is_not():
     )
     split = put(mesh, x, ("model", "data")), *weights, states, LENGTHS
     compiled = jax.jit(gradients_of(half)).lower(*split).compile()
-    assert kernel_results(compiled)[0] == f"f32[1,{ROWS // 8},{STEPS},{UNITS}]"
+    assert kernel_results(compiled)[0] == f"f32[1,{ROWS // 8},{STEPS},1,{UNITS}]"
     close(
         compiled(*split), jax.jit(gradients_of(partial(call, "lstm")))(x, *weights, states, LENGTHS)
     )
@@ -211,9 +214,36 @@ def test_an_ensemble_is_split_without_communication(cell, explicit):
     split = put(mesh, given, "model")
     compiled = gradient.lower(*split, LENGTHS[3:5]).compile()
     assert len(kernel_results(compiled)) == 2
-    assert kernel_results(compiled)[0] == f"f32[1,2,{STEPS},{UNITS}]"
+    assert kernel_results(compiled)[0] == f"f32[1,2,{STEPS},1,{UNITS}]"
     assert collectives(compiled) == []
     close(compiled(*split, LENGTHS[3:5]), gradient(*given, LENGTHS[3:5]))
+
+
+def test_directions_stay_together():
+    """Three bidirectional members on three devices: an odd number of layers, two groups on each."""
+    mesh = mesh_of(model=3)
+    draw = np.random.default_rng(2)
+    gates = 4 * UNITS
+    shapes = {
+        "x": (3, 4, STEPS, FEATURES),
+        "input_kernel": (3, 2, FEATURES, gates),
+        "recurrent_kernel": (3, 2, UNITS, gates),
+    }
+    given = {name: 0.4 * draw.standard_normal(s, np.float32) for name, s in shapes.items()}
+
+    def loss(given, backend):
+        flags = {"directions": "both", "time_major": False, "backend": backend}
+        return jnp.sum(jnp.sin(functions.run(LSTM, Arrays(given), **flags)[0]))
+
+    native, plain = (
+        jax.jit(jax.vmap(jax.grad(partial(loss, backend=backend))))
+        for backend in ("native", "reference")
+    )
+    split = put(mesh, given, "model")
+    compiled = native.lower(split).compile()
+    assert kernel_results(compiled)[0] == f"f32[1,4,{STEPS},2,{UNITS}]"
+    assert collectives(compiled) == []
+    close(compiled(split), plain(given))
 
 
 def test_an_ensemble_over_one_axis_its_batch_over_another():
@@ -227,7 +257,7 @@ def test_an_ensemble_over_one_axis_its_batch_over_another():
         *put(mesh, (states,), "model", "data"),
     )
     compiled = gradient.lower(*split, lengths).compile()
-    assert kernel_results(compiled)[0] == f"f32[1,2,{STEPS},{UNITS}]"
+    assert kernel_results(compiled)[0] == f"f32[1,2,{STEPS},1,{UNITS}]"
     assert_only_sums(compiled, 4)
     close(compiled(*split, lengths), gradient(x, *weights, states, lengths))
 
@@ -289,7 +319,7 @@ def test_an_exported_program_is_split_too(platform):
     exported = jax.export.export(gradient, platforms=[platform], disabled_checks=trusted)(*split)
     again = jax.export.deserialize(exported.serialize())
     compiled = jax.jit(again.call).lower(*split).compile()
-    assert kernel_results(compiled)[0] == f"f32[1,{ROWS // 8},{STEPS},{UNITS}]"
+    assert kernel_results(compiled)[0] == f"f32[1,{ROWS // 8},{STEPS},1,{UNITS}]"
     assert_only_sums(compiled, 4)
     if platform == jax.default_backend():
         close(compiled(*split), gradient(x, *weights, states, LENGTHS))

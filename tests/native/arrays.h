@@ -36,6 +36,19 @@ inline Problem Given(Problem problem, std::initializer_list<Part> parts) {
   return problem;
 }
 
+// Two ways to run so many groups: an odd number forward and in reverse, an even one in reverse and
+// in both directions.
+inline Directions EitherWay(int64_t groups, bool second) {
+  if (groups % 2 == 0) return second ? Directions::kBoth : Directions::kReverse;
+  return second ? Directions::kReverse : Directions::kForward;
+}
+
+inline const char* NameOf(Directions directions) {
+  return directions == Directions::kBoth      ? " both directions"
+         : directions == Directions::kReverse ? " reverse"
+                                              : "";
+}
+
 // The forward pass, which stores the residuals unless told not to.
 inline Problem ForwardOf(Problem given, bool residuals = true) {
   given.pass = Pass::kForward;
@@ -81,16 +94,17 @@ struct Arrays {
   double Rounded(double value) const { return RoundedTo(dtype, value); }
 };
 
-// What the inputs come to, x W + b, in the order of the rows of x.
+// What the inputs come to, x W + b, in the order of the rows of x, by turns for a layer's groups.
 inline std::vector<double> InputGates(const Problem& p, const Arrays& a) {
-  const int64_t rows = p.batch * p.steps, columns = p.columns();
+  const int64_t rows = p.batch * p.steps, columns = p.columns(), ways = p.ways();
   std::vector<double> gates(p.groups * rows * columns);
   for (int64_t row = 0; row < p.groups * rows; ++row) {
-    const int64_t group = row / rows;
+    const int64_t group = row / (rows * ways) * ways + row % ways;
     for (int64_t column = 0; column < columns; ++column) {
       double sum = a.bias.empty() ? 0 : a.bias[group * columns + column];
       for (int64_t i = 0; i < p.inputs; ++i) {
-        sum += a.x[row * p.inputs + i] * a.input_kernel[(group * p.inputs + i) * columns + column];
+        sum += a.x[row / ways * p.inputs + i] *
+               a.input_kernel[(group * p.inputs + i) * columns + column];
       }
       gates[row * columns + column] = sum;
     }
@@ -112,16 +126,16 @@ inline Arrays MakeArrays(const Problem& p, int seed) {
   Arrays a{};
   a.dtype = p.dtype;
   // Lengths from 0 to T, both of them present where there are rows enough.
-  a.lengths.assign(group_rows, static_cast<int32_t>(p.steps));
-  for (int64_t i = 1; p.has(Part::lengths) && i < group_rows; ++i) {
+  a.lengths.assign(group_rows / p.ways(), static_cast<int32_t>(p.steps));
+  for (int64_t i = 1; p.has(Part::lengths) && i < group_rows / p.ways(); ++i) {
     a.lengths[i] = i == 1 ? 0 : static_cast<int32_t>(random() % (p.steps + 1));
   }
   if (p.has(Part::inputs)) {
-    a.x = normal(rows * p.inputs, 1);
+    a.x = normal(rows / p.ways() * p.inputs, 1);
     a.input_kernel = normal(p.groups * p.inputs * columns, 0.7 / std::sqrt(p.inputs));
     if (p.has(Part::bias)) a.bias = normal(p.groups * columns, 0.4);
     a.input_gates = InputGates(p, a);
-    a.d_x.resize(rows * p.inputs);
+    a.d_x.resize(a.x.size());
     a.d_input_kernel.resize(a.input_kernel.size());
     a.d_bias.resize(a.bias.size());
   } else {

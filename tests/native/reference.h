@@ -19,12 +19,23 @@ struct View {
   const Problem& problem;
   int64_t group;
 
+  int64_t layer() const { return group / problem.ways(); }
+  bool reverse() const { return problem.Reverses(group); }
+  // Of a layer's own inputs, of a group's own resets, and of all other sequences.
+  int64_t x_row(int64_t b, int64_t t) const { return layer() * group_rows() + in_group(b, t); }
+  int64_t flag(int64_t b, int64_t t) const { return group * group_rows() + in_group(b, t); }
   int64_t row(int64_t b, int64_t t) const {
-    const Problem& p = problem;
-    return group * p.batch * p.steps + (p.time_major ? t * p.batch + b : b * p.steps + t);
+    return x_row(b, t) * problem.ways() + group % problem.ways();
   }
+  int64_t length_of(int64_t b) const { return layer() * problem.batch + b; }
   int64_t state(int64_t b, int64_t unit) const {
     return (group * problem.batch + b) * problem.hidden + unit;
+  }
+
+ private:
+  int64_t group_rows() const { return problem.batch * problem.steps; }
+  int64_t in_group(int64_t b, int64_t t) const {
+    return problem.time_major ? t * problem.batch + b : b * problem.steps + t;
   }
 };
 
@@ -108,10 +119,10 @@ inline void ReferenceForward(const Problem& p, Arrays& a) {
       };
       start_from(a.initial_state);
       for (int64_t step = 0; step < p.steps; ++step) {
-        const int64_t t = p.reverse ? p.steps - 1 - step : step;
-        if (t >= a.lengths[n * p.batch + b]) continue;
+        const int64_t t = at.reverse() ? p.steps - 1 - step : step;
+        if (t >= a.lengths[at.length_of(b)]) continue;
         const int64_t row = at.row(b, t);
-        if (a.resets[row]) start_from(a.reset_state);
+        if (a.resets[at.flag(b, t)]) start_from(a.reset_state);
         const std::vector<double> h = state[0];
         for (int64_t u = 0; u < H; ++u) {
           double x[4], r[4], before[kMostStates];
@@ -145,29 +156,31 @@ inline void StatesBefore(const View& at, const Arrays& a, int64_t b, int64_t t, 
                          double* states) {
   const Problem& p = at.problem;
   const int R = p.cell.residuals, S = p.cell.states;
-  const int64_t length = a.lengths[at.group * p.batch + b];
-  const bool reset = a.resets[at.row(b, t)], first = t == (p.reverse ? length - 1 : 0);
+  const int64_t length = a.lengths[at.length_of(b)];
+  const bool reset = a.resets[at.flag(b, t)], first = t == (at.reverse() ? length - 1 : 0);
   for (int s = 0; s < S; ++s) {
     if (reset || first) {
       states[s] = (reset ? a.reset_state : a.initial_state)[s][at.state(b, u)];
       continue;
     }
-    const int64_t row = at.row(b, p.reverse ? t + 1 : t - 1);
+    const int64_t row = at.row(b, at.reverse() ? t + 1 : t - 1);
     states[s] =
         s == 0 ? a.outputs[row * p.hidden + u] : a.residuals[(row * R + R - S + s) * p.hidden + u];
   }
 }
 
-// Fills d_x from d_input_gates.
+// Fills d_x from d_input_gates: the sum of what a layer's groups give, each rounded.
 inline void ReferenceInputGradient(const Problem& p, Arrays& a) {
   if (a.d_x.empty()) return;
-  const int64_t rows = p.batch * p.steps, columns = p.columns();
-  for (int64_t row = 0; row < p.groups * rows; ++row) {
+  const int64_t rows = p.batch * p.steps * p.ways(), columns = p.columns();
+  for (int64_t row = 0; row < p.groups * p.batch * p.steps; ++row) {
+    const int64_t group = row / rows * p.ways() + row % p.ways();
     for (int64_t i = 0; i < p.inputs; ++i) {
-      const double* weights = &a.input_kernel[(row / rows * p.inputs + i) * columns];
+      const double* weights = &a.input_kernel[(group * p.inputs + i) * columns];
       double sum = 0;
       for (int64_t k = 0; k < columns; ++k) sum += a.d_input_gates[row * columns + k] * weights[k];
-      a.d_x[row * p.inputs + i] = a.Rounded(sum);
+      double& d_x = a.d_x[row / p.ways() * p.inputs + i];
+      d_x = a.Rounded(d_x + a.Rounded(sum));
     }
   }
 }
@@ -178,7 +191,7 @@ inline void ReferenceWeightGradients(const Problem& p, Arrays& a) {
   for (int64_t n = 0; n < p.groups; ++n) {
     const View at{p, n};
     for (int64_t b = 0; b < p.batch; ++b) {
-      for (int64_t t = 0; t < a.lengths[n * p.batch + b]; ++t) {
+      for (int64_t t = 0; t < a.lengths[at.length_of(b)]; ++t) {
         const int64_t row = at.row(b, t);
         std::vector<double> h(H);
         for (int64_t u = 0; u < H; ++u) {
@@ -190,7 +203,7 @@ inline void ReferenceWeightGradients(const Problem& p, Arrays& a) {
         const double* dr = p.cell.reset_after ? &a.d_recurrent_gates[row * columns] : di;
         for (int64_t k = 0; k < columns; ++k) {
           for (int64_t i = 0; i < I; ++i) {
-            a.d_input_kernel[(n * I + i) * columns + k] += a.x[row * I + i] * di[k];
+            a.d_input_kernel[(n * I + i) * columns + k] += a.x[at.x_row(b, t) * I + i] * di[k];
           }
           for (int64_t u = 0; u < H; ++u) {
             a.d_recurrent_kernel[(n * H + u) * columns + k] += h[u] * dr[k];
@@ -210,14 +223,14 @@ inline void ReferenceBackward(const Problem& p, Arrays& a) {
   for (int64_t n = 0; n < p.groups; ++n) {
     const View at{p, n};
     for (int64_t b = 0; b < p.batch; ++b) {
-      const int64_t length = a.lengths[n * p.batch + b];
+      const int64_t length = a.lengths[at.length_of(b)];
       std::vector<std::vector<double>> d(kMostStates, std::vector<double>(H));
       for (int s = 0; s < S; ++s) {
         for (int64_t u = 0; u < H; ++u) d[s][u] = a.d_final_state[s][at.state(b, u)];
       }
       std::vector<double> d_recurrent(columns);
       for (int64_t i = 0; i < length; ++i) {
-        const int64_t t = p.reverse ? i : length - 1 - i, row = at.row(b, t);
+        const int64_t t = at.reverse() ? i : length - 1 - i, row = at.row(b, t);
         for (int64_t u = 0; u < H; ++u) {
           double residuals[5] = {}, previous[kMostStates], d_unit[kMostStates];
           StatesBefore(at, a, b, t, u, previous);
@@ -241,7 +254,7 @@ inline void ReferenceBackward(const Problem& p, Arrays& a) {
             d[0][u] += d_recurrent[column] * a.recurrent_kernel[(n * H + u) * columns + column];
           }
         }
-        for (int s = 0; s < S && a.resets[row]; ++s) {
+        for (int s = 0; s < S && a.resets[at.flag(b, t)]; ++s) {
           for (int64_t u = 0; u < H; ++u) {
             a.d_reset_state[s][at.state(b, u)] += d[s][u];
             d[s][u] = 0;

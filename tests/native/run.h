@@ -24,7 +24,7 @@ struct Threads {
   }
 };
 
-inline int runs_by_units = 0, runs_by_rows = 0;  // of several workers
+inline int runs_by_units = 0, runs_by_rows = 0, runs_by_groups = 0;  // of several workers
 
 // As the backend does, but for any instruction set, and on working memory full of NaN, so that a
 // value which is read before it is written shows.
@@ -40,6 +40,7 @@ void RunOn(const cpu::Isa& isa, const Problem& problem, int threads, const CallA
   LayOut(space, memory.data() + (64 - address % 64) % 64);
   const cpu::GemmPlan& gemm = plan.recurrence;
   if (gemm.workers > 1) ++(gemm.SplitsBatch() ? runs_by_rows : runs_by_units);
+  if (plan.groups_at_once > 1) ++runs_by_groups;
   Threads helpers;
   RunWorkspace(isa, space, helpers.schedule());
 }

@@ -41,7 +41,7 @@ struct Case {
           std::pair("I", p.inputs), std::pair("H", p.hidden)}) {
       text.append(" ").append(letter).append("=").append(std::to_string(size));
     }
-    if (p.reverse) text += " reverse";
+    text += jp::test::NameOf(p.directions);
     if (p.time_major) text += " time-major";
     for (Part part :
          {Part::bias, Part::recurrent_bias, Part::lengths, Part::resets, Part::reset_state}) {
@@ -222,7 +222,7 @@ const std::vector<std::vector<Part>> kGiven = {
 };
 
 // A problem of such sizes that is given the parts of kGiven[given], as far as the cell has them.
-Problem MakeProblem(const CellTraits& cell, DType dtype, const int64_t (&sizes)[5], bool reverse,
+Problem MakeProblem(const CellTraits& cell, DType dtype, const int64_t (&sizes)[5], bool second_way,
                     bool time_major, size_t given) {
   Problem problem{.cell = cell,
                   .dtype = dtype,
@@ -231,7 +231,7 @@ Problem MakeProblem(const CellTraits& cell, DType dtype, const int64_t (&sizes)[
                   .steps = sizes[2],
                   .inputs = sizes[3],
                   .hidden = sizes[4],
-                  .reverse = reverse,
+                  .directions = jp::test::EitherWay(sizes[0], second_way),
                   .time_major = time_major};
   for (Part part : kGiven[given]) {
     if (part != Part::recurrent_bias || cell.reset_after) problem.Add(part);
@@ -307,10 +307,11 @@ void CheckKernels(const Isa& isa, int nth) {
     for (DType dtype : {DType::kFloat32, DType::kBfloat16}) {
       for (const auto& sizes : kCrossed) {
         for (size_t given = 0; given < kGiven.size(); ++given) {
-          for (bool reverse : {false, true}) {
+          for (bool second_way : {false, true}) {
             for (bool time_major : {false, true}) {
               if (!IsRun(nth, ++seed)) continue;
-              CheckCase({isa, MakeProblem(cell, dtype, sizes, reverse, time_major, given)}, seed);
+              CheckCase({isa, MakeProblem(cell, dtype, sizes, second_way, time_major, given)},
+                        seed);
             }
           }
         }
@@ -318,9 +319,8 @@ void CheckKernels(const Isa& isa, int nth) {
       for (const auto& sizes : kSizes) {
         for (int way = 0; way < 2; ++way) {
           if (!IsRun(nth, ++seed)) continue;
-          const bool reverse = seed % 4 < 2;
           const Problem problem =
-              MakeProblem(cell, dtype, sizes, reverse, seed % 2 == 0, seed % kGiven.size());
+              MakeProblem(cell, dtype, sizes, seed % 4 < 2, seed % 2 == 0, seed % kGiven.size());
           CheckCase({isa, problem}, seed);
         }
       }
@@ -356,8 +356,8 @@ int main(int argc, char**) {
     }
   }
   if (argc < 2) {
-    CHECK(jp::test::runs_by_units > 0 && jp::test::runs_by_rows > 0, jp::test::runs_by_units,
-          jp::test::runs_by_rows);
+    CHECK(jp::test::runs_by_units > 0, jp::test::runs_by_units);
+    CHECK(jp::test::runs_by_rows > 0 && jp::test::runs_by_groups > 0, jp::test::runs_by_groups);
   }
   return jp::test::Finish("kernels");
 }

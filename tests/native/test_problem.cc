@@ -24,7 +24,7 @@ Attributes Valid() {
           {"steps", 5L},
           {"inputs", 7L},
           {"hidden", 4L},
-          {"reverse", true},
+          {"directions", "both"},
           {"time_major", true},
           {"tf32", false},
           {"parts", "inputs lengths resets reset_state residuals"}};
@@ -37,7 +37,8 @@ void TestParsing() {
   CHECK(std::string_view(problem.cell.name) == "lstm" && problem.cell.states == 2);
   CHECK(problem.groups == 2 && problem.batch == 3 && problem.steps == 5 && problem.inputs == 7 &&
         problem.hidden == 4);
-  CHECK(problem.reverse && problem.time_major && !problem.tf32);
+  CHECK(problem.ways() == 2 && !problem.Reverses(0) && problem.Reverses(1) && problem.Reverses(3));
+  CHECK(problem.time_major && !problem.tf32);
   for (Part part : {Part::inputs, Part::lengths, Part::resets, Part::reset_state, Part::residuals,
                     Part::always}) {
     CHECK(problem.has(part), NameOf(part));
@@ -70,7 +71,9 @@ void TestWhatIsWrong() {
   forward("inputs", 0L, "x: expected every size to be at least 1; got 0");
   forward("steps", int64_t{1} << 31, "steps: expected at most 2^31 - 1");
   forward("hidden", int64_t{1} << 40, "expected at most 2^45 values");
-  forward("groups", INT64_MAX, "expected at most 2^45 values");
+  forward("groups", INT64_MAX - 1, "expected at most 2^45 values");
+  forward("groups", 3L, "groups: expected an even number, two of each layer; got 3");
+  forward("directions", "sideways", "directions: expected 'forward', 'reverse' or 'both'; got 'si");
   forward("speed", 3L, "speed: unknown attribute");
   forward("parts", "inputs speed", "parts: got unknown 'speed'");
   forward("parts", "inputs  bias", "parts: got unknown ''");
@@ -122,22 +125,23 @@ void CheckArrays(const std::vector<jp::ArrayType>& got, const std::vector<std::s
 void TestArrays() {
   const jp::ArrayTypes types = ArrayTypesOf(ParseProblem(Pass::kForward, Valid()).problem);
   CheckArrays(types.operands,
-              {"x 2 5 3 7", "input_kernel 2 7 16", "recurrent_kernel 2 4 16", "lengths 2 3",
-               "resets 2 5 3", "reset_state[0] 2 3 4", "reset_state[1] 2 3 4",
-               "initial_state[0] 2 3 4", "initial_state[1] 2 3 4"});
-  CheckArrays(types.results, {"outputs 2 5 3 4", "final_state[0] 2 3 4", "final_state[1] 2 3 4",
-                              "residuals 2 5 3 20"});
+              {"x 1 5 3 7", "input_kernel 1 2 7 16", "recurrent_kernel 1 2 4 16", "lengths 1 3",
+               "resets 1 2 5 3", "reset_state[0] 1 2 3 4", "reset_state[1] 1 2 3 4",
+               "initial_state[0] 1 2 3 4", "initial_state[1] 1 2 3 4"});
+  CheckArrays(types.results, {"outputs 1 5 3 2 4", "final_state[0] 1 2 3 4",
+                              "final_state[1] 1 2 3 4", "residuals 1 5 3 2 20"});
   Attributes attributes = Valid();
   attributes["cell"] = "gru";
+  attributes["directions"] = "reverse";
   attributes["time_major"] = false;
   attributes["parts"] = "residuals d_weights d_recurrent_bias d_gates d_recurrent_gates";
   const jp::ArrayTypes gru = ArrayTypesOf(ParseProblem(Pass::kBackward, attributes).problem);
-  CheckArrays(gru.operands,
-              {"x 2 3 5 7", "recurrent_kernel 2 4 12", "initial_state[0] 2 3 4", "outputs 2 3 5 4",
-               "residuals 2 3 5 16", "d_outputs 2 3 5 4", "d_final_state[0] 2 3 4"});
-  CheckArrays(gru.results,
-              {"d_input_kernel 2 7 12", "d_recurrent_kernel 2 4 12", "d_recurrent_bias 2 12",
-               "d_input_gates 2 3 5 12", "d_recurrent_gates 2 3 5 12", "d_initial_state[0] 2 3 4"});
+  CheckArrays(gru.operands, {"x 2 3 5 7", "recurrent_kernel 2 1 4 12", "initial_state[0] 2 1 3 4",
+                             "outputs 2 3 5 1 4", "residuals 2 3 5 1 16", "d_outputs 2 3 5 1 4",
+                             "d_final_state[0] 2 1 3 4"});
+  CheckArrays(gru.results, {"d_input_kernel 2 1 7 12", "d_recurrent_kernel 2 1 4 12",
+                            "d_recurrent_bias 2 1 12", "d_input_gates 2 3 5 1 12",
+                            "d_recurrent_gates 2 3 5 1 12", "d_initial_state[0] 2 1 3 4"});
 }
 
 // What a row of length 2 of 4 does at each time: "." nothing, "f" its first step, "s" a step; in

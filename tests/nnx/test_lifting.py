@@ -89,15 +89,20 @@ def test_capture():
 
 
 @pytest.mark.parametrize(
-    "attributes",
-    [{}, {"return_carry": True, "time_major": True}, {"merge_fn": lambda a, b: a - b}],
-    ids=["plain", "carry-time_major", "merge_fn"],
+    ("lengths", "attributes"),
+    [
+        (False, {}),
+        (True, {"return_carry": True, "time_major": True}),
+        (False, {"return_carry": True, "time_major": True}),
+        (False, {"merge_fn": lambda a, b: a - b}),
+    ],
+    ids=["plain", "lengths", "carry-time_major", "merge_fn"],
 )
-def test_bidirectional(attributes):
-    options = Options(lengths=True, initial=True, time_major="time_major" in attributes)
+def test_bidirectional(lengths, attributes):
+    options = Options(lengths=lengths, initial=True, time_major="time_major" in attributes)
     x, lengths = options.inputs(), options.flags()["seq_lengths"]
     carry = (options.carry(1), options.carry(1, seed=4))
-    results = []
+    results, calls = [], []
     for both, rnn in ((Bidirectional, RNN), (nnx.Bidirectional, nnx.RNN)):
         graph, state = nnx.split(both(layer(rnn, 0), layer(rnn, 1), **attributes))
 
@@ -105,4 +110,16 @@ def test_bidirectional(attributes):
             return nnx.merge(graph, state)(x, initial_carry=carry, seq_lengths=lengths)
 
         results.append(compiled(call, state, x, carry))
+        calls.append(str(jax.make_jaxpr(call)(state, x, carry)).count("jax_persistent_forward"))
     assert_trees_close(*results)
+    assert calls == [1 if lengths is None else 2, 0]
+
+
+def test_a_captured_bidirectional():
+    """Both layers' own calls are seen."""
+    x, model = Options().inputs(), Bidirectional(layer(RNN, 0), layer(RNN, 1))
+    outputs, state = nnx.capture(model, nnx.Intermediate, method_outputs=nnx.Intermediate)(x)
+    state = nnx.to_pure_dict(state)
+    seen = [jax.tree.leaves(state[name]["__call__"]) for name in ("forward_rnn", "backward_rnn")]
+    assert_trees_close(jnp.concatenate([of_rnn[-1] for of_rnn in seen], axis=-1), outputs)
+    assert_trees_close(model(x), outputs)

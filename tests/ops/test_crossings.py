@@ -18,11 +18,12 @@ import numpy as np
 import pytest
 from devices import mesh_of, put
 
-import jax_persistent as jp
+from jax_persistent.cells import CELLS
+from jax_persistent.ops import functions
+from jax_persistent.problem import DIRECTIONS, Arrays
 
 FEW = 24
 COUNT = int(os.environ.get("JAX_PERSISTENT_CROSSINGS", FEW))
-FUNCTIONS = {"lstm": (jp.lstm, 4), "gru": (jp.gru, 3), "elman": (jp.elman, 1)}
 WEIGHTS = ("input_kernel", "recurrent_kernel", "bias", "recurrent_bias")
 TRANSFORMS = ("none", "vmap data", "vmap weights", "vmap both", "checkpoint", "mesh", "scan")
 # Rounding, and in bfloat16 the rounding of h at each step, of values of about 1.
@@ -35,23 +36,31 @@ class Crossing:
     cell: str
     dtype: str
     sizes: tuple[int, int, int, int]  # T, B, I, H
+    directions: str
     flags: tuple[str, ...]
     differentiated: tuple[str, ...]
     transform: str
 
     def __str__(self) -> str:
         sizes = "x".join(map(str, self.sizes))
-        parts = (self.cell, self.dtype, sizes, *self.flags, "d:" + "+".join(self.differentiated))
-        return f"{self.seed}: {' '.join(parts)}; {self.transform}"
+        parts = (self.cell, self.dtype, sizes, self.directions, *self.flags)
+        gradients = "d:" + "+".join(self.differentiated)
+        return f"{self.seed}: {' '.join(parts)} {gradients}; {self.transform}"
+
+    @property
+    def of_each(self) -> tuple[int, ...]:
+        """The axis that all but x and the lengths have of two directions."""
+        return (2,) if self.directions == "both" else ()
 
 
 def drawn(seed: int) -> Crossing:
     draw = random.Random(seed)
-    cell = draw.choice(list(FUNCTIONS))
+    cell = draw.choice(["lstm", "gru", "elman_tanh"])
     transform = draw.choice(TRANSFORMS)
     batch = 8 if transform == "mesh" else draw.choice([1, 2, 3, 5, 9])
     sizes = draw.choice([1, 2, 4, 7]), batch, draw.choice([1, 3, 6]), draw.choice([1, 5, 8, 17, 33])
-    flags = ["lengths", "resets", "reset_state", "reverse", "time_major", "bias", "initial_state"]
+    directions = draw.choice(list(DIRECTIONS))
+    flags = ["lengths", "resets", "reset_state", "time_major", "bias", "initial_state"]
     flags += ["recurrent_bias"] if cell == "gru" else []
     given = [flag for flag in flags if draw.random() < 0.5]
     if "resets" not in given:
@@ -60,48 +69,52 @@ def drawn(seed: int) -> Crossing:
     arrays += [f for f in given if f in ("bias", "recurrent_bias", "initial_state", "reset_state")]
     some = [name for name in arrays if draw.random() < 0.5] or [draw.choice(arrays)]
     dtype = draw.choice(["float32", "float32", "bfloat16"])
-    return Crossing(seed, cell, dtype, sizes, tuple(given), tuple(some), transform)
+    return Crossing(seed, cell, dtype, sizes, directions, tuple(given), tuple(some), transform)
 
 
 def operands(c: Crossing) -> tuple[dict[str, Any], dict[str, Any]]:
     """Arrays that can be differentiated, and options."""
     (steps, batch, inputs, hidden), draw = c.sizes, np.random.default_rng(c.seed)
-    columns = FUNCTIONS[c.cell][1] * hidden
+    columns = CELLS[c.cell].gates * hidden
 
     def normal(*shape: int, scale: float = 0.6) -> jax.Array:
         return jnp.asarray(scale * draw.standard_normal(shape), c.dtype)
 
     def states() -> Any:
-        one = normal(batch, hidden)
-        return (one, normal(batch, hidden)) if c.cell == "lstm" else one
+        return tuple(normal(*c.of_each, batch, hidden) for _ in CELLS[c.cell].states)
 
     sequence = (steps, batch) if "time_major" in c.flags else (batch, steps)
     arrays = {
         "x": normal(*sequence, inputs),
-        "input_kernel": normal(inputs, columns, scale=inputs**-0.5),
-        "recurrent_kernel": normal(hidden, columns, scale=hidden**-0.5),
+        "input_kernel": normal(*c.of_each, inputs, columns, scale=inputs**-0.5),
+        "recurrent_kernel": normal(*c.of_each, hidden, columns, scale=hidden**-0.5),
     }
     for name in ("bias", "recurrent_bias"):
         if name in c.flags:
-            arrays[name] = normal(columns)
+            arrays[name] = normal(*c.of_each, columns)
     for name in ("initial_state", "reset_state"):
         if name in c.flags:
             arrays[name] = states()
-    options: dict[str, Any] = {flag: flag in c.flags for flag in ("reverse", "time_major")}
+    options: dict[str, Any] = {}
     if "lengths" in c.flags:
         options["lengths"] = jnp.asarray(draw.integers(0, steps + 1, batch), jnp.int32)
     if "resets" in c.flags:
-        options["resets"] = jnp.asarray(draw.random(sequence) < 0.4)
+        options["resets"] = jnp.asarray(draw.random((*c.of_each, *sequence)) < 0.4)
     return arrays, options
 
 
 def evaluated(c: Crossing, backend: str) -> Any:
     """The results, and the gradients of a weighted sum of them in the differentiated arrays."""
     arrays, options = operands(c)
-    static = {name: options.pop(name) for name in ("reverse", "time_major")}
 
     def run(given: Any, options: Any) -> Any:
-        return FUNCTIONS[c.cell][0](**given, **options, **static, backend=backend)
+        return functions.run(
+            CELLS[c.cell],
+            Arrays(given | options),
+            directions=c.directions,
+            time_major="time_major" in c.flags,
+            backend=backend,
+        )
 
     if c.transform == "checkpoint":
         run = jax.checkpoint(run)
@@ -147,18 +160,13 @@ def split(c: Crossing, arrays: dict[str, Any], options: dict[str, Any]) -> tuple
     """Everything that has rows, over eight devices."""
     mesh = mesh_of(data=8)
     rows = (None, "data") if "time_major" in c.flags else ("data",)
-    of_sequence = {"x", "resets"}
-    arrays = {
-        name: array
-        if name in WEIGHTS
-        else put(mesh, array, *(rows if name in of_sequence else ("data",)))
-        for name, array in arrays.items()
-    }
-    options = {
-        name: put(mesh, array, *(rows if name in of_sequence else ("data",)))
-        for name, array in options.items()
-    }
-    return arrays, options
+    either = [None for _ in c.of_each]
+    axes = {"x": rows, "lengths": ("data",), "resets": (*either, *rows)}
+
+    def placed(name: str, array: Any) -> Any:
+        return array if name in WEIGHTS else put(mesh, array, *axes.get(name, (*either, "data")))
+
+    return tuple({name: placed(name, a) for name, a in each.items()} for each in (arrays, options))
 
 
 @pytest.mark.parametrize("crossing", [drawn(seed) for seed in range(COUNT)], ids=str)

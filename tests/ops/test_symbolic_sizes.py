@@ -17,7 +17,7 @@ from flax_problems import drawn
 from jax import ShapeDtypeStruct, export
 
 import jax_persistent as jp
-from jax_persistent.linen import RNN
+from jax_persistent.linen import RNN, Bidirectional
 
 B, T, I, H = 2, 5, 3, 7  # noqa: E741
 CELLS = {"lstm": (jp.lstm, 4), "gru": (jp.gru, 3), "elman": (jp.elman, 1)}
@@ -114,11 +114,14 @@ def test_time_major_and_several_copies() -> None:
     )
 
 
-@pytest.mark.parametrize("mask", [False, True])
-def test_layers(mask: bool) -> None:
+@pytest.mark.parametrize(("mask", "both"), [(False, False), (True, True)])
+def test_layers(mask: bool, both: bool) -> None:
     x, *_ = arrays(1)
-    cell = nn.OptimizedLSTMCell(H, recurrent_kernel_init=nn.initializers.normal())
-    rnn = RNN(cell, mask_outputs=mask, return_carry=True, reverse=True)
+    cells = [
+        nn.OptimizedLSTMCell(H, recurrent_kernel_init=nn.initializers.normal()) for _ in range(2)
+    ]
+    forward, backward = (RNN(cell, mask_outputs=mask, return_carry=True) for cell in cells)
+    rnn = Bidirectional(forward, backward) if both else backward.clone(reverse=True)
     variables = drawn(jax.eval_shape(rnn.init, jax.random.key(0), x))
 
     def apply(x: Any, lengths: Any) -> Any:
