@@ -11,13 +11,13 @@
 
 namespace jp::cuda {
 
-template <class Cell, class Dtype>
+template <class Cell, class Dtype, int kWidth>
 constexpr KernelTraits kBackwardTraits =
-    TraitsOf(Pass::kBackward, Cell::kGates, Cell::kStates, Dtype::kPrecision);
+    TraitsOf(Pass::kBackward, Cell::kGates, Cell::kStates, Dtype::kPrecision, kWidth);
 
-template <class Cell, class Dtype, template <class, class> class BlockExchange>
-class BackwardPass : PassBase<Dtype, kBackwardTraits<Cell, Dtype>, Backward, BlockExchange> {
-  using Base = PassBase<Dtype, kBackwardTraits<Cell, Dtype>, Backward, BlockExchange>;
+template <class Cell, class Dtype, template <class, class> class BlockExchange, int kWidth>
+class BackwardPass : PassBase<Dtype, kBackwardTraits<Cell, Dtype, kWidth>, Backward, BlockExchange> {
+  using Base = PassBase<Dtype, kBackwardTraits<Cell, Dtype, kWidth>, Backward, BlockExchange>;
   using Base::args_, Base::at_, Base::ends_, Base::exchange_, Base::gemm_, Base::kSlots;
   using typename Base::Bits;
   static constexpr int kGates = Cell::kGates, kStates = Cell::kStates;
@@ -187,11 +187,11 @@ class BackwardPass : PassBase<Dtype, kBackwardTraits<Cell, Dtype>, Backward, Blo
   }
 };
 
-template <class Cell, class Dtype, template <class, class> class BlockExchange>
+template <class Cell, class Dtype, template <class, class> class BlockExchange, int kWidth = 1>
 JP_KERNEL(kMostWarps* kLanes)
 BackwardKernel(JP_CONSTANT LaunchArgs<Backward> args) {
   if constexpr (arch::kHasClusters || !BlockExchange<Dtype, Backward>::kNeedsClusters) {
-    BackwardPass<Cell, Dtype, BlockExchange>(args).Run();
+    BackwardPass<Cell, Dtype, BlockExchange, kWidth>(args).Run();
   }
 }
 

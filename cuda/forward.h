@@ -10,13 +10,13 @@
 
 namespace jp::cuda {
 
-template <class Cell, class Dtype>
+template <class Cell, class Dtype, int kWidth>
 constexpr KernelTraits kForwardTraits =
-    TraitsOf(Pass::kForward, Cell::kGates, Cell::kStates, Dtype::kPrecision);
+    TraitsOf(Pass::kForward, Cell::kGates, Cell::kStates, Dtype::kPrecision, kWidth);
 
-template <class Cell, class Dtype, template <class, class> class BlockExchange>
-class ForwardPass : PassBase<Dtype, kForwardTraits<Cell, Dtype>, Forward, BlockExchange> {
-  using Base = PassBase<Dtype, kForwardTraits<Cell, Dtype>, Forward, BlockExchange>;
+template <class Cell, class Dtype, template <class, class> class BlockExchange, int kWidth>
+class ForwardPass : PassBase<Dtype, kForwardTraits<Cell, Dtype, kWidth>, Forward, BlockExchange> {
+  using Base = PassBase<Dtype, kForwardTraits<Cell, Dtype, kWidth>, Forward, BlockExchange>;
   using Base::args_, Base::at_, Base::ends_, Base::exchange_, Base::gemm_, Base::kSlots;
   using typename Base::Bits;
   static constexpr int kGates = Cell::kGates, kStates = Cell::kStates;
@@ -149,11 +149,11 @@ class ForwardPass : PassBase<Dtype, kForwardTraits<Cell, Dtype>, Forward, BlockE
   }
 };
 
-template <class Cell, class Dtype, template <class, class> class BlockExchange>
+template <class Cell, class Dtype, template <class, class> class BlockExchange, int kWidth = 1>
 JP_KERNEL(kMostWarps* kLanes)
 ForwardKernel(JP_CONSTANT LaunchArgs<Forward> args) {
   if constexpr (arch::kHasClusters || !BlockExchange<Dtype, Forward>::kNeedsClusters) {
-    ForwardPass<Cell, Dtype, BlockExchange>(args).Run();
+    ForwardPass<Cell, Dtype, BlockExchange, kWidth>(args).Run();
   }
 }
 

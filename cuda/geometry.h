@@ -24,6 +24,7 @@ enum class Exchange {
 // One kernel launch's geometry; the kernels read it as it is.
 struct Geometry {
   Exchange exchange;    // not kAny
+  int width;            // of a unit block, in the fewest units that a warp can cover
   int unit_blocks;      // that cover H
   int blocks_per_team;  // a team holds all weights of a group
   int warps_m;          // unit blocks of a block

@@ -57,7 +57,7 @@ class PassBase {
     const int left = args_.rows.batch - RowOf(tile, 0);
     return left < kTileRows ? left : kTileRows;
   }
-  // Slot 2 half + column: unit row + 8 half of the block, batch row 2t + column of the tile.
+  // Slot 2 eight + column: unit row + 8 eight of the block, batch row 2t + column of the tile.
   JP_DEVICE int FirstUnit(int slot) const {
     return at_.unit_block * kTraits.units() + slot / 2 * 8;
   }

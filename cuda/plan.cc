@@ -3,7 +3,9 @@
 #include "cuda/plan.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstdio>
+#include <limits>
 #include <utility>
 
 #include "cuda/step_cycles.h"
@@ -14,6 +16,7 @@ namespace {
 constexpr int kMostTiles = 16;                // of a team: 32 threads set up two barriers each
 constexpr int64_t kMostElements = 1ll << 28;  // of what the kernels count in 32 bits
 constexpr int kVectorBytes = int{sizeof(Vec16B)};
+constexpr double kNever = std::numeric_limits<double>::infinity();
 
 template <class Int>
 Int Ceil(Int n, Int by) {
@@ -23,6 +26,9 @@ template <class Int>
 Int RoundUp(Int n, Int multiple) {
   return Ceil(n, multiple) * multiple;
 }
+
+// The next power of two.
+int PowerAbove(int n) { return static_cast<int>(std::bit_ceil(static_cast<unsigned>(n) + 1)); }
 
 std::string Format(const char* format, auto... values) {
   char text[512];
@@ -47,8 +53,14 @@ struct Task {
   const Problem& problem;
   const DeviceFacts& facts;
   Precision precision;
-  KernelTraits traits;
+  int width = 1;
+  KernelTraits traits = TraitsOf(problem.pass, problem.cell.gates, problem.cell.states, precision,
+                                 width);
 
+  Task OfWidth(int other) const { return {problem, facts, precision, other}; }
+  bool HasWidth(int other) const {
+    return cuda::HasWidth(problem.pass, problem.cell.gates, precision, other);
+  }
   int hidden() const { return static_cast<int>(problem.hidden); }
   int unit_blocks() const { return Ceil(hidden(), traits.units()); }
   bool sums_reset_gradients() const {
@@ -80,6 +92,7 @@ void LayOut(Geometry& g, const Task& task) {
 bool Fit(Geometry& g, const Task& task, int blocks, int warps_m) {
   const KernelTraits& traits = task.traits;
   const int bytes = ElementBytes(task.precision);
+  g.width = task.width;
   g.unit_blocks = task.unit_blocks();
   g.blocks_per_team = blocks;
   g.warps_m = warps_m;
@@ -161,17 +174,23 @@ std::optional<Geometry> FitGridOf(const Task& task, Exchange exchange, int warps
 }
 
 // The quickest of the grids: with as many blocks as there are SMs for one team, or with fewer and
-// more teams, so that each has fewer tiles.
-std::optional<Geometry> FitGrid(const Task& task, Exchange exchange) {
-  const int least = Ceil(task.unit_blocks(), task.facts.processors);
-  if (least > kMostWarps) return std::nullopt;
-  std::optional<Geometry> best = FitGridOf(task, exchange, least);
-  for (int warps_m = 1; warps_m <= kMostWarps; warps_m *= 2) {
-    if (warps_m <= least) continue;
-    const std::optional<Geometry> tried = FitGridOf(task, exchange, warps_m);
-    if (!tried || StreamedBytes(*tried, task) > task.facts.l2_bytes) continue;
-    const bool fits = best && StreamedBytes(*best, task) <= task.facts.l2_bytes;
-    if (!fits || StepCyclesOf(*tried, task) < StepCyclesOf(*best, task)) best = tried;
+// more teams, so that each has fewer tiles; and with narrow or wide unit blocks.
+std::optional<Geometry> FitGrid(const Task& any_width, Exchange exchange, int width) {
+  std::optional<Geometry> best;
+  double least_cycles = 0;
+  for (const int tried_width : kWidths) {
+    if ((width != 0 && width != tried_width) || !any_width.HasWidth(tried_width)) continue;
+    const Task task = any_width.OfWidth(tried_width);
+    const int least = Ceil(task.unit_blocks(), task.facts.processors);
+    for (int warps_m = least; warps_m <= kMostWarps; warps_m = PowerAbove(warps_m)) {
+      const std::optional<Geometry> tried = FitGridOf(task, exchange, warps_m);
+      if (!tried) continue;
+      const bool streams_too_much = StreamedBytes(*tried, task) > task.facts.l2_bytes;
+      const double cycles = streams_too_much ? kNever : StepCyclesOf(*tried, task);
+      if (best && cycles >= least_cycles) continue;
+      best = tried;
+      least_cycles = cycles;
+    }
   }
   return best;
 }
@@ -261,31 +280,37 @@ DeviceFacts FactsOfArchitecture(int architecture) {
   }
 }
 
-KernelPlan PlanKernel(const Problem& problem, const DeviceFacts& facts, Exchange exchange) {
+KernelPlan PlanKernel(const Problem& problem, const DeviceFacts& facts, Exchange exchange,
+                      int width) {
   const Precision precision = PrecisionOf(problem);
-  const Task task{problem, facts, precision,
-                  TraitsOf(problem.pass, problem.cell.gates, problem.cell.states, precision)};
+  const Task task{problem, facts, precision};
   if (std::string why = RefuseParts(problem); !why.empty()) return Refuse(std::move(why));
   if (std::string why = RefuseSizes(task); !why.empty()) return Refuse(std::move(why));
 
+  if (width != 0 && !task.HasWidth(width)) {
+    return Refuse(Format("no kernel with unit blocks of width %d", width));
+  }
   std::optional<Geometry> cluster, grid;
-  if (exchange == Exchange::kAny || exchange == Exchange::kCluster) cluster = FitCluster(task);
-  if (exchange != Exchange::kCluster) grid = FitGrid(task, exchange);
+  const bool may_be_cluster = exchange == Exchange::kAny || exchange == Exchange::kCluster;
+  if (may_be_cluster && width <= 1) cluster = FitCluster(task);
+  if (exchange != Exchange::kCluster) grid = FitGrid(task, exchange, width);
   if (!cluster && !grid) return Refuse(RefuseExchange(task, exchange));
 
   KernelPlan plan;
   plan.precision = precision;
   const bool clusters_win =
-      cluster && (!grid || StepCyclesOf(*cluster, task) < StepCyclesOf(*grid, task));
+      cluster && (!grid || StepCyclesOf(*cluster, task) <
+                               StepCyclesOf(*grid, task.OfWidth(grid->width)));
   plan.geometry = clusters_win ? *cluster : *grid;
   plan.geometry.fetches_ahead =
       plan.geometry.exchange == Exchange::kGridData && SequenceBytes(task) > facts.l2_bytes;
   const Geometry& g = plan.geometry;
+  const KernelTraits traits = task.OfWidth(g.width).traits;
   plan.teams = static_cast<int>(problem.groups) * g.teams_per_group;
   plan.launch_teams = LaunchTeams(g, task);
   const int64_t warps = int64_t{g.blocks_per_team} * g.warps_m * g.warps_k;
-  plan.weight_bytes = warps * g.warp_chunks * task.traits.chunk_vectors() * kLanes * kVectorBytes;
-  plan.streamed_bytes = StreamedBytes(g, task);
+  plan.weight_bytes = warps * g.warp_chunks * traits.chunk_vectors() * kLanes * kVectorBytes;
+  plan.streamed_bytes = StreamedBytes(g, task.OfWidth(g.width));
   if (plan.streamed_bytes > facts.l2_bytes) {
     return Refuse(
         Format("%lld MiB of weights would be read from memory at every step: registers "
@@ -303,12 +328,11 @@ bool RowsAreAligned(const Problem& problem, int segment) { return segment == pro
 
 WorkspaceBound BoundWorkspace(const Problem& problem, const DeviceFacts& facts, Exchange exchange) {
   const Precision precision = PrecisionOf(problem);
-  const Task task{problem, facts, precision,
-                  TraitsOf(problem.pass, problem.cell.gates, problem.cell.states, precision)};
+  const Task narrow{problem, facts, precision};
   WorkspaceBound bound;
   if (exchange == Exchange::kCluster || facts.processors == 0) return bound;
   const int bytes = ElementBytes(precision);
-  const int segment = RoundUp(task.hidden(), kVectorBytes / bytes);
+  const int segment = RoundUp(narrow.hidden(), kVectorBytes / bytes);
   if (!RowsAreAligned(problem, segment)) {
     bound.per_step = MessageRow(problem, segment) * bytes;
     if (problem.pass == Pass::kForward) {
@@ -317,16 +341,19 @@ WorkspaceBound BoundWorkspace(const Problem& problem, const DeviceFacts& facts, 
   }
   bound.fixed = int64_t{facts.processors} * kMostTiles * int64_t{sizeof(uint32_t)};
   int64_t streamed = 0;
-  const int least = Ceil(task.unit_blocks(), facts.processors);
-  for (int warps_m = 1; warps_m <= kMostWarps; ++warps_m) {
-    const int blocks = Ceil(task.unit_blocks(), warps_m);
-    for (int tiles = 1; tiles <= kMostTiles && warps_m >= least; ++tiles) {
-      Geometry g{};
-      g.tiles_per_team = tiles;
-      if (!Fit(g, task, blocks, warps_m)) continue;
-      const int64_t warps = int64_t{facts.processors / blocks} * blocks * g.warps_m * g.warps_k;
-      streamed = std::max(
-          streamed, warps * g.stream_chunks * task.traits.chunk_vectors() * kLanes * kVectorBytes);
+  for (const int width : kWidths) {
+    const Task task = narrow.OfWidth(width);
+    const int least = Ceil(task.unit_blocks(), facts.processors);
+    for (int warps_m = least; warps_m <= kMostWarps && narrow.HasWidth(width); ++warps_m) {
+      const int blocks = Ceil(task.unit_blocks(), warps_m);
+      for (int tiles = 1; tiles <= kMostTiles; ++tiles) {
+        Geometry g{};
+        g.tiles_per_team = tiles;
+        if (!Fit(g, task, blocks, warps_m)) continue;
+        const int64_t warps = int64_t{facts.processors / blocks} * blocks * g.warps_m * g.warps_k;
+        streamed = std::max(streamed, warps * g.stream_chunks * task.traits.chunk_vectors() *
+                                          kLanes * kVectorBytes);
+      }
     }
   }
   bound.fixed += std::min(streamed, facts.l2_bytes);
@@ -344,11 +371,13 @@ std::string Residency(const KernelPlan& plan) {
 std::string Explain(const KernelPlan& plan, const DeviceFacts& facts) {
   const Geometry& g = plan.geometry;
   const auto s = [](int count) { return count == 1 ? "" : "s"; };
+  const std::string shared =
+      g.width == 1 ? "" : Format(", read once for %d unit blocks", g.width);
   std::string text = Format(
       "%lld KiB of weights over %d block%s of %d warps (%d for units, %d for K), exchange through "
-      "%s; a warp keeps %d of its %d chunks in registers",
+      "%s%s; a warp keeps %d of its %d chunks in registers",
       Long(plan.weight_bytes >> 10), g.receivers, s(g.receivers), g.warps_m * g.warps_k, g.warps_m,
-      g.warps_k, g.cluster() ? "the cluster's shared memory" : "L2",
+      g.warps_k, g.cluster() ? "the cluster's shared memory" : "L2", shared.c_str(),
       g.warp_chunks - g.shared_chunks - g.stream_chunks, g.warp_chunks);
   if (g.shared_chunks > 0) text += Format(", %d in shared memory", g.shared_chunks);
   if (g.stream_chunks > 0) text += Format(", and reads %d from L2 at every step", g.stream_chunks);

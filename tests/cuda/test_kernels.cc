@@ -57,7 +57,9 @@ void CheckAllOptions() {
                                 .reverse = option / 2 % 2 != 0};
           const Size& size = kSizes[(seed + seed / 12) % 4];
           const Problem given = With(options, GivenToGpu(cell, precision, size, {}), seed);
-          CheckBothPasses({given, exchange}, seed);
+          GpuCase c{given, exchange};
+          if (IsTypical(cell, precision)) c.width = jp::cuda::kWidths[(seed / 4) % 3];
+          CheckBothPasses(c, seed);
         }
       }
     }
@@ -95,7 +97,7 @@ void CheckEndedTiles() {
         const Precision precision = ++seed % 2 ? Precision::kBfloat16 : Precision::kFloat32;
         const Size size{2, 19, 7, 24};
         const GpuCase c{With(options, GivenToGpu(*jp::FindCell(name), precision, size, {}), seed),
-                        exchange};
+                        exchange, kSmallGpu, jp::cuda::kWidths[seed % 3]};
         Arrays arrays = MakeArrays(c.given, seed);
         for (int group = 0; group < 2; ++group) {
           const auto& lengths = kLengths[(seed + group) % 3];

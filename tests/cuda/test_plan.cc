@@ -75,8 +75,8 @@ Precision PrecisionOf(const Problem& p) {
   return p.tf32 ? Precision::kTf32 : Precision::kFloat32;
 }
 
-KernelTraits Traits(const Problem& p) {
-  return TraitsOf(p.pass, p.cell.gates, p.cell.states, PrecisionOf(p));
+KernelTraits Traits(const Problem& p, int width) {
+  return TraitsOf(p.pass, p.cell.gates, p.cell.states, PrecisionOf(p), width);
 }
 
 // What a failed check prints of its case.
@@ -221,7 +221,7 @@ void CheckPlan(const Problem& p, const DeviceFacts& facts, Exchange exchange,
     CHECK(plan.refusal.find_first_of("0123456789") != std::string::npos, name, plan.refusal);
     return;
   }
-  const KernelTraits traits = Traits(p);
+  const KernelTraits traits = Traits(p, plan.geometry.width);
   const Exchange made = plan.geometry.exchange;
   CHECK(made != Exchange::kAny && (exchange == Exchange::kAny || made == exchange), name);
   CheckUnitsAndDepth(plan.geometry, traits, p, name);
@@ -406,7 +406,7 @@ void TestStepCycles() {
         Make(known.pass, Cell(known.cell), known.precision, {known.hidden, known.batch});
     const KernelPlan plan = PlanKernel(p, h100, known.exchange);
     const double cycles =
-        StepCycles(plan.geometry, {p, plan.precision, Traits(p), h100.processors}).Total();
+        StepCycles(plan.geometry, {p, plan.precision, Traits(p, plan.geometry.width), h100.processors}).Total();
     CHECK(std::abs(cycles - known.cycles) < 0.01, (Label{p, h100, known.exchange}), cycles);
   }
 }
