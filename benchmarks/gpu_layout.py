@@ -55,6 +55,7 @@ class Layout:
     blocks: int  # at work at once, of all teams
     unit_blocks: int  # of a team: so many warps read a part of a message
     loads: int  # of a message, that a warp has in flight: 64 bytes of each row
+    cut: int  # blocks of a cluster that share a unit block's K
     warps_m: int  # unit blocks of a block
     warps_k: int  # warps that share a unit block's K
     warp_chunks: int  # of a warp: 64 bytes of each row
@@ -101,7 +102,8 @@ def lay_out(shape: Shape, residency: str, backward: bool = False) -> Layout:
         residency=residency,
         blocks=at_once * plan["workers"],
         unit_blocks=-(-shape.hidden // (8 * eights)),
-        loads=4 if shape.dtype == "float32" and not backward else 8,
+        loads=4 if plan["width"] > 1 or (shape.dtype == "float32" and not backward) else 8,
+        cut=plan["cut"],
         warps_m=plan["warps_for_units"],
         warps_k=plan["warps_for_depth"],
         warp_chunks=plan["chunks"],

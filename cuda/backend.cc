@@ -121,6 +121,7 @@ class GpuPlan : public Plan {
                         {"teams", plan_.teams},
                         {"tiles_per_team", g.tiles_per_team},
                         {"width", g.width},
+                        {"cut", g.cut},
                         {"warps_for_units", g.warps_m},
                         {"warps_for_depth", g.warps_k},
                         {"chunks", g.warp_chunks},

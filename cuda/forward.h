@@ -17,7 +17,7 @@ constexpr KernelTraits kForwardTraits =
 template <class Cell, class Dtype, template <class, class> class BlockExchange, int kWidth>
 class ForwardPass : PassBase<Dtype, kForwardTraits<Cell, Dtype, kWidth>, Forward, BlockExchange> {
   using Base = PassBase<Dtype, kForwardTraits<Cell, Dtype, kWidth>, Forward, BlockExchange>;
-  using Base::args_, Base::at_, Base::ends_, Base::exchange_, Base::gemm_, Base::kSlots;
+  using Base::args_, Base::at_, Base::ends_, Base::exchange_, Base::gemm_;
   using typename Base::Bits;
   static constexpr int kGates = Cell::kGates, kStates = Cell::kStates;
   static constexpr int kResiduals = Cell::kResiduals > 0 ? Cell::kResiduals : 1;
@@ -82,7 +82,7 @@ class ForwardPass : PassBase<Dtype, kForwardTraits<Cell, Dtype, kWidth>, Forward
   JP_DEVICE void Step(int step, int tile) {
     const int time = args_.rows.Time(step);
     Inputs inputs{};
-    if (at_.warp_k < kSlots) inputs = LoadInputs(time, tile, at_.warp_k);
+    if (this->HasSlot()) inputs = LoadInputs(time, tile, this->FirstSlot());
 
     if (ends_.HasProduct(step, tile)) {
       auto reader = exchange_.Reader(step, tile, this->RowOf(tile, at_.row), time);
@@ -90,10 +90,10 @@ class ForwardPass : PassBase<Dtype, kForwardTraits<Cell, Dtype, kWidth>, Forward
     }
 
     this->ForEachOwnSlot([&](int slot) {
-      if (slot != at_.warp_k) inputs = LoadInputs(time, tile, slot);
+      if (slot != this->FirstSlot()) inputs = LoadInputs(time, tile, slot);
       Update(step, time, tile, slot, inputs);
     });
-    if (at_.warp_k < kSlots) exchange_.Sent(tile);
+    if (this->HasSlot()) exchange_.Sent(tile);
   }
 
   JP_DEVICE Inputs LoadInputs(int time, int tile, int slot) const {

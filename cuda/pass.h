@@ -4,6 +4,7 @@
 #pragma once
 
 #include "cuda/block_exchange.h"
+#include "cuda/cluster_sums.h"
 #include "cuda/step_gemm.h"
 
 namespace jp::cuda {
@@ -37,11 +38,17 @@ class PassBase {
   // Warps past the last unit have nothing to do but to wait for their block.
   JP_DEVICE bool HasUnits() const { return at_.unit_block < args_.geometry.unit_blocks; }
 
+  // Slots of a lane that its block looks after: the blocks that share K share them out, too.
+  JP_DEVICE int SlotsOfBlock() const { return kSlots / args_.geometry.cut; }
+  JP_DEVICE int FirstSlotOfBlock() const { return at_.part * SlotsOfBlock(); }
   // The warps of a unit block take its pairs in turn: where K is cut into as many parts as a lane
   // has pairs, or more, a warp looks after one at most.
+  JP_DEVICE bool HasSlot() const { return at_.warp_k < SlotsOfBlock(); }
+  JP_DEVICE int FirstSlot() const { return FirstSlotOfBlock() + at_.warp_k; }
   template <class F>
   JP_DEVICE void ForEachOwnSlot(const F& f) const {
-    for (int slot = at_.warp_k; slot < kSlots; slot += args_.geometry.warps_k) f(slot);
+    const int end = FirstSlotOfBlock() + SlotsOfBlock();
+    for (int slot = FirstSlot(); slot < end; slot += args_.geometry.warps_k) f(slot);
   }
   template <class F>
   JP_DEVICE void ForEachOwnPair(const F& f) const {
@@ -152,7 +159,8 @@ class PassBase {
   JP_DEVICE float& OwnFloat(int offset, int tile, int slot, int state) const {
     float* floats = reinterpret_cast<float*>(arch::SharedMemory() + offset);
     const int block = tile * args_.geometry.warps_m + at_.warp_m;
-    return floats[((block * kSlots + slot) * kTraits.states + state) * kLanes + at_.lane];
+    slot -= FirstSlotOfBlock();
+    return floats[((block * SlotsOfBlock() + slot) * kTraits.states + state) * kLanes + at_.lane];
   }
 };
 

@@ -91,8 +91,8 @@ def _plan(recurrence: Problem, facts: dict[str, int]) -> dict[str, Any]:
 def compile_ahead(cell: Cell, dtype: str, architecture: str) -> int:
     """Puts a cell's kernels for an architecture such as "sm_90" into the cache on disk.
 
-    There is one a pass, a way of exchange and a width, whatever the sizes. Where float32 is asked for, those
-    whose products are rounded to tf32 are compiled, too.
+    There is one a pass, a way of exchange and a width of its unit blocks, whatever the sizes. Where
+    float32 is asked for, those whose products are rounded to tf32 are compiled, too.
 
     Returns:
       How many kernels the cache has of these now.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The kernels by cell, precision, exchange and width. Each pair of a cell and a precision is a translation
-// unit of its own, made from instance.in.
+// The kernels by cell, precision, exchange and width. Each pair of a cell and a precision is a
+// translation unit of its own, made from instance.in.
 #pragma once
 
 #include "cuda/launch_args.h"

@@ -59,6 +59,7 @@ void CheckAllOptions() {
           const Problem given = With(options, GivenToGpu(cell, precision, size, {}), seed);
           GpuCase c{given, exchange};
           if (IsTypical(cell, precision)) c.width = jp::cuda::kWidths[(seed / 4) % 3];
+          if (c.width > 1 && seed % 2 == 0) c.cut = 2;
           CheckBothPasses(c, seed);
         }
       }
@@ -96,8 +97,9 @@ void CheckEndedTiles() {
         const Options options{true, option % 2 != 0, option % 2 != 0, option / 2 != 0};
         const Precision precision = ++seed % 2 ? Precision::kBfloat16 : Precision::kFloat32;
         const Size size{2, 19, 7, 24};
-        const GpuCase c{With(options, GivenToGpu(*jp::FindCell(name), precision, size, {}), seed),
-                        exchange, kSmallGpu, jp::cuda::kWidths[seed % 3]};
+        GpuCase c{With(options, GivenToGpu(*jp::FindCell(name), precision, size, {}), seed),
+                  exchange, kSmallGpu, jp::cuda::kWidths[seed % 3]};
+        if (c.width > 1) c.cut = 2;
         Arrays arrays = MakeArrays(c.given, seed);
         for (int group = 0; group < 2; ++group) {
           const auto& lengths = kLengths[(seed + group) % 3];
