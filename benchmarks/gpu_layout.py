@@ -55,6 +55,7 @@ class Layout:
     blocks: int  # at work at once, of all teams
     unit_blocks: int  # of a team: so many warps read a part of a message
     loads: int  # of a message, that a warp has in flight: 64 bytes of each row
+    cut: int  # blocks of a cluster that share a unit block's K
     warps_m: int  # unit blocks of a block
     warps_k: int  # warps that share a unit block's K
     warp_chunks: int  # of a warp: 64 bytes of each row
@@ -94,13 +95,15 @@ def lay_out(shape: Shape, residency: str, backward: bool = False) -> Layout:
     if not plan["runs"]:
         raise ValueError(f"{shape} {shape.dtype}, {residency}: {plan['explanation']}")
     # Four gates fill two tiles of 16 rows with 8 units; otherwise 16 units fill one tile a gate.
-    sums, halves, segments = (1, 2, gates) if backward else (gates, 1 if gates == 4 else 2, 1)
+    sums, eights, segments = (1, 2, gates) if backward else (gates, 1 if gates == 4 else 2, 1)
+    eights *= plan["width"]
     at_once = min(plan["teams"], H100.processors // plan["workers"])
     return Layout(
         residency=residency,
         blocks=at_once * plan["workers"],
-        unit_blocks=-(-shape.hidden // (8 * halves)),
-        loads=4 if shape.dtype == "float32" and not backward else 8,
+        unit_blocks=-(-shape.hidden // (8 * eights)),
+        loads=4 if plan["width"] > 1 or (shape.dtype == "float32" and not backward) else 8,
+        cut=plan["cut"],
         warps_m=plan["warps_for_units"],
         warps_k=plan["warps_for_depth"],
         warp_chunks=plan["chunks"],
@@ -109,8 +112,8 @@ def lay_out(shape: Shape, residency: str, backward: bool = False) -> Layout:
         tiles=plan["tiles_per_team"],
         rows=min(shape.batch, TILE_ROWS),
         row_bytes=segments * shape.hidden * DTYPES[shape.dtype].itemsize,
-        mma_tiles=sums * halves // 2,
-        slots=2 * halves,
+        mma_tiles=sums * eights // 2,
+        slots=2 * eights,
         sums=sums,
         sent=segments,
     )

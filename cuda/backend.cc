@@ -2,6 +2,7 @@
 // What native/backend.h asks of a backend, of the CUDA kernels: facts, plans and calls.
 #include "cuda/backend.h"
 
+#include <algorithm>
 #include <charconv>
 #include <limits>
 #include <stdexcept>
@@ -54,9 +55,24 @@ DeviceFacts FromFacts(const Facts& facts) {
   return known;
 }
 
-Exchange ExchangeIn(const Options& options) {
+// What a caller may choose instead of the planner.
+struct Choices {
   Exchange exchange = Exchange::kAny;
+  int width = 0;
+};
+
+Choices ChoicesIn(const Options& options) {
+  Choices choices;
   for (const auto& [name, value] : options) {
+    if (name == "width") {
+      const auto chosen = std::ranges::find_if(
+          kWidths, [&value](int width) { return std::to_string(width) == value; });
+      if (chosen == std::end(kWidths)) {
+        throw std::invalid_argument("width: expected 1, 2 or 4, got \"" + value + "\"");
+      }
+      choices.width = *chosen;
+      continue;
+    }
     if (name != "exchange")
       throw std::invalid_argument(name + ": unknown option of the GPU kernels");
     const std::optional<Exchange> named = ExchangeOf(value);
@@ -65,9 +81,9 @@ Exchange ExchangeIn(const Options& options) {
           "exchange: expected \"grid\", \"grid-barrier\", \"cluster\" or nothing, got \"" + value +
           "\"");
     }
-    exchange = *named;
+    choices.exchange = *named;
   }
-  return exchange;
+  return choices;
 }
 
 Resources OnDevice(int ordinal) {
@@ -78,11 +94,13 @@ Resources OnDevice(int ordinal) {
 
 class GpuPlan : public Plan {
  public:
-  GpuPlan(const Problem& problem, const DeviceFacts& facts, Exchange exchange)
-      : problem_(problem), facts_(facts), plan_(PlanKernel(problem, facts, exchange)) {
+  GpuPlan(const Problem& problem, const DeviceFacts& facts, const Choices& choices)
+      : problem_(problem),
+        facts_(facts),
+        plan_(PlanKernel(problem, facts, choices.exchange, choices.width)) {
     if (!plan_.runs()) return;
     workspace_bytes_ = LayOutWorkspace(problem, plan_).bytes;
-    bound_ = BoundWorkspace(problem, facts, exchange);
+    bound_ = BoundWorkspace(problem, facts, choices.exchange);
     kernel_ = &KernelFor(KernelOf(problem, plan_), facts);
   }
 
@@ -102,6 +120,8 @@ class GpuPlan : public Plan {
                         {"packed_bytes", plan_.weight_bytes},
                         {"teams", plan_.teams},
                         {"tiles_per_team", g.tiles_per_team},
+                        {"width", g.width},
+                        {"cut", g.cut},
                         {"warps_for_units", g.warps_m},
                         {"warps_for_depth", g.warps_k},
                         {"chunks", g.warp_chunks},
@@ -176,7 +196,7 @@ class GpuBackend : public Backend {
 
   std::unique_ptr<Plan> MakePlan(const Problem& problem, const Facts& facts,
                                  const Options& options) const override {
-    return std::make_unique<GpuPlan>(problem, FromFacts(facts), ExchangeIn(options));
+    return std::make_unique<GpuPlan>(problem, FromFacts(facts), ChoicesIn(options));
   }
 
   void Compile(const Plan& plan) const override {

@@ -2,8 +2,9 @@
 // The backward kernel: one launch runs the whole sequence, last step first.
 //
 // A step: every warp multiplies its weights with its part of the message of the step after, the
-// gradient of that step's recurrent gates; the lanes that look after a (unit, row) pair add it to
-// the gradient that the cell passes on by itself, work the cell's gradients out, and send theirs.
+// gradient of that step's recurrent gates; blocks that share K exchange their sums; the lanes that
+// look after a (unit, row) pair add it to the gradient that the cell passes on by itself, work the
+// cell's gradients out, and send theirs.
 // After the last step comes one product more, for the initial state.
 #pragma once
 
@@ -11,25 +12,32 @@
 
 namespace jp::cuda {
 
-template <class Cell, class Dtype>
+template <class Cell, class Dtype, int kWidth>
 constexpr KernelTraits kBackwardTraits =
-    TraitsOf(Pass::kBackward, Cell::kGates, Cell::kStates, Dtype::kPrecision);
+    TraitsOf(Pass::kBackward, Cell::kGates, Cell::kStates, Dtype::kPrecision, kWidth);
 
-template <class Cell, class Dtype, template <class, class> class BlockExchange>
-class BackwardPass : PassBase<Dtype, kBackwardTraits<Cell, Dtype>, Backward, BlockExchange> {
-  using Base = PassBase<Dtype, kBackwardTraits<Cell, Dtype>, Backward, BlockExchange>;
-  using Base::args_, Base::at_, Base::ends_, Base::exchange_, Base::gemm_, Base::kSlots;
+template <class Cell, class Dtype, template <class, class> class BlockExchange, int kWidth>
+class BackwardPass
+    : PassBase<Dtype, kBackwardTraits<Cell, Dtype, kWidth>, Backward, BlockExchange> {
+  using Base = PassBase<Dtype, kBackwardTraits<Cell, Dtype, kWidth>, Backward, BlockExchange>;
+  using Base::args_, Base::at_, Base::ends_, Base::exchange_, Base::gemm_;
   using typename Base::Bits;
   static constexpr int kGates = Cell::kGates, kStates = Cell::kStates;
   static constexpr int kResiduals = Cell::kResiduals > 0 ? Cell::kResiduals : 1;
+  static constexpr KernelTraits kTraits = kBackwardTraits<Cell, Dtype, kWidth>;
+  static constexpr bool kMayCut = arch::kHasClusters && kWidth > 1;
 
  public:
-  JP_DEVICE explicit BackwardPass(const LaunchArgs<Backward>& args) : Base(args) {}
+  JP_DEVICE explicit BackwardPass(const LaunchArgs<Backward>& args)
+      : Base(args), sums_(args, at_, ends_, kTraits.slots()) {}
 
   JP_DEVICE void Run() {
     ends_.Find(at_);
     // The first step has no product: no message is there to be read.
     exchange_.Start([](int) { return static_cast<const Bits*>(nullptr); });
+    if constexpr (kMayCut) {
+      if (sums_.Exist()) sums_.Start();
+    }
     if (this->HasUnits()) {
       gemm_.LoadWeights([this](int, int unit, int k) { return Weight(unit, k); });
       this->ForEachOwnPair([this](int tile, int slot) {
@@ -69,20 +77,34 @@ class BackwardPass : PassBase<Dtype, kBackwardTraits<Cell, Dtype>, Backward, Blo
     const int time = this->rows().Time(args_.rows.steps - 1 - step);  // the last: before all others
     const bool is_last = step == args_.rows.steps;
     Inputs inputs{};
-    if (at_.warp_k < kSlots && !is_last) inputs = LoadInputs(time, tile, at_.warp_k);
+    if (this->HasSlot() && !is_last) inputs = LoadInputs(time, tile, this->FirstSlot());
 
     const bool has_product = ends_.HasProduct(step, tile);
     if (has_product) {
       auto reader = exchange_.Reader(step, tile, this->RowOf(tile, at_.row), time);
       gemm_.Multiply(reader, this->RowsOf(tile));
+      if constexpr (kMayCut) {
+        if (sums_.Exist()) {
+          sums_.Send(step, tile, [this](int slot) { return gemm_.Result(slot, 0); });
+          if (this->HasSlot()) sums_.Await(step, tile);
+        }
+      }
     }
     this->ForEachOwnSlot([&](int slot) {
-      const float product = has_product ? gemm_.Result(slot, 0) : 0.0f;
+      const float product = has_product ? Product(step, tile, slot) : 0.0f;
       if (is_last) return StoreStates(time, tile, slot, product);
-      if (slot != at_.warp_k) inputs = LoadInputs(time, tile, slot);
+      if (slot != this->FirstSlot()) inputs = LoadInputs(time, tile, slot);
       Update(step, time, tile, slot, inputs, product);
     });
-    if (!is_last && at_.warp_k < kSlots) exchange_.Sent(tile);
+    if (!is_last && this->HasSlot()) exchange_.Sent(tile);
+  }
+
+  JP_DEVICE float Product(int step, int tile, int slot) const {
+    const float own = gemm_.Result(slot, 0);
+    if constexpr (kMayCut) {
+      if (sums_.Exist()) return sums_.Total(step, tile, slot, own);
+    }
+    return own;
   }
 
   JP_DEVICE Inputs LoadInputs(int time, int tile, int slot) const {
@@ -185,13 +207,15 @@ class BackwardPass : PassBase<Dtype, kBackwardTraits<Cell, Dtype>, Backward, Blo
       }
     }
   }
+
+  const ClusterSums<Backward> sums_;  // where K is cut
 };
 
-template <class Cell, class Dtype, template <class, class> class BlockExchange>
+template <class Cell, class Dtype, template <class, class> class BlockExchange, int kWidth = 1>
 JP_KERNEL(kMostWarps* kLanes)
 BackwardKernel(JP_CONSTANT LaunchArgs<Backward> args) {
   if constexpr (arch::kHasClusters || !BlockExchange<Dtype, Backward>::kNeedsClusters) {
-    BackwardPass<Cell, Dtype, BlockExchange>(args).Run();
+    BackwardPass<Cell, Dtype, BlockExchange, kWidth>(args).Run();
   }
 }
 

@@ -3,17 +3,9 @@
 // own, and knows when they are complete. One class for each way, with the same functions.
 #pragma once
 
-#include "cuda/tile_ends.h"
-#include "cuda/transports.h"
+#include "cuda/message_barriers.h"
 
 namespace jp::cuda {
-
-// `started`: the others have.
-template <class Arrays>
-JP_DEVICE TimeoutContext ContextOf(const LaunchArgs<Arrays>& args, int step, bool started) {
-  const uint64_t timeout_ns = started ? args.timeout_ns : args.timeout_ns * kTimeoutsToStart;
-  return {LaunchArgs<Arrays>::kKernel, timeout_ns, step};
-}
 
 // Through L2.
 template <class Dtype, class Arrays>
@@ -138,8 +130,8 @@ class ClusterExchange {
       : args_(args),
         at_(at),
         ends_(ends),
+        barriers_(args, ends),
         messages_(arch::SharedMemory() + args.geometry.messages),
-        barriers_(reinterpret_cast<uint64_t*>(arch::SharedMemory() + args.geometry.barriers)),
         row_bytes_(static_cast<uint32_t>(segments * args.geometry.segment) * sizeof(Bits)) {}
 
   // Whole block: the first message of each tile has the rows that `initial` gives; null: zeros.
@@ -154,12 +146,7 @@ class ClusterExchange {
       const Bits* from = tile % 2 == 0 && b < args_.rows.batch ? initial(b) : nullptr;
       to[i] = from != nullptr && k < args_.hidden ? from[k] : Bits{0};
     }
-    if (arch::ThreadIndex() < 2 * at_.tiles) {
-      uint64_t* barrier = barriers_ + arch::ThreadIndex();
-      arch::InitByteBarrier(barrier);
-      arch::FenceByteBarrierInit();
-      arch::ArriveExpectingBytes(barrier, MessageBytes(arch::ThreadIndex() / 2));
-    }
+    barriers_.Start(at_.tiles, [this](int tile) { return MessageBytes(tile); });
     arch::SyncCluster();
   }
 
@@ -168,7 +155,10 @@ class ClusterExchange {
   JP_DEVICE bool StoresResults() const { return true; }
 
   JP_DEVICE ClusterReader Reader(int step, int tile, int /*b*/, int /*t*/) {
-    if (step > 0) Await(step, tile);
+    // The blocks of a cluster start together.
+    if (step > 0) {
+      barriers_.Await(step, tile, MessageBytes(tile), ContextOf(args_, step, true));
+    }
     const unsigned char* row = Message(step, tile) + at_.row * args_.geometry.message_pitch;
     return {reinterpret_cast<const Vec16B*>(row) + at_.first_chunk * 4 + at_.t};
   }
@@ -176,7 +166,7 @@ class ClusterExchange {
   JP_DEVICE void Send(int step, int tile, int /*time*/, int b, int row, int gate, int unit,
                       Bits bits) const {
     if (!ends_.HasProduct(step + 1, tile)) return;
-    const ClusterWriter<Dtype> writer{Message(step + 1, tile), Barrier(step + 1, tile),
+    const ClusterWriter<Dtype> writer{Message(step + 1, tile), barriers_.Of(step + 1, tile),
                                       args_.geometry.message_pitch, args_.geometry.segment,
                                       args_.geometry.receivers};
     writer.Send(at_, row, b < args_.rows.batch, gate, unit, bits);
@@ -185,7 +175,7 @@ class ClusterExchange {
 
  private:
   JP_DEVICE unsigned char* Message(int step, int tile) const {
-    const int which = 2 * tile + (step & 1);
+    const int which = MessageBarriers<Arrays>::Which(step, tile);
     return messages_ + which * kTileRows * args_.geometry.message_pitch;
   }
   // Of the rows there are; the others stay as Start left them.
@@ -193,29 +183,12 @@ class ClusterExchange {
     const int left = args_.rows.batch - (at_.first_tile + tile) * kTileRows;
     return (left < kTileRows ? left : kTileRows) * row_bytes_;
   }
-  JP_DEVICE uint64_t* Barrier(int step, int tile) const {
-    return barriers_ + 2 * tile + (step & 1);
-  }
-
-  // Each buffer's barrier has a phase every second step, from the first message on.
-  JP_DEVICE void Await(int step, int tile) {
-    const uint32_t parity = static_cast<uint32_t>((step - ends_.FirstMessage(tile)) / 2) & 1;
-    uint64_t* barrier = Barrier(step, tile);
-    // The blocks of a cluster start together.
-    const TimeoutContext context = ContextOf(args_, step, true);
-    Timeout timeout(context.timeout_ns, 1);
-    while (!arch::TryWait(barrier, parity)) {
-      if (timeout.Expired()) arch::Trap(context.kernel, context.step, parity, !parity);
-    }
-    // The phase after cannot end before this block has taken part in the step between.
-    if (arch::ThreadIndex() == 0) arch::ArriveExpectingBytes(barrier, MessageBytes(tile));
-  }
 
   const LaunchArgs<Arrays>& args_;
   const ThreadCoords at_;
   const TileEnds<Arrays> ends_;
+  MessageBarriers<Arrays> barriers_;
   unsigned char* messages_;
-  uint64_t* barriers_;
   uint32_t row_bytes_;
 };
 

@@ -58,14 +58,15 @@ CUfunction LoadFunction(const std::string& image, const std::string& name, int s
   return function;
 }
 
-CUlaunchConfig ConfigOf(int blocks, int threads, int shared_bytes, CUlaunchAttribute* attribute) {
+CUlaunchConfig ConfigOf(int blocks, int threads, int shared_bytes, CUlaunchAttribute* attributes,
+                        unsigned count) {
   CUlaunchConfig config{};
   config.gridDimX = static_cast<unsigned>(blocks);
   config.blockDimX = static_cast<unsigned>(threads);
   config.sharedMemBytes = static_cast<unsigned>(shared_bytes);
   config.gridDimY = config.gridDimZ = config.blockDimY = config.blockDimZ = 1;
-  config.attrs = attribute;
-  config.numAttrs = 1;
+  config.attrs = attributes;
+  config.numAttrs = count;
   return config;
 }
 
@@ -87,7 +88,8 @@ int LargestCluster(int ordinal, int architecture, int shared_bytes) {
   const CUfunction probe = LoadFunction(image, "probe", shared_bytes, true);
   for (int blocks = 2 * kPortableCluster; blocks > 1; blocks /= 2) {
     CUlaunchAttribute attribute = ClustersOf(blocks);
-    const CUlaunchConfig config = ConfigOf(blocks, kMostWarps * kLanes, shared_bytes, &attribute);
+    const CUlaunchConfig config =
+        ConfigOf(blocks, kMostWarps * kLanes, shared_bytes, &attribute, 1);
     int clusters = 0;
     const CUresult error = TheDriver().OccupancyMaxActiveClusters(&clusters, probe, &config);
     if (error == CUDA_SUCCESS && clusters > 0) return blocks;
@@ -153,15 +155,15 @@ class StreamDevice {
   }
   template <class Arrays>
   bool Launch(LaunchArgs<Arrays> args, int blocks, int cluster) {
-    CUlaunchAttribute attribute{};
-    if (args.geometry.cluster()) {
-      attribute = ClustersOf(cluster);
-    } else {  // or an error: never a launch whose blocks cannot all be there
-      attribute.id = CU_LAUNCH_ATTRIBUTE_COOPERATIVE;
-      attribute.value.cooperative = 1;
+    CUlaunchAttribute attributes[2] = {};
+    unsigned count = 0;
+    if (cluster > 1) attributes[count++] = ClustersOf(cluster);
+    if (!args.geometry.cluster()) {  // or an error: never a launch whose blocks cannot all be there
+      attributes[count].id = CU_LAUNCH_ATTRIBUTE_COOPERATIVE;
+      attributes[count++].value.cooperative = 1;
     }
     CUlaunchConfig config =
-        ConfigOf(blocks, args.geometry.threads(), args.geometry.shared_bytes, &attribute);
+        ConfigOf(blocks, args.geometry.threads(), args.geometry.shared_bytes, attributes, count);
     config.hStream = stream_;
     void* arguments[] = {&args};
     return Note("cuLaunchKernelEx",

@@ -10,14 +10,14 @@
 
 namespace jp::cuda {
 
-template <class Cell, class Dtype>
+template <class Cell, class Dtype, int kWidth>
 constexpr KernelTraits kForwardTraits =
-    TraitsOf(Pass::kForward, Cell::kGates, Cell::kStates, Dtype::kPrecision);
+    TraitsOf(Pass::kForward, Cell::kGates, Cell::kStates, Dtype::kPrecision, kWidth);
 
-template <class Cell, class Dtype, template <class, class> class BlockExchange>
-class ForwardPass : PassBase<Dtype, kForwardTraits<Cell, Dtype>, Forward, BlockExchange> {
-  using Base = PassBase<Dtype, kForwardTraits<Cell, Dtype>, Forward, BlockExchange>;
-  using Base::args_, Base::at_, Base::ends_, Base::exchange_, Base::gemm_, Base::kSlots;
+template <class Cell, class Dtype, template <class, class> class BlockExchange, int kWidth>
+class ForwardPass : PassBase<Dtype, kForwardTraits<Cell, Dtype, kWidth>, Forward, BlockExchange> {
+  using Base = PassBase<Dtype, kForwardTraits<Cell, Dtype, kWidth>, Forward, BlockExchange>;
+  using Base::args_, Base::at_, Base::ends_, Base::exchange_, Base::gemm_;
   using typename Base::Bits;
   static constexpr int kGates = Cell::kGates, kStates = Cell::kStates;
   static constexpr int kResiduals = Cell::kResiduals > 0 ? Cell::kResiduals : 1;
@@ -82,7 +82,7 @@ class ForwardPass : PassBase<Dtype, kForwardTraits<Cell, Dtype>, Forward, BlockE
   JP_DEVICE void Step(int step, int tile) {
     const int time = this->rows().Time(step);
     Inputs inputs{};
-    if (at_.warp_k < kSlots) inputs = LoadInputs(time, tile, at_.warp_k);
+    if (this->HasSlot()) inputs = LoadInputs(time, tile, this->FirstSlot());
 
     if (ends_.HasProduct(step, tile)) {
       auto reader = exchange_.Reader(step, tile, this->RowOf(tile, at_.row), time);
@@ -90,10 +90,10 @@ class ForwardPass : PassBase<Dtype, kForwardTraits<Cell, Dtype>, Forward, BlockE
     }
 
     this->ForEachOwnSlot([&](int slot) {
-      if (slot != at_.warp_k) inputs = LoadInputs(time, tile, slot);
+      if (slot != this->FirstSlot()) inputs = LoadInputs(time, tile, slot);
       Update(step, time, tile, slot, inputs);
     });
-    if (at_.warp_k < kSlots) exchange_.Sent(tile);
+    if (this->HasSlot()) exchange_.Sent(tile);
   }
 
   JP_DEVICE Inputs LoadInputs(int time, int tile, int slot) const {
@@ -149,11 +149,11 @@ class ForwardPass : PassBase<Dtype, kForwardTraits<Cell, Dtype>, Forward, BlockE
   }
 };
 
-template <class Cell, class Dtype, template <class, class> class BlockExchange>
+template <class Cell, class Dtype, template <class, class> class BlockExchange, int kWidth = 1>
 JP_KERNEL(kMostWarps* kLanes)
 ForwardKernel(JP_CONSTANT LaunchArgs<Forward> args) {
   if constexpr (arch::kHasClusters || !BlockExchange<Dtype, Forward>::kNeedsClusters) {
-    ForwardPass<Cell, Dtype, BlockExchange>(args).Run();
+    ForwardPass<Cell, Dtype, BlockExchange, kWidth>(args).Run();
   }
 }
 

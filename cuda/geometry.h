@@ -4,7 +4,9 @@
 // A step is a product [rows, K] x [K, B] (kernel_traits.h says what rows and K are). The rows are
 // cut into unit blocks of one warp's width, K into chunks of 64 bytes. Warps lie over both in a
 // grid of warps_m x warps_k: a warp owns one unit block and a run of chunks, whose weights it keeps
-// in registers, then in shared memory, and streams the rest from L2. A team of blocks holds all
+// in registers, then in shared memory, and streams the rest from L2. Where K is cut over the blocks
+// of a cluster, these have one unit block together, a part of K each, and look after a part of the
+// units each. A team of blocks holds all
 // weights of a group once; the batch goes over its teams in tiles of 8 rows.
 #pragma once
 
@@ -24,11 +26,14 @@ enum class Exchange {
 // One kernel launch's geometry; the kernels read it as it is.
 struct Geometry {
   Exchange exchange;    // not kAny
+  int width;            // of a unit block, in the fewest units that a warp can cover
   int unit_blocks;      // that cover H
   int blocks_per_team;  // a team holds all weights of a group
   int warps_m;          // unit blocks of a block
   int warps_k;          // warps that share a unit block's K
+  int cut;              // blocks of a cluster that share the K of their units
   int chunks;           // of K
+  int block_chunks;     // of a block
   int warp_chunks;      // of a warp at most
   int shared_chunks;    // of those, past the registers, in shared memory
   int stream_chunks;    // and past that, in L2
@@ -40,13 +45,15 @@ struct Geometry {
   int senders;     // warps of a team that write a part of each message
   // Byte offsets in shared memory. `reset_sums` is the gradient of the reset state, where wanted;
   // `ends` is tile_ends.h's, where rows have lengths.
-  int states, reset_sums, stage, messages, barriers, ends, weights, shared_bytes;
+  // `sums` are those that a cluster's other blocks send of K that is cut.
+  int states, reset_sums, stage, messages, sums, barriers, ends, weights, shared_bytes;
   int message_pitch;  // bytes between two rows of a message in shared memory
   // Whether the places of messages, filled before the launch, have left L2 when their turn comes:
   // they are then fetched two steps ahead. A bool; as an int the struct has no padding.
   int fetches_ahead;
 
   constexpr bool cluster() const { return exchange == Exchange::kCluster; }
+  constexpr int cluster_blocks() const { return cluster() ? blocks_per_team : cut; }
   constexpr int threads() const { return warps_m * warps_k * kLanes; }
 };
 

@@ -59,7 +59,7 @@ const std::vector<std::string>& Options() {
 std::string NameOf(const KernelId& kernel) {
   return CellNameOf(kernel.cell) + "_" + NameOf(kernel.precision) +
          (kernel.pass == Pass::kForward ? "_forward" : "_backward") +
-         (kernel.cluster ? "_cluster" : "_grid");
+         (kernel.cluster ? "_cluster_" : "_grid_") + std::to_string(kernel.width);
 }
 
 std::string SourceOf(const KernelId& kernel) {
@@ -70,8 +70,8 @@ std::string SourceOf(const KernelId& kernel) {
          "JP_KERNEL(kMostWarps* kLanes)\n" +
          NameOf(kernel) + "(JP_CONSTANT LaunchArgs<" + pass + "> args) {\n  " + pass + "Pass<" +
          StructOf(kernel.cell) + ", " + StructOf(kernel.precision) + ", " +
-         (kernel.cluster ? "ClusterExchange" : "GridExchange") +
-         ">(args).Run();\n}\n\n}  // namespace jp::cuda\n";
+         (kernel.cluster ? "ClusterExchange" : "GridExchange") + ", " +
+         std::to_string(kernel.width) + ">(args).Run();\n}\n\n}  // namespace jp::cuda\n";
 }
 
 std::string CompileKernel(const KernelId& kernel, int architecture) {

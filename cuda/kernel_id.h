@@ -13,13 +13,15 @@ struct KernelId {
   Precision precision{};
   Pass pass{};
   bool cluster = false;
+  int width = 1;  // Geometry's
 };
 
 inline KernelId KernelOf(const Problem& problem, const KernelPlan& plan) {
-  return {problem.cell.kind, plan.precision, problem.pass, plan.geometry.cluster()};
+  return {problem.cell.kind, plan.precision, problem.pass, plan.geometry.cluster(),
+          plan.geometry.width};
 }
 
-// As profilers show it, and as a C name: "lstm_bfloat16_forward_grid".
+// As profilers show it, and as a C name: "lstm_bfloat16_forward_grid_4", 4 being its width.
 std::string NameOf(const KernelId& kernel);
 
 // Its source text: one extern "C" kernel of that name. The headers of kernel_sources.h are what it

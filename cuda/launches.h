@@ -115,7 +115,7 @@ bool Enqueue(const Problem& problem, const KernelPlan& plan, const Arrays& array
       return false;
     }
     const int blocks = plan.geometry.blocks_per_team;
-    if (!device.Launch(args, teams * blocks, plan.geometry.cluster() ? blocks : 1)) {
+    if (!device.Launch(args, teams * blocks, plan.geometry.cluster_blocks())) {
       return false;
     }
   }

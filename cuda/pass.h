@@ -4,6 +4,7 @@
 #pragma once
 
 #include "cuda/block_exchange.h"
+#include "cuda/cluster_sums.h"
 #include "cuda/step_gemm.h"
 
 namespace jp::cuda {
@@ -37,11 +38,17 @@ class PassBase {
   // Warps past the last unit have nothing to do but to wait for their block.
   JP_DEVICE bool HasUnits() const { return at_.unit_block < args_.geometry.unit_blocks; }
 
+  // Slots of a lane that its block looks after: the blocks that share K share them out, too.
+  JP_DEVICE int SlotsOfBlock() const { return kSlots / args_.geometry.cut; }
+  JP_DEVICE int FirstSlotOfBlock() const { return at_.part * SlotsOfBlock(); }
   // The warps of a unit block take its pairs in turn: where K is cut into as many parts as a lane
   // has pairs, or more, a warp looks after one at most.
+  JP_DEVICE bool HasSlot() const { return at_.warp_k < SlotsOfBlock(); }
+  JP_DEVICE int FirstSlot() const { return FirstSlotOfBlock() + at_.warp_k; }
   template <class F>
   JP_DEVICE void ForEachOwnSlot(const F& f) const {
-    for (int slot = at_.warp_k; slot < kSlots; slot += args_.geometry.warps_k) f(slot);
+    const int end = FirstSlotOfBlock() + SlotsOfBlock();
+    for (int slot = FirstSlot(); slot < end; slot += args_.geometry.warps_k) f(slot);
   }
   template <class F>
   JP_DEVICE void ForEachOwnPair(const F& f) const {
@@ -57,7 +64,7 @@ class PassBase {
     const int left = args_.rows.batch - RowOf(tile, 0);
     return left < kTileRows ? left : kTileRows;
   }
-  // Slot 2 half + column: unit row + 8 half of the block, batch row 2t + column of the tile.
+  // Slot 2 eight + column: unit row + 8 eight of the block, batch row 2t + column of the tile.
   JP_DEVICE int FirstUnit(int slot) const {
     return at_.unit_block * kTraits.units() + slot / 2 * 8;
   }
@@ -150,7 +157,8 @@ class PassBase {
   JP_DEVICE float& OwnFloat(int offset, int tile, int slot, int state) const {
     float* floats = reinterpret_cast<float*>(arch::SharedMemory() + offset);
     const int block = tile * args_.geometry.warps_m + at_.warp_m;
-    return floats[((block * kSlots + slot) * kTraits.states + state) * kLanes + at_.lane];
+    slot -= FirstSlotOfBlock();
+    return floats[((block * SlotsOfBlock() + slot) * kTraits.states + state) * kLanes + at_.lane];
   }
 };
 

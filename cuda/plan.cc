@@ -3,7 +3,9 @@
 #include "cuda/plan.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstdio>
+#include <limits>
 #include <utility>
 
 #include "cuda/step_cycles.h"
@@ -14,6 +16,7 @@ namespace {
 constexpr int kMostTiles = 16;                // of a team: 32 threads set up two barriers each
 constexpr int64_t kMostElements = 1ll << 28;  // of what the kernels count in 32 bits
 constexpr int kVectorBytes = int{sizeof(Vec16B)};
+constexpr double kNever = std::numeric_limits<double>::infinity();
 
 template <class Int>
 Int Ceil(Int n, Int by) {
@@ -23,6 +26,9 @@ template <class Int>
 Int RoundUp(Int n, Int multiple) {
   return Ceil(n, multiple) * multiple;
 }
+
+// The next power of two.
+int PowerAbove(int n) { return static_cast<int>(std::bit_ceil(static_cast<unsigned>(n) + 1)); }
 
 std::string Format(const char* format, auto... values) {
   char text[512];
@@ -47,8 +53,14 @@ struct Task {
   const Problem& problem;
   const DeviceFacts& facts;
   Precision precision;
-  KernelTraits traits;
+  int width = 1;
+  KernelTraits traits =
+      TraitsOf(problem.pass, problem.cell.gates, problem.cell.states, precision, width);
 
+  Task OfWidth(int other) const { return {problem, facts, precision, other}; }
+  bool HasWidth(int other) const {
+    return cuda::HasWidth(problem.pass, problem.cell.gates, precision, other);
+  }
   int hidden() const { return static_cast<int>(problem.hidden); }
   int unit_blocks() const { return Ceil(hidden(), traits.units()); }
   bool sums_reset_gradients() const {
@@ -62,7 +74,7 @@ void LayOut(Geometry& g, const Task& task) {
   constexpr int kFloats = kLanes * 4;
   const KernelTraits& traits = task.traits;
   const int warps = g.warps_m * g.warps_k, tiles = g.tiles_per_team;
-  const int states = tiles * g.warps_m * traits.slots() * traits.states * kFloats;
+  const int states = tiles * g.warps_m * traits.slots() / g.cut * traits.states * kFloats;
   g.states = 2 * warps * traits.slots() * traits.gates * kFloats;  // behind the partial sums
   g.reset_sums = g.states + states;
   g.stage = g.reset_sums + (task.sums_reset_gradients() ? states : 0);
@@ -71,25 +83,29 @@ void LayOut(Geometry& g, const Task& task) {
   // Eight lanes read 64 bytes of each of two rows at once: an odd number of chunks between the rows
   // keeps them in different banks.
   g.message_pitch = g.cluster() ? (g.chunks | 1) * kChunkBytes : 0;
-  g.barriers = g.messages + tiles * 2 * kTileRows * g.message_pitch;
-  g.ends = g.barriers + (g.cluster() ? tiles * 2 * 8 : 0);
+  g.sums = g.messages + tiles * 2 * kTileRows * g.message_pitch;
+  g.barriers = g.sums + (g.cut > 1 ? tiles * 2 * traits.slots() * kFloats : 0);
+  g.ends = g.barriers + (g.cluster_blocks() > 1 ? tiles * 2 * 8 : 0);
   g.weights = RoundUp(g.ends + (task.problem.has(Part::lengths) ? tiles * 4 : 0), 128);
 }
 
-// Lays H over teams of `blocks` blocks with `warps_m` unit blocks each; false if that cannot be.
+// Lays H over teams of `blocks` blocks with `warps_m` unit blocks each, or g.cut of them with one;
+// false if that cannot be.
 bool Fit(Geometry& g, const Task& task, int blocks, int warps_m) {
   const KernelTraits& traits = task.traits;
   const int bytes = ElementBytes(task.precision);
+  g.width = task.width;
   g.unit_blocks = task.unit_blocks();
   g.blocks_per_team = blocks;
   g.warps_m = warps_m;
-  g.receivers = Ceil(g.unit_blocks, warps_m);
+  g.receivers = Ceil(g.unit_blocks, warps_m) * g.cut;
   g.segment =
       g.cluster() ? g.unit_blocks * traits.units() : RoundUp(task.hidden(), kVectorBytes / bytes);
   g.chunks = Ceil(traits.segments * g.segment * bytes, kChunkBytes);
-  g.warps_k = std::min(kMostWarps / warps_m, g.chunks);
-  g.warp_chunks = Ceil(g.chunks, g.warps_k);
-  g.senders = g.unit_blocks * std::min(traits.slots(), g.warps_k);
+  g.block_chunks = Ceil(g.chunks, g.cut);
+  g.warps_k = std::min(kMostWarps / warps_m, g.block_chunks);
+  g.warp_chunks = Ceil(g.block_chunks, g.warps_k);
+  g.senders = g.unit_blocks * g.cut * std::min(traits.slots() / g.cut, g.warps_k);
   LayOut(g, task);
 
   const int beyond = std::max(0, g.warp_chunks - traits.register_chunks);
@@ -138,6 +154,7 @@ std::optional<Geometry> FitCluster(const Task& task) {
     if (blocks > 2 && Ceil(task.unit_blocks(), warps_m) * 2 <= blocks) continue;
     Geometry tried{};
     tried.exchange = Exchange::kCluster;
+    tried.cut = 1;
     bool fits = false;
     for (int tiles = kMostTiles; tiles > 0 && !fits; tiles /= 2) {
       Spread(tried, task, task.facts.processors / blocks, tiles);
@@ -148,10 +165,20 @@ std::optional<Geometry> FitCluster(const Task& task) {
   return best;
 }
 
-// With `warps_m` unit blocks a block.
-std::optional<Geometry> FitGridOf(const Task& task, Exchange exchange, int warps_m) {
-  const int blocks = Ceil(task.unit_blocks(), warps_m);
+// Blocks that may share K: backward, where a message has the values of all gates and the sums are
+// one a unit. Processors come in pairs of neighbours, so that clusters of two leave none without
+// work; a GPU that has clusters has room for one of two on each pair.
+int MostCut(const Task& task) {
+  const bool may = task.problem.pass == Pass::kBackward && task.facts.cluster_blocks > 1;
+  return may ? std::min(task.width, 2) : 1;
+}
+
+// With `warps_m` unit blocks a block, or one for `cut` blocks.
+std::optional<Geometry> FitGridOf(const Task& task, Exchange exchange, int warps_m, int cut) {
+  const int blocks = Ceil(task.unit_blocks(), warps_m) * cut;
+  if (blocks > task.facts.processors) return std::nullopt;
   Geometry g{};
+  g.cut = cut;
   g.exchange = exchange == Exchange::kGridBarrier ? exchange : Exchange::kGridData;
   for (int tiles = kMostTiles; tiles > 0; tiles /= 2) {
     Spread(g, task, task.facts.processors / blocks, tiles);
@@ -161,17 +188,28 @@ std::optional<Geometry> FitGridOf(const Task& task, Exchange exchange, int warps
 }
 
 // The quickest of the grids: with as many blocks as there are SMs for one team, or with fewer and
-// more teams, so that each has fewer tiles.
-std::optional<Geometry> FitGrid(const Task& task, Exchange exchange) {
-  const int least = Ceil(task.unit_blocks(), task.facts.processors);
-  if (least > kMostWarps) return std::nullopt;
-  std::optional<Geometry> best = FitGridOf(task, exchange, least);
-  for (int warps_m = 1; warps_m <= kMostWarps; warps_m *= 2) {
-    if (warps_m <= least) continue;
-    const std::optional<Geometry> tried = FitGridOf(task, exchange, warps_m);
-    if (!tried || StreamedBytes(*tried, task) > task.facts.l2_bytes) continue;
-    const bool fits = best && StreamedBytes(*best, task) <= task.facts.l2_bytes;
-    if (!fits || StepCyclesOf(*tried, task) < StepCyclesOf(*best, task)) best = tried;
+// more teams, so that each has fewer tiles; with narrow or wide unit blocks; and with K whole or
+// cut.
+std::optional<Geometry> FitGrid(const Task& any_width, Exchange exchange, int width, int cut) {
+  std::optional<Geometry> best;
+  double least_cycles = 0;
+  const auto weigh = [&](const Task& task, int warps_m, int tried_cut) {
+    const std::optional<Geometry> tried = FitGridOf(task, exchange, warps_m, tried_cut);
+    if (!tried || (cut != 0 && cut != tried_cut)) return;
+    const bool streams_too_much = StreamedBytes(*tried, task) > task.facts.l2_bytes;
+    const double cycles = streams_too_much ? kNever : StepCyclesOf(*tried, task);
+    if (best && cycles >= least_cycles) return;
+    best = tried;
+    least_cycles = cycles;
+  };
+  for (const int tried_width : kWidths) {
+    if ((width != 0 && width != tried_width) || !any_width.HasWidth(tried_width)) continue;
+    const Task task = any_width.OfWidth(tried_width);
+    const int least = Ceil(task.unit_blocks(), task.facts.processors);
+    for (int warps_m = least; warps_m <= kMostWarps; warps_m = PowerAbove(warps_m)) {
+      weigh(task, warps_m, 1);
+    }
+    for (int tried_cut = 2; tried_cut <= MostCut(task); ++tried_cut) weigh(task, 1, tried_cut);
   }
   return best;
 }
@@ -261,31 +299,40 @@ DeviceFacts FactsOfArchitecture(int architecture) {
   }
 }
 
-KernelPlan PlanKernel(const Problem& problem, const DeviceFacts& facts, Exchange exchange) {
+KernelPlan PlanKernel(const Problem& problem, const DeviceFacts& facts, Exchange exchange,
+                      int width, int cut) {
   const Precision precision = PrecisionOf(problem);
-  const Task task{problem, facts, precision,
-                  TraitsOf(problem.pass, problem.cell.gates, problem.cell.states, precision)};
+  const Task task{problem, facts, precision};
   if (std::string why = RefuseParts(problem); !why.empty()) return Refuse(std::move(why));
   if (std::string why = RefuseSizes(task); !why.empty()) return Refuse(std::move(why));
 
+  if (width != 0 && !task.HasWidth(width)) {
+    return Refuse(Format("no kernel with unit blocks of width %d", width));
+  }
+  if (cut > MostCut(width != 0 ? task.OfWidth(width) : task)) {
+    return Refuse(Format("no kernel whose K is cut over %d blocks", cut));
+  }
   std::optional<Geometry> cluster, grid;
-  if (exchange == Exchange::kAny || exchange == Exchange::kCluster) cluster = FitCluster(task);
-  if (exchange != Exchange::kCluster) grid = FitGrid(task, exchange);
+  const bool may_be_cluster = exchange == Exchange::kAny || exchange == Exchange::kCluster;
+  if (may_be_cluster && width <= 1 && cut <= 1) cluster = FitCluster(task);
+  if (exchange != Exchange::kCluster) grid = FitGrid(task, exchange, width, cut);
   if (!cluster && !grid) return Refuse(RefuseExchange(task, exchange));
 
   KernelPlan plan;
   plan.precision = precision;
   const bool clusters_win =
-      cluster && (!grid || StepCyclesOf(*cluster, task) < StepCyclesOf(*grid, task));
+      cluster &&
+      (!grid || StepCyclesOf(*cluster, task) < StepCyclesOf(*grid, task.OfWidth(grid->width)));
   plan.geometry = clusters_win ? *cluster : *grid;
   plan.geometry.fetches_ahead =
       plan.geometry.exchange == Exchange::kGridData && SequenceBytes(task) > facts.l2_bytes;
   const Geometry& g = plan.geometry;
+  const KernelTraits traits = task.OfWidth(g.width).traits;
   plan.teams = static_cast<int>(problem.groups) * g.teams_per_group;
   plan.launch_teams = LaunchTeams(g, task);
   const int64_t warps = int64_t{g.blocks_per_team} * g.warps_m * g.warps_k;
-  plan.weight_bytes = warps * g.warp_chunks * task.traits.chunk_vectors() * kLanes * kVectorBytes;
-  plan.streamed_bytes = StreamedBytes(g, task);
+  plan.weight_bytes = warps * g.warp_chunks * traits.chunk_vectors() * kLanes * kVectorBytes;
+  plan.streamed_bytes = StreamedBytes(g, task.OfWidth(g.width));
   if (plan.streamed_bytes > facts.l2_bytes) {
     return Refuse(
         Format("%lld MiB of weights would be read from memory at every step: registers "
@@ -303,12 +350,11 @@ bool RowsAreAligned(const Problem& problem, int segment) { return segment == pro
 
 WorkspaceBound BoundWorkspace(const Problem& problem, const DeviceFacts& facts, Exchange exchange) {
   const Precision precision = PrecisionOf(problem);
-  const Task task{problem, facts, precision,
-                  TraitsOf(problem.pass, problem.cell.gates, problem.cell.states, precision)};
+  const Task narrow{problem, facts, precision};
   WorkspaceBound bound;
   if (exchange == Exchange::kCluster || facts.processors == 0) return bound;
   const int bytes = ElementBytes(precision);
-  const int segment = RoundUp(task.hidden(), kVectorBytes / bytes);
+  const int segment = RoundUp(narrow.hidden(), kVectorBytes / bytes);
   if (!RowsAreAligned(problem, segment)) {
     bound.per_step = MessageRow(problem, segment) * bytes;
     if (problem.pass == Pass::kForward) {
@@ -317,16 +363,22 @@ WorkspaceBound BoundWorkspace(const Problem& problem, const DeviceFacts& facts, 
   }
   bound.fixed = int64_t{facts.processors} * kMostTiles * int64_t{sizeof(uint32_t)};
   int64_t streamed = 0;
-  const int least = Ceil(task.unit_blocks(), facts.processors);
-  for (int warps_m = 1; warps_m <= kMostWarps; ++warps_m) {
-    const int blocks = Ceil(task.unit_blocks(), warps_m);
-    for (int tiles = 1; tiles <= kMostTiles && warps_m >= least; ++tiles) {
-      Geometry g{};
-      g.tiles_per_team = tiles;
-      if (!Fit(g, task, blocks, warps_m)) continue;
-      const int64_t warps = int64_t{facts.processors / blocks} * blocks * g.warps_m * g.warps_k;
-      streamed = std::max(
-          streamed, warps * g.stream_chunks * task.traits.chunk_vectors() * kLanes * kVectorBytes);
+  for (const int width : kWidths) {
+    const Task task = narrow.OfWidth(width);
+    const int least = Ceil(task.unit_blocks(), facts.processors);
+    for (int warps_m = least; warps_m <= kMostWarps && narrow.HasWidth(width); ++warps_m) {
+      for (int cut = 1; cut <= (warps_m == 1 ? MostCut(task) : 1); ++cut) {
+        const int blocks = Ceil(task.unit_blocks(), warps_m) * cut;
+        for (int tiles = 1; tiles <= kMostTiles; ++tiles) {
+          Geometry g{};
+          g.cut = cut;
+          g.tiles_per_team = tiles;
+          if (!Fit(g, task, blocks, warps_m)) continue;
+          const int64_t warps = int64_t{facts.processors / blocks} * blocks * g.warps_m * g.warps_k;
+          streamed = std::max(streamed, warps * g.stream_chunks * task.traits.chunk_vectors() *
+                                            kLanes * kVectorBytes);
+        }
+      }
     }
   }
   bound.fixed += std::min(streamed, facts.l2_bytes);
@@ -344,11 +396,16 @@ std::string Residency(const KernelPlan& plan) {
 std::string Explain(const KernelPlan& plan, const DeviceFacts& facts) {
   const Geometry& g = plan.geometry;
   const auto s = [](int count) { return count == 1 ? "" : "s"; };
+  std::string shared;
+  if (g.width > 1) shared = Format(", each message read once for %d unit blocks", g.width);
+  if (g.cut > 1) {
+    shared += Format(" by %d blocks of a cluster, a part each, which exchange their sums", g.cut);
+  }
   std::string text = Format(
       "%lld KiB of weights over %d block%s of %d warps (%d for units, %d for K), exchange through "
-      "%s; a warp keeps %d of its %d chunks in registers",
+      "%s%s; a warp keeps %d of its %d chunks in registers",
       Long(plan.weight_bytes >> 10), g.receivers, s(g.receivers), g.warps_m * g.warps_k, g.warps_m,
-      g.warps_k, g.cluster() ? "the cluster's shared memory" : "L2",
+      g.warps_k, g.cluster() ? "the cluster's shared memory" : "L2", shared.c_str(),
       g.warp_chunks - g.shared_chunks - g.stream_chunks, g.warp_chunks);
   if (g.shared_chunks > 0) text += Format(", %d in shared memory", g.shared_chunks);
   if (g.stream_chunks > 0) text += Format(", and reads %d from L2 at every step", g.stream_chunks);

@@ -38,7 +38,9 @@ struct KernelPlan {
   bool runs() const { return refusal.empty(); }
 };
 
-KernelPlan PlanKernel(const Problem& problem, const DeviceFacts& facts, Exchange exchange);
+// `width`: of unit blocks, one of kWidths. `cut`: blocks that share a K. 0: the planner's choice.
+KernelPlan PlanKernel(const Problem& problem, const DeviceFacts& facts, Exchange exchange,
+                      int width = 0, int cut = 0);
 
 // What the workspaces of a recurrence need at most, whatever its groups, batch and steps: the bytes
 // of a line of L2 or less are not counted.

@@ -35,7 +35,7 @@ class StepCycles {
 
   // Of one step of all tiles; teams beyond the GPU's processors come later.
   double Total() const {
-    const double busy = Message() + Streamed() + Product() + Reduce() + Cell();
+    const double busy = Message() + Streamed() + Product() + Reduce() + Gather() + Cell();
     const double exchange = g_.cluster() ? kClusterTrip + kSharedTrip : 2 * kL2FarTrip;
     const double waiting = std::max(0.0, exchange - (g_.tiles_per_team - 1) * busy);
     return (waiting + g_.tiles_per_team * busy) * static_cast<double>(Launches());
@@ -57,7 +57,8 @@ class StepCycles {
   int64_t Launches() const { return CeilInt(teams_ / at_once_); }
 
   double Message() const {
-    const double row = static_cast<double>(t_.segments * p_.hidden * bytes_), all = rows_ * row;
+    const double row = static_cast<double>(t_.segments * p_.hidden * bytes_),
+                 all = rows_ * row / g_.cut;
     if (g_.cluster()) {
       const double read = g_.warps_m * kTileRows * row / kSharedBytes;
       return all / kClusterBytes + read + kSharedTrip;
@@ -86,11 +87,21 @@ class StepCycles {
     return std::max({chain, issue, from_shared});
   }
 
-  double SlotsEach() const { return Ceil(t_.slots(), g_.warps_k); }
+  double SlotsEach() const { return Ceil(t_.slots() / g_.cut, g_.warps_k); }
   double Reduce() const {
     if (g_.warps_k == 1) return 0;
     const double sums = t_.slots() * t_.gates * 128 * warps_ / kSharedBytes;  // written, and read
     return 2 * sums + kBarrier + g_.warps_k * kAlu * SlotsEach() + kSharedTrip;
+  }
+
+  // Of a K that is cut: warps add up the other blocks' sums of 16 units each, four a lane side by
+  // side, and send them.
+  double Gather() const {
+    if (g_.cut == 1) return 0;
+    const double vectors = t_.slots() / 4 / g_.cut * (g_.cut - 1);
+    const double adding = Ceil(vectors, g_.warps_k) * g_.warps_k * kAlu + kSharedTrip;
+    const double taking = g_.cut * kAlu * SlotsEach() + kSharedTrip;
+    return adding + vectors * 512 / kClusterBytes + kClusterTrip + taking;
   }
 
   double Cell() const {

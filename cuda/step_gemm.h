@@ -75,7 +75,7 @@ class StepGemm {
     Share(sums);
   }
 
-  // Of the lane's (unit, row) pair `slot`, for one gate: slot = 2 half + column.
+  // Of the lane's (unit, row) pair `slot`, for one gate: slot = 2 eight + column.
   JP_DEVICE float Result(int slot, int gate) const {
     const float* from = Partials(0) + (slot * kTraits.gates + gate) * kLanes;
     float sum = 0.0f;
@@ -107,9 +107,8 @@ class StepGemm {
     for (int slot = 0; slot < kTraits.slots(); ++slot) {
       JP_UNROLL
       for (int gate = 0; gate < kTraits.gates; ++gate) {
-        const int tile = kTraits.halves == 1 ? gate / 2 : gate;
-        const int half = kTraits.halves == 1 ? gate % 2 : slot / 2;
-        to[(slot * kTraits.gates + gate) * kLanes] = value[tile][2 * half + slot % 2];
+        const int group = slot / 2 * kTraits.gates + gate;
+        to[(slot * kTraits.gates + gate) * kLanes] = value[group / 2][group % 2 * 2 + slot % 2];
       }
     }
     // One barrier a product: a warp that is past the next one has read this one's sums, and the
@@ -139,8 +138,9 @@ class StepGemm {
     JP_UNROLL_4  // for loads in flight
         for (int i = 0; i < 8 * kTiles; ++i) {
       const int w = i / (4 * kTiles) * 2 + i / 2 % 2, tile = i / 4 % kTiles, half = i % 2;
-      const int gate = kTraits.halves == 1 ? 2 * tile + half : tile;
-      const int unit = at_.row + (kTraits.halves == 1 ? 0 : 8 * half);
+      // Eight rows of weights are one gate of eight units.
+      const int group = 2 * tile + half, gate = group % kTraits.gates;
+      const int unit = at_.row + group / kTraits.gates * 8;
       uint32_t word = 0;
       for (int e = 0; e < kPerWord<Dtype>; ++e) {
         word |= uint32_t{weight(gate, unit, first + w * kPerWord<Dtype> + e)} << (16 * e);

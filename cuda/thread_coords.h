@@ -11,6 +11,7 @@ struct ThreadCoords {
   int lane, row, t;  // lane = 4 row + t, see warp_gemm.h
   int warp, warp_m, warp_k;
   int rank;  // of the block in its team
+  int part;  // of a K that is cut: the block's rank in its cluster
   int team;  // in this launch
   int group;
   int first_tile, tiles;  // of the batch
@@ -28,9 +29,12 @@ struct ThreadCoords {
     const int all_tiles = (batch + kTileRows - 1) / kTileRows;
     first_tile = work % g.teams_per_group * g.tiles_per_team;
     tiles = Clamp(all_tiles - first_tile, g.tiles_per_team);
-    unit_block = rank * g.warps_m + warp_m;
-    first_chunk = warp_k * g.warp_chunks;
-    chunks = Clamp(g.chunks - first_chunk, g.warp_chunks);
+    part = rank % g.cut;
+    unit_block = rank / g.cut * g.warps_m + warp_m;
+    const int in_block = warp_k * g.warp_chunks;
+    first_chunk = part * g.block_chunks + in_block;
+    chunks = Clamp(Clamp(g.chunks, (part + 1) * g.block_chunks) - first_chunk,
+                   Clamp(g.block_chunks - in_block, g.warp_chunks));
   }
 
   JP_DEVICE static int Clamp(int left, int most) {

@@ -27,6 +27,13 @@ struct TimeoutContext {
 // thread has not heard from the others at all, it waits so many times as long.
 constexpr uint64_t kTimeoutsToStart = 30;
 
+// `started`: the others have.
+template <class Arrays>
+JP_DEVICE TimeoutContext ContextOf(const LaunchArgs<Arrays>& args, int step, bool started) {
+  const uint64_t timeout_ns = started ? args.timeout_ns : args.timeout_ns * kTimeoutsToStart;
+  return {LaunchArgs<Arrays>::kKernel, timeout_ns, step};
+}
+
 // Counts the time of one wait that the block could have made progress in: of what lies between two
 // looks at the clock no more than 10 ms count, as a debugger, another process's turn on the GPU or
 // a suspended machine take longer.

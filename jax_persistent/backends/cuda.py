@@ -91,8 +91,8 @@ def _plan(recurrence: Problem, facts: dict[str, int]) -> dict[str, Any]:
 def compile_ahead(cell: Cell, dtype: str, architecture: str) -> int:
     """Puts a cell's kernels for an architecture such as "sm_90" into the cache on disk.
 
-    There is one a pass and a way of exchange, whatever the sizes. Where float32 is asked for, those
-    whose products are rounded to tf32 are compiled, too.
+    There is one a pass, a way of exchange and a width of its unit blocks, whatever the sizes. Where
+    float32 is asked for, those whose products are rounded to tf32 are compiled, too.
 
     Returns:
       How many kernels the cache has of these now.
@@ -107,12 +107,14 @@ def compile_ahead(cell: Cell, dtype: str, architecture: str) -> int:
     tf32 = (False, True) if dtype == "float32" else (False,)
     parts = {"residuals"} if cell.residuals else set()
     done = 0
-    for how, pass_, rounds in itertools.product(("grid", "cluster"), ("forward", "backward"), tf32):
+    ways = (("grid", "1"), ("grid", "2"), ("grid", "4"), ("cluster", "1"))
+    for (how, width), pass_, rounds in itertools.product(ways, ("forward", "backward"), tf32):
         small = Problem("forward", cell, 1, 1, 1, 0, 64, dtype, tf32=rounds)
         recurrence = _recurrence_of(small.having(pass_, parts))
         attributes = recurrence.encoded() | {"pass": pass_}
-        found = native_module().plan(_NATIVE, attributes, facts, {"exchange": how}, compiles=True)
-        if how == "grid" and not found["runs"]:
+        options = {"exchange": how, "width": width}
+        found = native_module().plan(_NATIVE, attributes, facts, options, compiles=True)
+        if options == {"exchange": "grid", "width": "1"} and not found["runs"]:
             raise ValueError(f"{architecture}: {found['explanation']}")
         done += found["runs"]
     return done

@@ -49,6 +49,7 @@ def test_a_grid_step_by_hand():
         blocks=128,
         unit_blocks=128,
         loads=8,
+        cut=1,
         warps_m=1,
         warps_k=8,
         warp_chunks=4,
@@ -70,6 +71,19 @@ def test_a_grid_step_by_hand():
     assert eight["message"] == pytest.approx(8 * 2048 / (H100.l2_bytes * 132 / 128))
     assert parts["product"] == pytest.approx(128 / H100.mma_per_cycle)  # 8 warps x 4 x 2 x 2
     assert parts["streamed weights"] == 0
+
+
+def test_a_step_whose_k_is_cut_by_hand():
+    """LSTM backward, H=1024, B=8: pairs of blocks share 32 units, and the message."""
+    shape = Shape("lstm", 1024, 8, 1024, 1024, "bfloat16")
+    at = lay_out(shape, "grid", True)
+    assert (at.cut, at.blocks, at.unit_blocks, at.slots) == (2, 64, 32, 8)
+    parts = predict(shape, "grid", True)
+    assert parts["message"] == pytest.approx(8 * 4 * 1024 / H100.port_bytes)
+    # One warp adds up the eight warps' sums of the other block's 16 units, four a lane.
+    sending = 8 * H100.alu + H100.shared_trip + 512 / H100.dsmem_bytes + H100.dsmem_trip
+    assert parts["sum over blocks"] == pytest.approx(sending + 2 * H100.alu + H100.shared_trip)
+    assert predict(replace(shape, batch=1), "grid", True)["sum over blocks"] == 0
 
 
 def test_a_cluster_step_by_hand():

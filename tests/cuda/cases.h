@@ -30,6 +30,7 @@ struct GpuCase {
       given;  // the parts that say what is given; ForwardOf and BackwardOf make the passes of it
   Exchange exchange = Exchange::kGridData;
   DeviceFacts facts = kSmallGpu;
+  int width = 1, cut = 1;  // where there is such a kernel
 
   Problem forward() const { return ForwardOf(given); }
   Problem backward() const { return BackwardOf(given, {Part::d_gates}); }
@@ -44,7 +45,8 @@ struct GpuCase {
       return is_there ? std::string(" ") + word : std::string();
     };
     return std::string(given.cell.name) + " " + kDTypes[static_cast<int>(given.dtype)] +
-           flag(given.tf32, "tf32") + " " + kNames[static_cast<int>(exchange)] +
+           flag(given.tf32, "tf32") + (width != 1 ? size("width", width) : "") +
+           (cut != 1 ? size("cut", cut) : "") + " " + kNames[static_cast<int>(exchange)] +
            size("N", given.groups) + size("B", given.batch) + size("T", given.steps) +
            size("H", given.hidden) + NameOf(given.directions) +
            flag(given.time_major, "time-major") + flag(given.has(Part::lengths), "lengths") +
@@ -75,12 +77,24 @@ inline Problem GivenToGpu(const CellTraits& cell, Precision precision, const Siz
   return p;
 }
 
+// Of the case's width and cut, or of 1 where there is no such kernel.
+inline cuda::KernelPlan PlanOf(const GpuCase& c, const Problem& problem) {
+  const Precision precision = problem.tf32                        ? Precision::kTf32
+                              : problem.dtype == DType::kBfloat16 ? Precision::kBfloat16
+                              : problem.dtype == DType::kFloat16  ? Precision::kFloat16
+                                                                  : Precision::kFloat32;
+  const bool has = c.width > 1 && c.exchange != Exchange::kCluster &&
+                   cuda::HasWidth(problem.pass, problem.cell.gates, precision, c.width);
+  const int cut = has && problem.pass == jp::Pass::kBackward ? c.cut : 1;
+  return cuda::PlanKernel(problem, c.facts, c.exchange, has ? c.width : 1, cut);
+}
+
 // Runs one pass; what a trap said, or why there is no plan.
 template <class PassArrays>
 std::string RunPass(const GpuCase& c, const Problem& problem, const PassArrays& arrays,
                     const cuda::emulator::LaunchOptions& options = {},
                     uint64_t timeout_ns = kLongTimeout) {
-  const cuda::KernelPlan plan = cuda::PlanKernel(problem, c.facts, c.exchange);
+  const cuda::KernelPlan plan = PlanOf(c, problem);
   if (!plan.runs()) return plan.refusal;
   // What the memory holds beforehand must not matter.
   const int64_t bytes = cuda::LayOutWorkspace(problem, plan).bytes;

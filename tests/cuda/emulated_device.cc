@@ -28,7 +28,7 @@ struct EmulatedDevice {
   }
   template <class Arrays>
   bool Launch(const cuda::LaunchArgs<Arrays>& args, int blocks, int cluster) {
-    const cuda::Kernel<Arrays> kernel = kernels.Of<Arrays>(args.geometry.cluster());
+    const cuda::Kernel<Arrays> kernel = kernels.Of<Arrays>(args.geometry);
     const cuda::emulator::LaunchShape shape{blocks, cluster, args.geometry.threads(),
                                             static_cast<size_t>(args.geometry.shared_bytes)};
     error = cuda::emulator::Launch(kernel, args, shape, options);
@@ -50,7 +50,7 @@ std::string RunOnDevice(const DeviceRun& run, const Forward& arrays) { return Ru
 std::string RunOnDevice(const DeviceRun& run, const Backward& arrays) { return Run(run, arrays); }
 
 bool IsBuilt(const CellTraits& cell, cuda::Precision precision) {
-  return cuda::KernelsOf(cell.kind, precision).forward_grid != nullptr;
+  return cuda::KernelsOf(cell.kind, precision).forward_cluster != nullptr;
 }
 
 }  // namespace jp::test

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The kernels by cell, precision and exchange. Each pair of a cell and a precision is a translation
-// unit of its own, made from instance.in.
+// The kernels by cell, precision, exchange and width. Each pair of a cell and a precision is a
+// translation unit of its own, made from instance.in.
 #pragma once
 
 #include "cuda/launch_args.h"
@@ -11,15 +11,17 @@ template <class Arrays>
 using Kernel = void (*)(const LaunchArgs<Arrays>);
 
 struct KernelSet {
-  Kernel<Forward> forward_grid, forward_cluster;
-  Kernel<Backward> backward_grid, backward_cluster;
+  // Of a grid, by the logarithm of the width.
+  Kernel<Forward> forward_grid[3], forward_cluster;
+  Kernel<Backward> backward_grid[3], backward_cluster;
 
   template <class Arrays>
-  Kernel<Arrays> Of(bool cluster) const {
+  Kernel<Arrays> Of(const Geometry& g) const {
+    const int wide = g.width / 2;
     if constexpr (LaunchArgs<Arrays>::kIsForward) {
-      return cluster ? forward_cluster : forward_grid;
+      return g.cluster() ? forward_cluster : forward_grid[wide];
     } else {
-      return cluster ? backward_cluster : backward_grid;
+      return g.cluster() ? backward_cluster : backward_grid[wide];
     }
   }
 };

@@ -37,11 +37,13 @@ def test_the_tightest_kernels_stay_in_registers(
 ) -> None:
     """Of 65536 registers a block's 256 threads can have 255 each; what spills is LOCAL or STACK."""
     monkeypatch.setenv("JAX_PERSISTENT_CACHE_DIR", str(tmp_path))
-    exchanges = 1 if architecture == "sm_80" else 2
-    types = 2 if dtype == "float32" else 1
-    assert cuda.compile_ahead(CELLS[cell], dtype, architecture) == 2 * exchanges * types
+    # Through L2 forward of two widths, backward of three; of one in float32 and in clusters.
+    kernels = 5 if dtype != "float32" else 5 + 2
+    if architecture != "sm_80":
+        kernels += 4 if dtype == "float32" else 2
+    assert cuda.compile_ahead(CELLS[cell], dtype, architecture) == kernels
     entries = list(tmp_path.glob("*.kernel"))
-    assert len(entries) == 2 * exchanges * types
+    assert len(entries) == kernels
     for entry in entries:
         binary = entry.with_suffix(".cubin")
         binary.write_bytes(entry.read_bytes()[HEADER_BYTES:])

@@ -30,6 +30,8 @@ void CheckLateBlocks(bool few) {
       if (seed % 4 < 2) given.Add(Part::reset_state);
       GpuCase c{given, exchange};
       if (seed % 3 != 1) c.facts.l2_bytes = 1 << 10;  // places of messages are fetched ahead
+      c.width = jp::cuda::kWidths[seed % 3];
+      c.cut = c.width > 1 && seed % 4 != 0 ? 2 : 1;
       CheckBothPasses(c, static_cast<int>(seed), {.jitter_seed = seed, .max_delay_us = 60});
     }
   }
@@ -49,7 +51,7 @@ void CheckLateChunks(bool few) {
       GpuCase c{GivenToGpu(*jp::FindCell("lstm"), precision, {1, 3, 4, H}, {Part::resets})};
       c.facts.processors = processors;
       for (const Problem& pass : {c.forward(), c.backward()}) {
-        const jp::cuda::KernelPlan plan = jp::cuda::PlanKernel(pass, c.facts, c.exchange);
+        const jp::cuda::KernelPlan plan = PlanOf(c, pass);
         const int loads = jp::cuda::TraitsOf(pass.pass, 4, 2, plan.precision).loads_in_flight;
         CHECK(plan.geometry.warp_chunks > loads, c.name(), plan.geometry.warp_chunks);
       }

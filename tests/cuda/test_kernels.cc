@@ -57,7 +57,10 @@ void CheckAllOptions() {
                                 .second_way = option / 2 % 2 != 0};
           const Size& size = kSizes[(seed + seed / 12) % 4];
           const Problem given = With(options, GivenToGpu(cell, precision, size, {}), seed);
-          CheckBothPasses({given, exchange}, seed);
+          GpuCase c{given, exchange};
+          if (IsTypical(cell, precision)) c.width = jp::cuda::kWidths[(seed / 4) % 3];
+          if (c.width > 1 && seed % 2 == 0) c.cut = 2;
+          CheckBothPasses(c, seed);
         }
       }
     }
@@ -95,8 +98,9 @@ void CheckEndedTiles(bool few) {
         const Precision precision = ++seed % 2 ? Precision::kBfloat16 : Precision::kFloat32;
         if (few && (option == 1 || option == 2) != ((seed - 1) / 4 % 2 != 0)) continue;
         const Size size{2, 19, 7, 24};
-        const GpuCase c{With(options, GivenToGpu(*jp::FindCell(name), precision, size, {}), seed),
-                        exchange};
+        GpuCase c{With(options, GivenToGpu(*jp::FindCell(name), precision, size, {}), seed),
+                  exchange, kSmallGpu, jp::cuda::kWidths[seed % 3]};
+        if (c.width > 1) c.cut = 2;
         Arrays arrays = MakeArrays(c.given, seed);
         for (size_t i = 0; i < arrays.lengths.size(); ++i) {
           arrays.lengths[i] = kLengths[(seed + i / 19) % 3][i % 19];

@@ -75,8 +75,8 @@ Precision PrecisionOf(const Problem& p) {
   return p.tf32 ? Precision::kTf32 : Precision::kFloat32;
 }
 
-KernelTraits Traits(const Problem& p) {
-  return TraitsOf(p.pass, p.cell.gates, p.cell.states, PrecisionOf(p));
+KernelTraits Traits(const Problem& p, int width) {
+  return TraitsOf(p.pass, p.cell.gates, p.cell.states, PrecisionOf(p), width);
 }
 
 // What a failed check prints of its case.
@@ -123,17 +123,18 @@ void CheckSharedMemory(const Geometry& g, const KernelTraits& traits, const Prob
   constexpr int64_t kFloat = 4, kVector = 16;
   const int64_t warps = g.warps_m * g.warps_k, tiles = g.tiles_per_team;
   const int64_t pairs = traits.slots() * kLanes;
+  const int64_t states = tiles * g.warps_m * pairs / g.cut * traits.states * kFloat;
   const bool wants_reset_sums = p.pass == Pass::kBackward && p.has(Part::reset_state);
   CheckRegions(
       {
           {"partial sums", 0, 2 * warps * pairs * traits.gates * kFloat, kVector},
-          {"states", g.states, tiles * g.warps_m * pairs * traits.states * kFloat, kVector},
-          {"reset sums", g.reset_sums,
-           wants_reset_sums ? tiles * g.warps_m * pairs * traits.states * kFloat : 0, kVector},
+          {"states", g.states, states, kVector},
+          {"reset sums", g.reset_sums, wants_reset_sums ? states : 0, kVector},
           {"stage", g.stage,
            PrecisionOf(p) == Precision::kFloat32 ? 2 * warps * kLanes * kVector : 0, kVector},
           {"messages", g.messages, 2 * tiles * kTileRows * g.message_pitch, kVector},
-          {"barriers", g.barriers, g.cluster() ? 2 * tiles * 8 : 0, 8},
+          {"sums", g.sums, g.cut > 1 ? 2 * tiles * pairs * kFloat : 0, kVector},
+          {"barriers", g.barriers, g.cluster() || g.cut > 1 ? 2 * tiles * 8 : 0, 8},
           {"ends", g.ends, p.has(Part::lengths) ? tiles * 4 : 0, 4},
           {"weights", g.weights,
            warps * std::max(1, g.shared_chunks) * traits.chunk_vectors() * kLanes * kVector,
@@ -150,10 +151,10 @@ void CheckUnitsAndDepth(const Geometry& g, const KernelTraits& traits, const Pro
   CHECK(g.unit_blocks * traits.units() >= p.hidden, name, g.unit_blocks);
   CHECK((g.unit_blocks - 1) * traits.units() < p.hidden, name, g.unit_blocks);
   // Every unit block has one block of the team, and no block that receives is without one.
-  CHECK(g.receivers * g.warps_m >= g.unit_blocks, name, g.receivers);
-  CHECK((g.receivers - 1) * g.warps_m < g.unit_blocks, name, g.receivers);
+  CHECK(g.receivers * g.warps_m >= g.unit_blocks * g.cut, name, g.receivers);
+  CHECK((g.receivers - g.cut) * g.warps_m < g.unit_blocks * g.cut, name, g.receivers);
   CHECK(g.blocks_per_team >= g.receivers, name, g.blocks_per_team, g.receivers);
-  CHECK(g.senders == g.unit_blocks * std::min(traits.slots(), g.warps_k), name);
+  CHECK(g.senders == g.unit_blocks * g.cut * std::min(traits.slots() / g.cut, g.warps_k), name);
   // A row of a message, its segments readable 16 bytes at a time, and in a cluster all written.
   CHECK(g.segment >= p.hidden && g.segment * bytes % 16 == 0, name, g.segment);
   CHECK(g.segment * bytes < p.hidden * bytes + 16 || g.cluster(), name, g.segment);
@@ -161,8 +162,13 @@ void CheckUnitsAndDepth(const Geometry& g, const KernelTraits& traits, const Pro
   const int64_t row_bytes = traits.segments * g.segment * bytes;
   CHECK(int64_t{g.chunks} * kChunkBytes >= row_bytes, name, g.chunks);
   CHECK(int64_t{g.chunks - 1} * kChunkBytes < row_bytes, name, g.chunks);
-  CHECK(g.warps_k * g.warp_chunks >= g.chunks, name, g.warp_chunks);
-  CHECK(g.warps_k * (g.warp_chunks - 1) < g.chunks, name, g.warp_chunks);
+  CHECK(g.cut * g.block_chunks >= g.chunks && g.cut * (g.block_chunks - 1) < g.chunks, name,
+        g.block_chunks);
+  CHECK(g.warps_k * g.warp_chunks >= g.block_chunks, name, g.warp_chunks);
+  CHECK(g.warps_k * (g.warp_chunks - 1) < g.block_chunks, name, g.warp_chunks);
+  // Those who share K are one cluster, in which each has a part of the units, 16 at a time.
+  CHECK(g.cut == 1 || (p.pass == Pass::kBackward && !g.cluster() && g.warps_m == 1), name, g.cut);
+  CHECK(g.width % g.cut == 0 && g.blocks_per_team % g.cut == 0, name, g.cut, g.width);
 }
 
 // A warp's chunks: registers first, then shared memory as far as it goes, then L2.
@@ -202,6 +208,7 @@ void CheckTeams(const KernelPlan& plan, const Problem& p, const DeviceFacts& fac
   if (!g.cluster()) {  // blocks of a launch wait for each other: all must be there
     CHECK(plan.launch_teams * g.blocks_per_team <= facts.processors, name, plan.launch_teams);
     CHECK(g.message_pitch == 0, name);
+    CHECK(g.cut <= facts.cluster_blocks, name, g.cut);
     return;
   }
   CHECK(plan.launch_teams == plan.teams, name, plan.launch_teams);
@@ -221,7 +228,7 @@ void CheckPlan(const Problem& p, const DeviceFacts& facts, Exchange exchange,
     CHECK(plan.refusal.find_first_of("0123456789") != std::string::npos, name, plan.refusal);
     return;
   }
-  const KernelTraits traits = Traits(p);
+  const KernelTraits traits = Traits(p, plan.geometry.width);
   const Exchange made = plan.geometry.exchange;
   CHECK(made != Exchange::kAny && (exchange == Exchange::kAny || made == exchange), name);
   CheckUnitsAndDepth(plan.geometry, traits, p, name);
@@ -241,6 +248,13 @@ void CheckExchanges(const Problem& p, const DeviceFacts& facts) {
   CheckPlan(p, facts, Exchange::kAny, any);
   CheckPlan(p, facts, Exchange::kGridData, grid);
   CheckPlan(p, facts, Exchange::kCluster, cluster);
+  for (const int width : kWidths) {
+    for (const int cut : {1, 2}) {
+      const KernelPlan told = PlanKernel(p, facts, Exchange::kGridData, width, cut);
+      CheckPlan(p, facts, Exchange::kGridData, told);
+      CHECK(!told.runs() || (told.geometry.width == width && told.geometry.cut == cut), width, cut);
+    }
+  }
   const Label name{p, facts, Exchange::kAny};
   CHECK(any.runs() == (grid.runs() || cluster.runs()), name, any.refusal, grid.refusal);
   CHECK(IsSame(any, grid) || IsSame(any, cluster), name, any.refusal);
@@ -339,8 +353,9 @@ void TestGeometries() {
   // 128 unit blocks: one each on 132 SMs, two each on 108; 32 chunks over 8 warps, over 4.
   CheckGeometry(90, Forward("lstm", kBf16, 1024), any, {"grid, registers", 128, 1, 8, 4});
   CheckGeometry(80, Forward("lstm", kBf16, 1024), any, {"grid, registers", 64, 2, 4, 8});
-  // 256 unit blocks: two each on 132 SMs; 64 chunks over 4 warps, of which 8 are in registers.
-  CheckGeometry(90, Forward("lstm", kBf16, 2048), any, {"grid, shared memory", 128, 2, 4, 16});
+  // 128 unit blocks of twice the width: one each on 132 SMs; 64 chunks over 8 warps, of which 4 are
+  // in registers.
+  CheckGeometry(90, Forward("lstm", kBf16, 2048), any, {"grid, shared memory", 128, 1, 8, 8});
   // A small problem needs few blocks; but st.async wants a cluster of two at least.
   CheckGeometry(90, Forward("elman_tanh", kBf16, 64), any, {"cluster, registers", 4, 1, 2, 1});
   CheckGeometry(90, Forward("elman_tanh", kBf16, 16), any, {"cluster, registers", 2, 1, 1, 1});
@@ -354,10 +369,11 @@ void TestBatches() {
         exchange);
   };
   // 132 SMs hold two teams of 64 blocks with 8 of 16 tiles each, or, with four unit blocks on each,
-  // eight of 16 with two tiles, as the model prefers; or sixteen clusters of 8.
+  // eight of 16 with two tiles, as the model prefers, of half as many and twice as wide; or sixteen
+  // clusters of 8.
   const Geometry grid = plan(1, 128, Exchange::kGridData).geometry;
-  CHECK(grid.warps_m == 4 && grid.blocks_per_team == 16 && grid.tiles_per_team == 2, grid.warps_m,
-        grid.tiles_per_team);
+  CHECK(grid.warps_m == 2 && grid.width == 2 && grid.blocks_per_team == 16, grid.warps_m);
+  CHECK(grid.tiles_per_team == 2, grid.tiles_per_team);
   const KernelPlan clusters = plan(1, 128, Exchange::kCluster);
   CHECK(clusters.geometry.blocks_per_team == 8 && clusters.teams == 16, Explain(clusters, h100));
   CHECK(plan(1, 8, Exchange::kCluster).teams == 1);
@@ -395,18 +411,20 @@ void TestStepCycles() {
   for (const Known& known :
        {Known{Pass::kForward, "lstm", Precision::kBfloat16, 1024, 1, Exchange::kGridData, 1661.50},
         {Pass::kBackward, "lstm", Precision::kBfloat16, 512, 8, Exchange::kCluster, 4186.42},
-        {Pass::kForward, "lstm", Precision::kBfloat16, 512, 64, Exchange::kGridData, 2041.35},
-        {Pass::kBackward, "lstm", Precision::kBfloat16, 1024, 64, Exchange::kGridData, 9942.83},
+        {Pass::kForward, "lstm", Precision::kBfloat16, 512, 64, Exchange::kGridData, 1870.17},
+        {Pass::kBackward, "lstm", Precision::kBfloat16, 1024, 64, Exchange::kGridData, 5495.86},
         {Pass::kForward, "lstm", Precision::kFloat32, 1536, 4, Exchange::kGridData, 6765.68},
         {Pass::kForward, "gru", Precision::kFloat32, 1024, 5, Exchange::kGridData, 3607.00},
         {Pass::kBackward, "gru", Precision::kFloat32, 512, 5, Exchange::kGridData, 3415.00},
         {Pass::kBackward, "elman_tanh", Precision::kFloat16, 1024, 64, Exchange::kGridData,
-         2712.71}}) {
+         1833.35}}) {
     const Problem p =
         Make(known.pass, Cell(known.cell), known.precision, {known.hidden, known.batch});
     const KernelPlan plan = PlanKernel(p, h100, known.exchange);
     const double cycles =
-        StepCycles(plan.geometry, {p, plan.precision, Traits(p), h100.processors}).Total();
+        StepCycles(plan.geometry,
+                   {p, plan.precision, Traits(p, plan.geometry.width), h100.processors})
+            .Total();
     CHECK(std::abs(cycles - known.cycles) < 0.01, (Label{p, h100, known.exchange}), cycles);
   }
 }

@@ -61,9 +61,9 @@ def test_what_it_prints(monkeypatch) -> None:
     assert found.residency == "grid, shared memory"
     assert (found.workers, found.packed_bytes) == (32, 4 * 1024 * 1024 * 2)
     assert str(found) == (
-        "native: 8192 KiB of weights over 32 blocks of 8 warps (4 for units, 2 for K), exchange "
-        "through L2; a warp keeps 8 of its 16 chunks in registers, 8 in shared memory; 3 teams of "
-        "32 of 108 SMs, 1 tile of 8 rows each"
+        "native: 8192 KiB of weights over 32 blocks of 8 warps (2 for units, 4 for K), exchange "
+        "through L2, each message read once for 2 unit blocks; a warp keeps 4 of its 8 chunks in "
+        "registers, 4 in shared memory; 3 teams of 32 of 108 SMs, 1 tile of 8 rows each"
     )
     found = jp.plan("lstm", 1024, 5000, "bfloat16", "sm_90")
     assert str(found).endswith(
@@ -105,7 +105,7 @@ def test_a_device_is_asked_for_its_own_facts(monkeypatch) -> None:
     monkeypatch.setattr(native_module(), "facts", lambda platform, device: {3: facts}[device])
     part = SimpleNamespace(platform="gpu", local_hardware_id=3)
     found = jp.plan("lstm", 1024, 8, "bfloat16", part)
-    assert "1 team of 43 of 60 SMs" in str(found)
+    assert "1 team of 32 of 60 SMs" in str(found)
     monkeypatch.setattr(jax, "local_devices", lambda backend: [part])
     assert jp.plan("lstm", 1024, 8, "bfloat16", "cuda") == found
 
@@ -175,7 +175,7 @@ def test_float32_keeps_fewer_weights_in_registers_than_tf32() -> None:
     assert precise is not None
     assert quick is not None
     assert precise["backward"]["shared_chunks"] == 18
-    assert quick["backward"]["shared_chunks"] == 16
+    assert quick["backward"]["shared_chunks"] * quick["backward"]["width"] == 16
 
 
 def test_the_exchange_can_be_chosen(monkeypatch) -> None:
