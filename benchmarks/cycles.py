@@ -36,6 +36,14 @@ def cell_cycles(cell: str, dtype: str, backward: bool, chip: Chip = H100) -> flo
     return chains[cell] + 2 * chip.alu  # the sum with x; rounding
 
 
+def exchange_cycles(residency: str, chip: Chip = H100) -> float:
+    """From a block's store until another has seen it."""
+    if residency == "cluster":
+        return chip.dsmem_trip + chip.shared_trip
+    # The store's way to L2, the look that came just too early, the way back of the next one.
+    return 0.5 * chip.l2_far_trip + chip.l2_far_trip + 0.5 * chip.l2_far_trip
+
+
 def predict(
     shape: Shape, residency: str, backward: bool = False, chip: Chip = H100
 ) -> Mapping[str, float]:
@@ -49,10 +57,9 @@ def predict(
     streamed = at.stream_chunks * weights / intake
     in_shared = at.shared_chunks * weights / chip.shared_bytes_per_cycle
     product = max(_product(shape, at, chip), in_shared)
+    exchange = exchange_cycles(residency, chip)
     if residency == "grid":
-        # A store's way to L2, the look that came just too early, the way back of the next one. A
-        # warp's first loads are asked for again together: one such look for all of them.
-        exchange = 0.5 * chip.l2_far_trip + chip.l2_far_trip + 0.5 * chip.l2_far_trip
+        # A warp's first loads are asked for again together: one early look for all of them.
         # The loads after those are asked for while what came before is multiplied. Each is the
         # first of its line since that was written: some come from the far half of L2.
         groups = math.ceil(at.warp_chunks / at.loads)
@@ -63,7 +70,6 @@ def predict(
         loads = max(trips, at.warps_m * message / intake, hot)
     else:
         # To every block by 16 bytes; each warp reads all 8 rows, whether in the batch or not.
-        exchange = chip.dsmem_trip + chip.shared_trip
         read = at.warps_m * TILE_ROWS * at.row_bytes / chip.shared_bytes_per_cycle
         loads = message / chip.dsmem_bytes + read + chip.shared_trip
     # Each warp writes its sums; the warps of a pair read all of them.

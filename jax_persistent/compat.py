@@ -20,6 +20,7 @@ from jax._src import (
     custom_partitioning_sharding_rule,
     dispatch,
     sharding_impls,
+    source_info_util,
     xla_bridge,
 )
 from jax._src.interpreters import mlir
@@ -54,6 +55,27 @@ def result_aval(like: Any, shape: tuple[int, ...], dtype: Any) -> Any:
 def apply_primitive(primitive: Primitive, *operands: Any, **params: Any) -> Any:
     """Runs a primitive by itself, compiled, as jax runs its own: under `jax.disable_jit` too."""
     return dispatch.apply_primitive(primitive, *operands, **params)
+
+
+def bind_equation(equation: Any, operands: Sequence[Any], caller: Any = None) -> list[Any]:
+    """An equation's results for other operands; what it becomes knows the same line of source.
+
+    The functions of jax's own that are traced once for all callers have no such line: those have
+    that of `caller`, the equation that calls them.
+    """
+    params = equation.primitive.get_bind_params(equation.params)
+    functions, params = params if isinstance(params, tuple) else ((), params)
+    source = equation.source_info
+    if caller is not None and source_info_util.user_frame(source.traceback) is None:
+        source = caller.source_info
+    with source_info_util.user_context(source.traceback):
+        found = equation.primitive.bind(*functions, *operands, **params)
+    return list(found) if equation.primitive.multiple_results else [found]
+
+
+def line_of(equation: Any) -> str:
+    """Where in the user's source an equation comes from."""
+    return str(source_info_util.summarize(equation.source_info))
 
 
 # jax's matmul precisions that tf32 satisfies, as it does on a GPU for jax's own products.

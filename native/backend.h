@@ -8,6 +8,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -15,6 +16,7 @@
 
 #include "native/problem/arrays.h"
 #include "native/problem/problem.h"
+#include "native/programs/program.h"
 
 namespace jp {
 
@@ -99,6 +101,17 @@ class Backend {
                           const Resources& resources) const = 0;
   virtual std::string Run(const Plan& plan, const Backward& arrays, void* workspace,
                           const Resources& resources) const = 0;
+
+  // The same for a step function's program, whose operands and results are in its own order. A
+  // backend that runs none has no plan. Throws as MakePlan does.
+  virtual std::unique_ptr<Plan> MakeProgramPlan(Program /*program*/, const Facts& /*facts*/) const {
+    return nullptr;
+  }
+  virtual std::string RunProgram(const Plan& /*plan*/, std::span<const void* const> /*operands*/,
+                                 std::span<void* const> /*results*/,
+                                 const Resources& /*resources*/) const {
+    return "this backend runs no programs";
+  }
 };
 
 }  // namespace jp

@@ -14,6 +14,7 @@
 #include "native/cpu/isa.h"
 #include "native/problem/parse.h"
 #include "native/xla/handlers.h"
+#include "native/xla/program_handler.h"
 
 namespace nb = nanobind;
 
@@ -40,6 +41,12 @@ nb::dict Targets() {
       if (stages.initialize != nullptr) handlers["initialize"] = Handler(stages.initialize);
       handlers["execute"] = Handler(stages.execute);
       targets[jp::ffi::TargetOf(pass)] = handlers;
+    }
+    if (backends[i]->KindOfExecutor() == jp::Executor::kThreadPool) {
+      nb::dict handlers;
+      handlers["instantiate"] = Handler(jp::ffi::InstantiateProgram);
+      handlers["execute"] = Handler(jp::ffi::ExecuteProgram);
+      targets[jp::ffi::kProgramTarget] = handlers;
     }
     platforms[PlatformName(*backends[i]).c_str()] = targets;
   }
@@ -81,6 +88,14 @@ jp::Attributes AttributesOf(const nb::dict& dict) {
   return attributes;
 }
 
+nb::dict AsDict(const jp::Description& description) {
+  nb::dict d;
+  d["explanation"] = description.explanation;
+  d["residency"] = description.residency;
+  for (const auto& [number, value] : description.numbers) d[number.c_str()] = value;
+  return d;
+}
+
 // A plan for a problem, given by a custom call's attributes and "pass", on a machine; compiled if
 // `compiles` and it runs.
 nb::dict Plan(const std::string& platform, const nb::dict& attributes,
@@ -106,13 +121,23 @@ nb::dict Plan(const std::string& platform, const nb::dict& attributes,
     const nb::gil_scoped_release others_run;
     backend.Compile(*plan);
   }
-  nb::dict d;
+  nb::dict d = AsDict(description);
   d["runs"] = refusal.empty();
-  d["explanation"] = refusal.empty() ? description.explanation : refusal;
-  d["residency"] = description.residency;
+  if (!refusal.empty()) d["explanation"] = refusal;
   d["workspace_bytes"] = plan->WorkspaceBytes();
-  for (const auto& [number, value] : description.numbers) d[number.c_str()] = value;
   return d;
+}
+
+// How a step function's program would run on a machine.
+nb::dict ProgramPlan(const std::string& platform, const std::vector<int64_t>& code,
+                     const std::vector<float>& literals, const std::vector<int64_t>& layouts,
+                     int64_t steps, int64_t groups, int64_t rows, bool reverse,
+                     const std::map<std::string, int64_t>& facts) {
+  const auto plan = BackendOf(platform).MakeProgramPlan(
+      jp::ParseProgram(code, literals, layouts, steps, groups, rows, reverse),
+      {facts.begin(), facts.end()});
+  if (plan == nullptr) throw std::invalid_argument(platform + ": it runs no programs");
+  return AsDict(plan->Describe());
 }
 
 std::map<std::string, int64_t> AsDict(const jp::Facts& facts) {
@@ -156,6 +181,9 @@ NB_MODULE(_native, m) {
   m.def("cells", &Cells);
   m.def("plan", &Plan, nb::arg("platform"), nb::arg("attributes"), nb::arg("facts"),
         nb::arg("options") = std::map<std::string, std::string>{}, nb::arg("compiles") = false);
+  m.def("program_plan", &ProgramPlan, nb::arg("platform"), nb::arg("code"), nb::arg("literals"),
+        nb::arg("layouts"), nb::arg("steps"), nb::arg("groups"), nb::arg("rows"),
+        nb::arg("reverse"), nb::arg("facts"));
   m.def("report", &Report, nb::arg("platform"));
   m.def("search_for", &SearchFor, nb::arg("platform"), nb::arg("files"));
   m.def("facts", &FactsOf, nb::arg("platform"), nb::arg("threads") = 0, nb::arg("device") = 0);

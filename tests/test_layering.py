@@ -22,6 +22,7 @@ PYTHON_LAYERS = (
     ("__main__", "linen", "nnx", "pipeline"),
     ("",),
     ("flax_cells",),
+    ("programs",),
     ("ops",),
     ("backends",),
     ("ffi",),
@@ -36,7 +37,7 @@ NATIVE_LAYERS = (
     ("native/backends.cc",),
     ("native/backends.h", "cuda/", "native/cpu/"),
     ("native/backend.h",),
-    ("native/problem/",),
+    ("native/problem/", "native/programs/"),
     ("native/cells/",),
     ("native/portable.h",),
 )

@@ -5,10 +5,12 @@
 #include <algorithm>
 #include <cstddef>
 #include <stdexcept>
+#include <utility>
 #include <variant>
 
 #include "native/cpu/cores.h"
 #include "native/cpu/machine.h"
+#include "native/cpu/program_plan.h"
 #include "native/cpu/scratch.h"
 #include "native/problem/parse.h"
 
@@ -92,6 +94,39 @@ class CpuPlanned : public Plan {
   size_t bytes_ = 0;
 };
 
+class ProgramPlanned : public Plan {
+ public:
+  ProgramPlanned(Program program, const CpuFacts& facts)
+      : program_(std::move(program)), facts_(facts), plan_(PlanProgram(program_, facts)) {}
+
+  std::string Refusal() const override { return {}; }
+
+  Description Describe() const override {
+    return {std::string(plan_.residency),
+            Explain(plan_, facts_),
+            {{"workers", plan_.workers},
+             {"packed_bytes", plan_.packed_bytes},
+             {"splits_batch", plan_.splits_batch},
+             {"meetings", plan_.splits_batch || plan_.workers == 1 ? 0 : plan_.main_stages}}};
+  }
+
+  std::string Run(std::span<const void* const> operands, std::span<void* const> results,
+                  const Resources& resources) const {
+    const Scratch memory(plan_.bytes);
+    const ProgramCall call{program_, plan_, operands.data(), results.data(), memory.as<char>()};
+    Team::Run(plan_.workers, program_.groups * plan_.phases, resources.schedule,
+              [&call, run = ChosenIsa().program](int worker, int64_t phase) {
+                run(call, worker, phase);
+              });
+    return {};
+  }
+
+ private:
+  Program program_;
+  CpuFacts facts_;
+  ProgramPlan plan_;
+};
+
 class CpuBackend : public Backend {
  public:
   std::string_view Platform() const override { return "cpu"; }
@@ -128,6 +163,15 @@ class CpuBackend : public Backend {
   std::string Run(const Plan& plan, const Backward& arrays, void* /*workspace*/,
                   const Resources& resources) const override {
     return static_cast<const CpuPlanned&>(plan).Run(arrays, resources);
+  }
+
+  std::unique_ptr<Plan> MakeProgramPlan(Program program, const Facts& facts) const override {
+    return std::make_unique<ProgramPlanned>(std::move(program), Parsed(facts));
+  }
+  std::string RunProgram(const Plan& plan, std::span<const void* const> operands,
+                         std::span<void* const> results,
+                         const Resources& resources) const override {
+    return static_cast<const ProgramPlanned&>(plan).Run(operands, results, resources);
   }
 };
 

@@ -133,18 +133,25 @@ int GroupsAtOnce(const Problem& problem, int64_t values, int weight_bytes, CpuFa
   return most;
 }
 
-// `uses`: how often all weights are read.
-GemmPlan PlanGemm(int64_t k, int64_t units, int gates, int64_t batch, int weight_bytes,
-                  Division division, int64_t uses, const CpuFacts& facts) {
+// Steps of a chunk: nearly equal chunks of at most kChunkRows rows, or of one step.
+int64_t ChunkSteps(const Problem& problem) {
+  const int64_t most = std::max<int64_t>(kChunkRows / problem.batch, 1);
+  return CeilDiv(problem.steps, CeilDiv(problem.steps, most));
+}
+
+}  // namespace
+
+GemmPlan PlanGemm(int64_t k, int64_t units, int gates, int64_t batch, int weight_bytes, int workers,
+                  bool splits_batch, int64_t uses, const CpuFacts& facts) {
   GemmPlan plan;
   plan.k = CeilDiv(k, 2) * 2;
   plan.lanes = facts.vector_lanes;
   plan.gates = gates;
   plan.unit_vectors = CeilDiv(units, facts.vector_lanes);
-  plan.slices = division.splits_batch ? 1 : division.workers;
-  plan.workers = division.workers;
+  plan.slices = splits_batch ? 1 : workers;
+  plan.workers = workers;
   const int64_t columns = CeilDiv(plan.unit_vectors, plan.slices) * gates;
-  const int64_t share = division.splits_batch ? CeilDiv(batch, division.workers) : batch;
+  const int64_t share = splits_batch ? CeilDiv(batch, workers) : batch;
   const int64_t rows = std::min<int64_t>(share, kBlockRows);
   plan.panel_vectors = PanelVectors(rows, batch == 1, columns, weight_bytes, facts);
   plan.tile_rows = TileRows(plan.panel_vectors, facts.vector_count, TileBytes(rows, weight_bytes));
@@ -163,14 +170,6 @@ GemmPlan PlanGemm(int64_t k, int64_t units, int gates, int64_t batch, int weight
   return plan;
 }
 
-// Steps of a chunk: nearly equal chunks of at most kChunkRows rows, or of one step.
-int64_t ChunkSteps(const Problem& problem) {
-  const int64_t most = std::max<int64_t>(kChunkRows / problem.batch, 1);
-  return CeilDiv(problem.steps, CeilDiv(problem.steps, most));
-}
-
-}  // namespace
-
 CpuPlan PlanCpu(const Problem& problem, const CpuFacts& facts) {
   const bool forward = problem.pass == Pass::kForward;
   const int64_t hidden = problem.hidden, columns = problem.columns();
@@ -179,20 +178,23 @@ CpuPlan PlanCpu(const Problem& problem, const CpuFacts& facts) {
   Division division = Divide(problem, forward ? hidden : columns, bytes, facts);
   CpuPlan plan{};
   plan.groups_at_once = GroupsAtOnce(problem, forward ? hidden : columns, bytes, facts, division);
+  const int workers = division.workers;
+  const bool splits = division.splits_batch;
   plan.chunk_steps = ChunkSteps(problem);
   const int64_t rows = plan.chunk_steps * problem.batch;
   const int64_t uses = problem.steps * CeilDiv(problem.batch, kChunkRows);
   const int64_t input_uses = CeilDiv(problem.steps * problem.batch, kChunkRows);
   if (forward) {
-    plan.recurrence = PlanGemm(hidden, hidden, gates, problem.batch, bytes, division, uses, facts);
-    plan.inputs = PlanGemm(inputs, hidden, gates, rows, bytes, division, input_uses, facts);
+    plan.recurrence =
+        PlanGemm(hidden, hidden, gates, problem.batch, bytes, workers, splits, uses, facts);
+    plan.inputs = PlanGemm(inputs, hidden, gates, rows, bytes, workers, splits, input_uses, facts);
   } else {
-    plan.recurrence = PlanGemm(columns, hidden, 1, problem.batch, bytes, division, uses, facts);
-    plan.inputs = PlanGemm(columns, inputs, 1, rows, bytes, division, input_uses, facts);
+    plan.recurrence =
+        PlanGemm(columns, hidden, 1, problem.batch, bytes, workers, splits, uses, facts);
+    plan.inputs = PlanGemm(columns, inputs, 1, rows, bytes, workers, splits, input_uses, facts);
     // A sum over all rows is one worker's, so that units are divided; its factor, the gates'
     // gradients, is read for the inputs and for h.
-    plan.d_weights = PlanGemm(rows, hidden, gates, hidden, sizeof(float),
-                              {division.workers, false, 0}, 2, facts);
+    plan.d_weights = PlanGemm(rows, hidden, gates, hidden, sizeof(float), workers, false, 2, facts);
     // What is read again and again, and so may need prefetching, is the accumulators.
     const GemmPlan& d = plan.d_weights;
     const int64_t width = d.panels * d.panel_vectors * d.lanes;

@@ -73,6 +73,11 @@ struct CpuPlan {
 // 1; the dtype is not float16.
 CpuPlan PlanCpu(const Problem& problem, const CpuFacts& facts);
 
+// A product of a step with these workers, who divide the batch or, if not, the units. `uses`: how
+// often all weights are read.
+GemmPlan PlanGemm(int64_t k, int64_t units, int gates, int64_t batch, int weight_bytes, int workers,
+                  bool splits_batch, int64_t uses, const CpuFacts& facts);
+
 // A plan in words.
 std::string Explain(const CpuPlan& plan, const CpuFacts& facts);
 

@@ -6,6 +6,7 @@
 #include "native/cpu/backward.h"
 #include "native/cpu/forward.h"
 #include "native/cpu/isa.h"
+#include "native/cpu/program_kernel.h"
 
 namespace jp::cpu::JP_ISA {
 
@@ -30,8 +31,12 @@ static void RunPhase(const Workspace<Arrays>& space, int worker, int64_t phase) 
 }
 
 static constexpr Isa MakeIsa(const char* name) {
-  return {name, kLanes, kRegisters, RunPhase<ForwardKernel, Forward>,
-          RunPhase<BackwardKernel, Backward>};
+  return {name,
+          kLanes,
+          kRegisters,
+          RunPhase<ForwardKernel, Forward>,
+          RunPhase<BackwardKernel, Backward>,
+          ProgramKernel::RunPhase};
 }
 
 }  // namespace jp::cpu::JP_ISA

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string_view>
 
+#include "native/cpu/program_plan.h"
 #include "native/cpu/workspace.h"
 
 namespace jp::cpu {
@@ -16,6 +17,7 @@ struct Isa {
   // Runs one phase of one worker; see Workspace.
   void (*forward)(const Workspace<Forward>& space, int worker, int64_t phase);
   void (*backward)(const Workspace<Backward>& space, int worker, int64_t phase);
+  void (*program)(const ProgramCall& call, int worker, int64_t phase);
 };
 
 // The best instruction set of this machine, or what JAX_PERSISTENT_ISA names. Throws

@@ -3,13 +3,16 @@
 
 Programs run on XLA's CPU client, but their recurrences are what they would be on a GPU: the
 package's own handlers, planned, compiled and launched through the driver, which is the software
-GPU's. `pytest -p tests.cuda.software FILE`, with what `environment()` gives, has a process do so.
+GPU's. With what `environment()` gives, `pytest -p tests.cuda.software FILE` does so for tests, and
+`python -m tests.cuda.software MODULE ARGUMENTS` for a program.
 """
 
 from __future__ import annotations
 
 import ctypes
 import os
+import runpy
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,6 +42,7 @@ class Device(ctypes.Structure):
 
 
 PART_OF_H100 = Device(90, 8, 227 << 10, 8, 50 << 20, 1)
+ONE_CLUSTER_OF_16 = Device(90, 16, 227 << 10, 16, 50 << 20, 1)
 PART_OF_A100 = Device(80, 6, 163 << 10, 1, 40 << 20, 1)
 
 
@@ -128,3 +132,9 @@ def install() -> SoftwareGpu:
 
 
 GPU = install() if os.environ.get("JAX_PERSISTENT_LIBCUDA") == str(LIBRARY) else None
+
+if __name__ == "__main__":
+    assert GPU is not None, "set what environment() gives"
+    GPU.set_devices(*[ONE_CLUSTER_OF_16] * len(jax.local_devices()))
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -4,7 +4,7 @@
 Elsewhere the same kernels run on the CPU (tests/cuda/*.cc). Here it is the hardware's memory, its
 matrix units and its scheduling that are tested. On a machine without a GPU these tests are skipped;
 where one must be there, JAX_PERSISTENT_REQUIRE_GPU=1 makes its absence a failure. With
-JAX_PERSISTENT_REHEARSE=1 they run on the CPU's kernels, which shows only that they can.
+JAX_PERSISTENT_REHEARSE=1 and `-p tests.cuda.software` they run on the software GPU, with few sizes.
 """
 
 from __future__ import annotations
@@ -301,7 +301,6 @@ def test_a_nan_passes_through(name: str) -> None:
     assert is_nan[1, 2:].all()
 
 
-@pytest.mark.skipif(REHEARSAL, reason="the CPU's kernels have no tf32")
 @pytest.mark.parametrize("name", EXCHANGES)
 def test_tf32_where_jax_asks_for_it(name: str) -> None:
     operands = drawn("lstm", (24, 5, 96), "float32")
@@ -313,7 +312,7 @@ def test_tf32_where_jax_asks_for_it(name: str) -> None:
     assert 1e-6 < error < 5e-3
 
 
-@pytest.mark.skipif(REHEARSAL, reason="the CPU has no clusters")
+@pytest.mark.skipif(REHEARSAL, reason="a cluster is all of the software GPU")
 def test_what_a_cluster_cannot_hold_is_refused() -> None:
     x = jnp.zeros((2, 3, 8), jnp.bfloat16)
     kernel, recurrent = (jnp.zeros((n, 4 * 2048), jnp.bfloat16) for n in (8, 2048))
@@ -321,9 +320,9 @@ def test_what_a_cluster_cannot_hold_is_refused() -> None:
         jax.jit(lambda *a: jp.lstm(*a, backend="native")).lower(x, kernel, recurrent)
 
 
-@pytest.mark.skipif(REHEARSAL, reason="the plan is a CPU's")
 def test_plan_names_the_residency() -> None:
-    found = jp.plan("lstm", 1024, 4, jnp.bfloat16)
+    hidden = 64 if REHEARSAL else 1024
+    found = jp.plan("lstm", hidden, 4, jnp.bfloat16, jax.devices()[0])
     assert found.backend == "native", str(found)
     assert str(found.residency).startswith(("grid", "cluster"))
 
@@ -333,8 +332,12 @@ def test_inside_command_buffers(captured: str) -> None:
     """Whether XLA captures the calls or leaves them out, the results are the same."""
     flags = f"--xla_gpu_enable_command_buffer={captured} --xla_gpu_graph_min_graph_size=1"
     environment = os.environ | ({} if REHEARSAL else {"XLA_FLAGS": flags})
+    command = [sys.executable, "-m", "tests.cuda.small_calls", "--cells", "lstm", "--repeats", "5"]
+    if REHEARSAL:
+        command[2:2] = ["tests.cuda.software"]
+        command += ["--sizes", "3,2,5", "--dtypes", "float32"]
     done = subprocess.run(
-        [sys.executable, "-m", "tests.cuda.small_calls", "--cells", "lstm", "--repeats", "5"],
+        command,
         cwd=ROOT,
         env=environment,
         capture_output=True,

@@ -25,6 +25,10 @@ CUresult cuModuleGetFunction(CUfunction*, CUmodule, const char*);
 CUresult cuFuncSetAttribute(CUfunction, CUfunction_attribute, int);
 CUresult cuLaunchKernelEx(const CUlaunchConfig*, CUfunction, void**, void**);
 CUresult cuMemsetD8Async(CUdeviceptr, unsigned char, size_t, CUstream);
+CUresult cuMemAlloc_v2(CUdeviceptr*, size_t);
+CUresult cuMemcpyDtoH_v2(void*, CUdeviceptr, size_t);
+CUresult cuStreamCreate(CUstream*, unsigned);
+CUresult cuStreamSynchronize(CUstream);
 }
 }  // namespace jp::cuda
 
@@ -130,6 +134,11 @@ void CheckArithmetic() {
   CheckWords(
       "mov.b32 %f1, %r2; mov.b32 %f2, %r3; setp.geu.f32 %p1, %f1, %f2; selp.b32 %r4, 1, 0, %p1;",
       [](auto a, auto b) { return uint32_t{!(FromBits(a) < FromBits(b))}; });
+  for (const char* clock : {"%clock64", "%globaltimer"}) {  // neither ever goes back
+    CheckWords(std::string("mov.u64 %rd4, ") + clock + "; mov.u64 %rd5, " + clock +
+                   "; setp.ge.u64 %p1, %rd5, %rd4; selp.b32 %r4, 1, 0, %p1;",
+               [](auto, auto) { return 1u; });
+  }
   CheckWords("mov.b32 %f1, %r2; mov.b32 %f2, %r3; copysign.f32 %f3, %f1, %f2; mov.b32 %r4, %f3;",
              [](auto a, auto b) { return (b & 0x7fffffff) | (a & 0x80000000); });
 }
@@ -313,8 +322,20 @@ void CheckDriver() {
   CHECK(Launch(function, 4, 32, 0, 1, false, nullptr) == CUDA_ERROR_INVALID_HANDLE);
   CHECK(Launch(function, 4, 32, 0, 1, false, SoftwareGpuStream(1)) == CUDA_ERROR_INVALID_HANDLE);
   CHECK(cuMemsetD8Async(0, 1, 8, static_cast<CUstream>(stream)) == CUDA_ERROR_INVALID_VALUE);
+  CUstream made = nullptr;
+  CUdeviceptr memory = 0;
+  unsigned char bytes[5] = {};
+  CHECK(cuStreamCreate(&made, 1) == CUDA_SUCCESS);
+  CHECK(cuMemAlloc_v2(&memory, 0) == CUDA_ERROR_INVALID_VALUE);
+  CHECK(cuMemAlloc_v2(&memory, 5) == CUDA_SUCCESS && memory % 256 == 0, memory);
+  CHECK(cuMemsetD8Async(memory, 7, 5, made) == CUDA_SUCCESS);
+  CHECK(cuStreamSynchronize(made) == CUDA_SUCCESS);
+  CHECK(cuMemcpyDtoH_v2(bytes, memory, 5) == CUDA_SUCCESS && bytes[0] == 7 && bytes[4] == 7);
+  CHECK(cuMemcpyDtoH_v2(bytes, 0, 5) == CUDA_ERROR_INVALID_VALUE);
   CUcontext popped = nullptr;
   cuCtxPopCurrent_v2(&popped);
+  CHECK(cuMemAlloc_v2(&memory, 5) == CUDA_ERROR_INVALID_CONTEXT);
+  CHECK(cuStreamSynchronize(made) == CUDA_ERROR_INVALID_CONTEXT);
   CHECK(Launch(function, 4, 32, 0, 1, false, stream) == CUDA_ERROR_INVALID_CONTEXT);
   cuCtxPushCurrent_v2(contexts[1]);  // the other device's
   CHECK(Launch(function, 4, 32, 0, 1, false, SoftwareGpuStream(1)) == CUDA_ERROR_INVALID_HANDLE);

@@ -36,8 +36,3 @@ def test_gpus_of_two_kinds() -> None:
 
 def test_what_any_backend_does() -> None:
     run(*(f"tests/{name}" for name in OF_ANY_BACKEND))
-
-
-def test_the_tests_of_real_gpus() -> None:
-    """As they will run on hardware, with few sizes."""
-    run("tests/cuda/test_gpu.py", JAX_PERSISTENT_REHEARSE="1")

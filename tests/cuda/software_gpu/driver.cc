@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A stand-in for libcuda: devices, contexts, modules and launches, with a driver's refusals.
 #include <algorithm>
+#include <cstddef>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -51,6 +52,8 @@ struct State {
   std::vector<SoftwareDevice> devices = {{90, 4, 160 << 10, 4, 1 << 20, 1}};
   std::map<int, std::unique_ptr<CUctx_st>> contexts;
   std::map<int, std::unique_ptr<CUstream_st>> streams;
+  std::vector<std::unique_ptr<CUstream_st>> made_streams;
+  std::vector<std::unique_ptr<std::byte[]>> memory;
   std::vector<std::unique_ptr<CUmod_st>> modules;
   std::vector<std::unique_ptr<CUfunc_st>> functions;
   jp::software_gpu::RunOptions options;
@@ -376,6 +379,37 @@ CUresult cuLaunchKernelEx(const CUlaunchConfig* config, CUfunction function, voi
                       : result.failure == Failure::kAddress   ? CUDA_ERROR_ILLEGAL_ADDRESS
                       : result.failure == Failure::kAlignment ? CUDA_ERROR_MISALIGNED_ADDRESS
                                                               : CUDA_ERROR_LAUNCH_FAILED;
+  return Current()->sticky;
+}
+
+CUresult cuStreamCreate(CUstream* stream, unsigned flags) {
+  State& state = TheState();
+  if (Current() == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
+  if (flags > 1) return CUDA_ERROR_INVALID_VALUE;
+  const std::lock_guard lock(state.mutex);
+  state.made_streams.push_back(std::make_unique<CUstream_st>(Current()));
+  *stream = state.made_streams.back().get();
+  return CUDA_SUCCESS;
+}
+
+CUresult cuStreamSynchronize(CUstream stream) { return WrongContext(stream); }
+
+CUresult cuMemAlloc_v2(CUdeviceptr* memory, size_t bytes) {
+  State& state = TheState();
+  if (Current() == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
+  if (bytes == 0) return CUDA_ERROR_INVALID_VALUE;
+  constexpr size_t kAligned = 256;
+  const std::lock_guard lock(state.mutex);
+  state.memory.push_back(std::make_unique<std::byte[]>(bytes + kAligned));
+  const auto begin = reinterpret_cast<CUdeviceptr>(state.memory.back().get());
+  *memory = (begin + kAligned - 1) / kAligned * kAligned;
+  return CUDA_SUCCESS;
+}
+
+CUresult cuMemcpyDtoH_v2(void* to, CUdeviceptr from, size_t bytes) {
+  if (Current() == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
+  if (from == 0) return CUDA_ERROR_INVALID_VALUE;
+  std::memcpy(to, reinterpret_cast<const void*>(from), bytes);
   return Current()->sticky;
 }
 

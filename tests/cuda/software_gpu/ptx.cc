@@ -443,7 +443,7 @@ class KernelParser {
   void DecodeMove(Instruction& in, const Words& parts, const Words& a) {
     in.type = TypeOf(parts.back());
     const Type half = Wide(in.type) ? Type::kB32 : Type::kB16;
-    if (a[1] == "%globaltimer") {
+    if (a[1] == "%globaltimer" || a[1] == "%clock64") {
       in.op = Op::kClock;
       in.x[0] = Column(a[0], Type::kB64);
     } else if (a[1][0] == '{') {

@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The public functions: `scan`, and `explain`, which says how it would run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from weakref import WeakValueDictionary
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jax_persistent import notices
+from jax_persistent.backends.base import Plan
+from jax_persistent.ops import validation
+from jax_persistent.programs import hoist, jaxprs, primitive
+from jax_persistent.programs.rows import Unfit
+from jax_persistent.programs.step import Step
+
+_Step = Callable[[Any, Any], tuple[Any, Any]]
+
+
+def scan(
+    f: _Step,
+    init: Any,
+    xs: Any = None,
+    length: int | None = None,
+    reverse: bool = False,
+    unroll: int | bool = 1,
+    _split_transpose: bool = False,
+    *,
+    lengths: Any = None,
+    resets: Any = None,
+    backend: str | None = None,
+) -> tuple[Any, Any]:
+    """`jax.lax.scan`, run persistently where the step is a recurrence.
+
+    Means what `jax.lax.scan(f, init, xs, length, reverse, unroll)` means, for every f. Where f's
+    step is made of products of the carry with matrices that stay the same, and of operations on
+    vectors of features, the whole scan is one kernel that keeps the matrices in the cores' caches;
+    its gradient is another. What of a step does not wait for the carry, such as a product with
+    x, is computed for all steps at once before. Any other step runs as `lax.scan`; `explain` says
+    what is in the way.
+
+    Args:
+      f: a step, (carry, x) -> (carry, y).
+      init: the carry before the first step; a pytree of arrays.
+      xs: a pytree of arrays [T, ...]; or None, with `length`.
+      length: T, where xs has no arrays.
+      reverse: run from the last step to the first; ys stay aligned with xs.
+      unroll: for `lax.scan`; a kernel needs no unrolling.
+      lengths: integers in 0..T, of the shape S that the carry's leaves and ys begin with, such as
+        [B]. A step t >= lengths leaves a row's carry as it is, and its ys are zero. Values that are
+        known and out of range raise; traced ones are clamped.
+      resets: bool [T, *S]. Where true, the carry before that step is zeros, as after the `done`
+        flag of an episode. No gradient flows across.
+      backend: None chooses; "native" is the kernel or an error saying why it can't be;
+        "reference" is `lax.scan`.
+
+    Returns:
+      (carry, ys), as `lax.scan` does.
+
+    Raises:
+      NotImplementedError: `backend="native"`, and the step has no program; names the equation and
+        the line it comes from.
+      ValueError: lengths, resets or backend are wrong; those of `lax.scan` for the rest.
+    """
+    validation.check_flags(reverse, False, backend)
+    rows = _masks(init, xs, length, lengths, resets)
+    if rows is not None:
+        f, xs = _masked(f, *rows), (xs, *rows)
+    plainly = partial(lax.scan, f, init, xs, length, reverse, unroll, _split_transpose)
+    if backend == "reference":
+        return plainly()
+    try:
+        traced = _trace(f, init, xs, length)
+    except Unfit as unfit:
+        if backend == "native":
+            raise NotImplementedError(
+                f"backend='native': {unfit}. Use backend=None or 'reference'"
+            ) from None
+        notices.inform("jax_persistent.scan runs as a lax.scan", str(unfit))
+        return plainly()
+    return traced.run(bool(reverse), backend)
+
+
+def explain(
+    f: _Step,
+    init: Any,
+    xs: Any = None,
+    length: int | None = None,
+    *,
+    lengths: Any = None,
+    resets: Any = None,
+) -> Plan:
+    """Says how `scan` would run a step on this machine's CPU, without running it.
+
+    Args:
+      f, init, xs, length, lengths, resets: as for `scan`; arrays may be `jax.ShapeDtypeStruct`s.
+
+    Returns:
+      The plan. Its text says where the matrices live and what a step consists of; or which equation
+      has no counterpart in a program, and the line of source that it comes from.
+    """
+    found: list[Plan] = []
+
+    def run(init: Any, xs: Any, lengths: Any, resets: Any) -> None:
+        step, given = f, xs
+        rows = _masks(init, xs, length, lengths, resets)
+        if rows is not None:
+            step, given = _masked(f, *rows), (xs, *rows)
+        try:
+            found.append(_trace(step, init, given, length).plan())
+        except Unfit as unfit:
+            found.append(Plan("reference", str(unfit)))
+
+    jax.eval_shape(run, init, xs, lengths, resets)
+    return found[0]
+
+
+# --- lengths and resets, as further xs
+
+
+def _masks(
+    init: Any, xs: Any, length: int | None, lengths: Any, resets: Any
+) -> tuple[Array | None, Array | None] | None:
+    """Which rows run, and which are reset, at each step: [T, *S] each."""
+    if lengths is None and resets is None:
+        return None
+    leaves = jax.tree.leaves(xs)
+    steps = jnp.shape(leaves[0])[0] if leaves else length
+    if steps is None:
+        raise ValueError("length: expected an int where xs has no arrays; got None")
+    runs = reset = None
+    if lengths is not None:
+        lengths = validation.read_lengths("lengths", lengths)
+        if not jnp.issubdtype(jnp.result_type(lengths), jnp.integer):
+            got = jnp.result_type(lengths).name
+            raise ValueError(f"lengths: expected an integer dtype (int32); got {got}")
+        _check_rows("lengths", jnp.shape(lengths), init)
+        validation.check_range("lengths", lengths, steps)
+        ends = jnp.asarray(lengths)
+        times = jnp.arange(steps, dtype=ends.dtype)
+        runs = jnp.expand_dims(times, tuple(range(1, ends.ndim + 1))) < ends[None]
+    if resets is not None:
+        reset = jnp.asarray(resets)
+        if reset.dtype != jnp.bool_:
+            raise ValueError(
+                f"resets: expected dtype bool; got {reset.dtype.name}. Compare it first: "
+                "resets != 0"
+            )
+        if reset.ndim == 0 or reset.shape[0] != steps:
+            raise ValueError(f"resets: expected [T, ...] with T = {steps}; got {reset.shape}")
+        _check_rows("resets", reset.shape[1:], init)
+    return runs, reset
+
+
+def _check_rows(name: str, shape: Sequence[int], init: Any) -> None:
+    for leaf in jax.tree.leaves(init):
+        if jnp.shape(leaf)[: len(shape)] != tuple(shape):
+            raise ValueError(
+                f"{name}: expected the axes that every array of the carry begins with; got "
+                f"{tuple(shape)}, and an array {jnp.shape(leaf)}"
+            )
+
+
+def _where(rows: Array, yes: Any, no: Any) -> Any:
+    def choose(a: Any, b: Any) -> Array:
+        return jnp.where(jnp.expand_dims(rows, tuple(range(rows.ndim, jnp.ndim(b)))), a, b)
+
+    return jax.tree.map(choose, yes, no)
+
+
+def _masked(f: _Step, runs: Array | None, resets: Array | None) -> _Step:
+    """The step with two more xs: which rows run, and which are reset."""
+    del runs, resets
+
+    def step(carry: Any, given: Any) -> tuple[Any, Any]:
+        x, runs, reset = given
+        zeros = jax.tree.map(jnp.zeros_like, carry)
+        start = carry if reset is None else _where(reset, zeros, carry)
+        after, y = f(start, x)
+        if runs is not None:
+            after = _where(runs, after, carry)
+            y = _where(runs, y, jax.tree.map(jnp.zeros_like, y))
+        return after, y
+
+    return step
+
+
+# --- a scan as it is traced
+
+
+@dataclass(frozen=True)
+class _Traced:
+    step: Step
+    recurrence: hoist.Recurrence
+    carry_tree: Any
+    ys_tree: Any
+    steps: int
+
+    def operands(self) -> tuple[list[Array], primitive.Flags]:
+        step, found = self.step, self.recurrence
+        sizes, first_x = step.sizes(), step.consts + step.carry
+        operands, flags = [], []
+        given = [*found.consts, *found.init, *found.xs]
+        for n, (layout, array) in enumerate(zip(step.operand_layouts(), given, strict=True)):
+            plain = layout.plain(jnp.asarray(array), sizes, n >= first_x)
+            if step.consts <= n < first_x:
+                groups = sizes[0] if step.grouped else 1
+                plain = plain.reshape(groups, -1, *step.row.jaxpr.invars[n].aval.shape)
+                flags.append((True, True))
+            else:
+                flags.append(layout.flags())
+            operands.append(plain)
+        return operands, tuple(flags)
+
+    def run(self, reverse: bool, backend: str | None) -> tuple[Any, Any]:
+        step = self.step
+        operands, flags = self.operands()
+        how = {"flags": flags, "steps": self.steps, "reverse": reverse, "backend": backend}
+        results = primitive.bind(operands, step=step, **how)
+        restored = [
+            layout.restored(result, step.sizes(), n >= step.carry)
+            for n, (layout, result) in enumerate(zip(step.result_layouts(), results, strict=True))
+        ]
+        carry, ys = self.recurrence.finished(restored[: step.carry], restored[step.carry :])
+        return jax.tree.unflatten(self.carry_tree, carry), jax.tree.unflatten(self.ys_tree, ys)
+
+    def plan(self) -> Plan:
+        operands, flags = self.operands()
+        how = {"flags": flags, "steps": self.steps, "reverse": False}
+        found = primitive.plan(operands, step=self.step, **how)
+        hoisted = self.recurrence.hoisted
+        text = f"{found['explanation']}. {self.step.program}"
+        if hoisted:
+            text += f"\n{hoisted} equations do not wait for the carry: computed before"
+        return Plan(
+            "native", text, found["residency"], found["workers"], found["packed_bytes"], found
+        )
+
+
+_STEPS: WeakValueDictionary[str, Step] = WeakValueDictionary()
+
+
+def _trace(f: _Step, init: Any, xs: Any, length: int | None) -> _Traced:
+    """Raises Unfit where there is no program, or `lax.scan` would refuse its arguments."""
+    init_flat, carry_tree = jax.tree.flatten(init)
+    xs_flat, xs_tree = jax.tree.flatten(xs)
+    init_flat, xs_flat = list(map(jnp.asarray, init_flat)), list(map(jnp.asarray, xs_flat))
+    lengths = {a.shape[0] if a.ndim else None for a in xs_flat} | {length} - {None}
+    if len(lengths) != 1 or not isinstance(steps := lengths.pop(), int) or steps < 1:
+        raise Unfit("it has no steps, or xs of different lengths")
+    trees: list[Any] = []
+
+    def flat(*given: Any) -> list[Any]:
+        carry = jax.tree.unflatten(carry_tree, given[: len(init_flat)])
+        result = f(carry, jax.tree.unflatten(xs_tree, given[len(init_flat) :]))
+        if not (isinstance(result, (tuple, list)) and len(result) == 2):
+            raise Unfit("the step returns no pair of carry and y")
+        after, after_tree = jax.tree.flatten(result[0])
+        y, y_tree = jax.tree.flatten(result[1])
+        trees[:] = after_tree, y_tree
+        return [*after, *y]
+
+    x_avals = [jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for a in xs_flat]
+    closed = jaxprs.traced(flat, [*init_flat, *x_avals])
+    if closed.jaxpr.effects:
+        raise Unfit("the step has side effects")
+    closed = jaxprs.pruned(jaxprs.inlined(closed, custom=False))
+    after = jaxprs.avals_of(closed.jaxpr.outvars[: len(init_flat)])
+    same = trees[0] == carry_tree and all(
+        a.shape == b.shape and a.dtype == b.dtype for a, b in zip(init_flat, after, strict=True)
+    )
+    if not same:
+        raise Unfit("the step changes the type of the carry")
+    found = hoist.recurrence(closed, init_flat, xs_flat)
+    if not found.init:
+        raise Unfit("nothing waits for the carry")
+    if any(0 in a.shape for a in (*found.init, *found.xs, *found.consts)):
+        raise Unfit("an array is empty")
+    step = Step.of(found.step, len(found.consts), len(found.init))
+    # The same step traced again is the same program, and is not compiled again.
+    text = str((step.consts, step.carry, found.step, [level.axes for level in step.levels]))
+    if "custom_" not in text:
+        step = _STEPS.setdefault(text, step)
+    step.program  # noqa: B018  raises Unfit
+    return _Traced(step, found, carry_tree, trees[1], steps)

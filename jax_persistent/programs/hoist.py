@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What of a step does not wait for the carry: computed once, or for all steps at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from jax import Array, lax
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
+
+from jax_persistent import compat
+from jax_persistent.programs import jaxprs
+
+_CONST, _XS, _CARRY = range(3)  # what a value depends on, at most
+# Made where they are read. As arrays, some would be larger than what they are made of, and others a
+# copy of a whole sequence.
+_LARGER = frozenset({"broadcast_in_dim", "iota"})
+_VIEWS = frozenset({"split", "slice", "squeeze", "reshape"})
+# Run for one step after the other: mapped over steps, they would run every branch.
+_CONTROL = ("cond", "while")
+
+
+@dataclass(frozen=True)
+class Recurrence:
+    """What is left of a scan: a step that waits for the carry in all that it does.
+
+    Attributes:
+      step: of (consts, carry, a step's xs) to (carry, a step's ys).
+      consts, init, xs: arrays; xs [T, ...].
+      hoisted: how many equations are computed outside of it.
+      finished: from the step's final carry and ys to those of the whole scan.
+    """
+
+    step: ClosedJaxpr
+    consts: list[Any]
+    init: list[Any]
+    xs: list[Any]
+    hoisted: int
+    finished: Callable[[list[Array], list[Array]], tuple[list[Any], list[Any]]]
+
+
+def recurrence(closed: ClosedJaxpr, init: Sequence[Any], xs: Sequence[Any]) -> Recurrence:
+    """The recurrence in a scan of a step without calls; computes what does not wait for it."""
+    jaxpr, count = closed.jaxpr, len(init)
+    carry_in, xs_in = jaxpr.invars[:count], jaxpr.invars[count:]
+    carry_out, ys_out = jaxpr.outvars[:count], jaxpr.outvars[count:]
+    constant = [a is b for a, b in zip(carry_in, carry_out, strict=True)]
+    moving = [n for n in range(count) if not constant[n]]
+    values: dict[Var, Any] = dict(zip(jaxpr.constvars, closed.consts, strict=True))
+    values |= {carry_in[n]: init[n] for n in range(count) if constant[n]}
+    depends: dict[Any, int] = dict.fromkeys(values, _CONST) | dict.fromkeys(xs_in, _XS)
+    depends |= {carry_in[n]: _CARRY for n in moving}
+    for eqn in jaxpr.eqns:
+        on = max((depends[v] for v in eqn.invars if isinstance(v, Var)), default=_CONST)
+        depends |= dict.fromkeys(eqn.outvars, on)
+
+    outputs = [v for v in (*(carry_out[n] for n in moving), *ys_out) if isinstance(v, Var)]
+    inside = _inside(jaxpr, depends, outputs)
+    made = {v for e in inside for v in e.outvars}
+    needed = [v for e in inside for v in e.invars if isinstance(v, Var)] + outputs
+    needed = [v for v in dict.fromkeys(needed) if v not in made]
+    outside = [e for e in jaxpr.eqns if depends[e.outvars[0]] != _CARRY]
+    for eqn in outside:
+        if depends[eqn.outvars[0]] == _CONST:
+            operands = [v.val if isinstance(v, Literal) else values[v] for v in eqn.invars]
+            values |= dict(zip(eqn.outvars, compat.bind_equation(eqn, operands), strict=True))
+    of_xs = [e for e in outside if depends[e.outvars[0]] == _XS]
+    sequences = dict(zip(xs_in, xs, strict=True))
+    wanted = [v for v in needed if depends[v] == _XS]
+    sequences |= _for_all_steps(of_xs, wanted, values, sequences)
+
+    ys_inside = [n for n, v in enumerate(ys_out) if _depends(v, depends) == _CARRY]
+    results = [carry_out[n] for n in moving] + [ys_out[n] for n in ys_inside]
+    read = [v for e in inside for v in e.invars] + results
+    left = [v for v in dict.fromkeys(v for v in read if isinstance(v, Var)) if v not in made]
+    consts_in = [v for v in left if depends[v] == _CONST]
+    steps_in = [v for v in left if depends[v] == _XS]
+    invars = [*consts_in, *(carry_in[n] for n in moving), *steps_in]
+    step = jaxprs.rebuilt(jaxpr, invars, results, inside)
+
+    def finished(carry: list[Array], ys: list[Array]) -> tuple[list[Any], list[Any]]:
+        all_carry, all_ys = list(init), []
+        for n, value in zip(moving, carry, strict=True):
+            all_carry[n] = value
+        computed = dict(zip(ys_inside, ys, strict=True))
+        for n, v in enumerate(ys_out):
+            if n in computed:
+                all_ys.append(computed[n])
+            elif isinstance(v, Var) and depends[v] == _XS:
+                all_ys.append(sequences[v])
+            else:
+                value = v.val if isinstance(v, Literal) else values[v]
+                steps = xs[0].shape[0] if xs else ys[0].shape[0]
+                all_ys.append(jax.numpy.broadcast_to(value, (steps, *v.aval.shape)))
+        return all_carry, all_ys
+
+    return Recurrence(
+        step,
+        [values[v] for v in consts_in],
+        [init[n] for n in moving],
+        [sequences[v] for v in steps_in],
+        len(jaxpr.eqns) - len(inside),
+        finished,
+    )
+
+
+def _depends(atom: Any, depends: dict[Any, int]) -> int:
+    return depends[atom] if isinstance(atom, Var) else _CONST
+
+
+def _inside(jaxpr: Jaxpr, depends: dict[Any, int], outputs: Sequence[Var]) -> list[JaxprEqn]:
+    """The equations of the recurrence: all that wait for the carry, and what is sunk into it."""
+    needed_outside: set[Any] = {v for v in outputs if depends[v] != _CARRY}
+    inside: list[JaxprEqn] = []
+    needed_inside: set[Any] = set()
+    for eqn in reversed(jaxpr.eqns):
+        operands = [v for v in eqn.invars if isinstance(v, Var)]
+        if depends[eqn.outvars[0]] == _CARRY:
+            inside.append(eqn)
+            needed_inside.update(operands)
+            continue
+        made = set(eqn.outvars)
+        of_xs = depends[eqn.outvars[0]] == _XS
+        sunk = eqn.primitive.name in (_LARGER | _VIEWS if of_xs else _LARGER)
+        if sunk and made & needed_inside and not made & needed_outside:
+            inside.append(eqn)
+            needed_inside.update(operands)
+        else:
+            needed_outside.update(operands)
+    return inside[::-1]
+
+
+def _for_all_steps(
+    equations: Sequence[JaxprEqn],
+    wanted: Sequence[Var],
+    values: dict[Var, Any],
+    sequences: dict[Var, Any],
+) -> dict[Var, Array]:
+    """The wanted values of equations that depend on xs, for all steps."""
+    wanted = [v for v in wanted if v not in sequences]
+    if not wanted:
+        return {}
+
+    def one_step(step: dict[int, Array]) -> list[Array]:
+        env = {v: step[n] for n, v in enumerate(sequences)}
+        for eqn in equations:
+            operands = [
+                v.val if isinstance(v, Literal) else env[v] if v in env else values[v]
+                for v in eqn.invars
+            ]
+            env |= dict(zip(eqn.outvars, compat.bind_equation(eqn, operands), strict=True))
+        return [env[v] for v in wanted]
+
+    over_steps = dict(enumerate(sequences.values()))
+    if any(eqn.primitive.name in _CONTROL for eqn in equations):
+        return dict(zip(wanted, lax.map(one_step, over_steps), strict=True))
+    return dict(zip(wanted, jax.vmap(one_step)(over_steps), strict=True))

@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A step in its plain form: of one row, all else left out.
+
+Legend: T steps, G groups, B rows of a group; a group has matrices of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+from jax.extend.core import ClosedJaxpr
+
+from jax_persistent.programs import derivative, jaxprs
+from jax_persistent.programs.program import Program, program_of
+from jax_persistent.programs.rows import RowStep, Unfit, of_one_row
+
+Axes = tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where an array's axes of rows are, one after the other, each counted without those before."""
+
+    axes: Axes
+    grouped: bool  # whether the first of them is that of groups
+
+    def flags(self) -> tuple[bool, bool]:
+        """Whether the plain array has an axis of groups, and one of rows."""
+        of_rows = self.axes[1:] if self.grouped else self.axes
+        has_groups = self.grouped and self.axes[0] is not None
+        return has_groups, any(axis is not None for axis in of_rows)
+
+    def plain(self, array: Array, sizes: Sequence[int], sequence: bool) -> Array:
+        """[T?, G?, B?, features..] of an array as the user's step has it; `sizes` of the levels."""
+        first = int(sequence)
+        for level, axis in enumerate(self.axes):
+            at = first + sum(a is not None for a in self.axes[:level])
+            if axis is not None:
+                array = jnp.moveaxis(array, at + axis, at)
+        has_groups, has_rows = self.flags()
+        begin = first + has_groups
+        lead = array.shape[:begin]
+        features = array.shape[first + sum(a is not None for a in self.axes) :]
+        if not has_rows:
+            return array
+        levels = range(1 if self.grouped else 0, len(self.axes))
+        there = [sizes[n] if self.axes[n] is not None else 1 for n in levels]
+        whole = [sizes[n] for n in levels]
+        array = array.reshape(*lead, *there, *features)
+        if there != whole:
+            array = jnp.broadcast_to(array, (*lead, *whole, *features))
+        return array.reshape(*lead, math.prod(whole), *features)
+
+    def restored(self, array: Array, sizes: Sequence[int], sequence: bool) -> Array:
+        """The inverse for a result [T?, G, B, features..], which has every axis."""
+        first = int(sequence)
+        features = array.shape[first + 2 :]
+        array = array.reshape(*array.shape[:first], *sizes, *features)
+        for level in reversed(range(len(self.axes))):
+            axis = self.axes[level]
+            assert axis is not None
+            array = jnp.moveaxis(array, first + level, first + level + axis)
+        return array
+
+
+@dataclass(eq=False)
+class Step:
+    """A step of (consts, carry, xs) to (carry, ys).
+
+    Attributes:
+      source: as it was traced, of a whole batch.
+      consts, carry: how many there are.
+      levels: the axes of rows, one set after the other: those of each operand and of each result.
+      grouped: whether the first of them is one of groups.
+      row: the same of one row, without calls.
+    """
+
+    source: ClosedJaxpr
+    consts: int
+    carry: int
+    levels: tuple[RowStep, ...]
+    grouped: bool
+    row: ClosedJaxpr
+
+    @classmethod
+    def of(cls, source: ClosedJaxpr, consts: int, carry: int) -> Step:
+        """Raises Unfit where the step mixes rows or is of no known form."""
+        source = jaxprs.pruned(source)
+        whole = jaxprs.pruned(jaxprs.inlined(source, custom=True))
+        levels: list[RowStep] = []
+        row = whole
+        while min(len(a.shape) for a in _carry(row, consts, carry)) >= (1 if levels else 2):
+            ranks = [len(a.shape) for a in _carry(row, consts, carry)]
+            if levels and max(ranks) < 2:
+                break
+            known: list[int | None] = [None] * len(row.jaxpr.invars)
+            known[consts : consts + carry] = [0] * carry
+            try:
+                found = of_one_row(row, known)
+                _check(found, levels, carry)
+            except Unfit:
+                if not levels:
+                    raise
+                break
+            levels.append(found)
+            row = found.jaxpr
+        grouped = bool(levels) and levels[0].grouped
+        return cls(source, consts, carry, tuple(levels), grouped, row)
+
+    @classmethod
+    def of_row(cls, row: ClosedJaxpr, consts: int, carry: int) -> Step:
+        return cls(row, consts, carry, (), False, row)
+
+    def operand_layouts(self) -> list[Layout]:
+        count = len(self.source.jaxpr.invars)
+        axes = [tuple(level.axes[n] for level in self.levels) for n in range(count)]
+        return [Layout(a, self.grouped) for a in axes]
+
+    def result_layouts(self) -> list[Layout]:
+        count = len(self.source.jaxpr.outvars)
+        axes: list[Any] = [tuple(level.out_axes[n] for level in self.levels) for n in range(count)]
+        return [Layout(a, self.grouped) for a in axes]
+
+    def sizes(self) -> tuple[int, ...]:
+        """Of the axes of rows."""
+        sizes, shapes = [], [v.aval.shape for v in self.source.jaxpr.invars]
+        for level in self.levels:
+            sizes.append(shapes[self.consts][level.axes[self.consts]])
+            shapes = [
+                s if a is None else (*s[:a], *s[a + 1 :])
+                for s, a in zip(shapes, level.axes, strict=True)
+            ]
+        return tuple(sizes)
+
+    def of_same_rows(
+        self, step: ClosedJaxpr, operands: Sequence[Axes]
+    ) -> tuple[ClosedJaxpr, list[tuple[int | str, ...]]]:
+        """Another step of the same batch, given its operands' axes, as one of one row.
+
+        Returns it, and the axes of its results.
+        """
+        row = jaxprs.inlined(step, custom=True)
+        results: list[tuple[int | str, ...]] = [()] * len(step.jaxpr.outvars)
+        for n in range(len(self.levels)):
+            given = tuple(axes[n] for axes in operands)
+            found = of_one_row(row, given)
+            if found.axes != given:
+                raise Unfit("its derivative has rows where the step has none")
+            row = found.jaxpr
+            results = [(*a, b) for a, b in zip(results, found.out_axes, strict=True)]
+        return row, results
+
+    @cached_property
+    def program(self) -> Program:
+        """Raises Unfit where the step has none."""
+        return program_of(self.row, self.consts, self.carry)
+
+    def with_results(self, kept: tuple[int, ...]) -> Step:
+        """The same with some of its results, the carry among them."""
+        if kept not in self._restricted:
+            jaxpr = self.row.jaxpr.replace(
+                outvars=[self.row.jaxpr.outvars[n] for n in kept],
+                debug_info=self.row.jaxpr.debug_info._replace(result_paths=None),
+            )
+            row = jaxprs.pruned(ClosedJaxpr(jaxpr, self.row.consts))
+            self._restricted[kept] = Step.of_row(row, self.consts, self.carry)
+        return self._restricted[kept]
+
+    @cached_property
+    def _restricted(self) -> dict[tuple[int, ...], Step]:
+        return {}
+
+    @cached_property
+    def backward(self) -> RowBackward:
+        return RowBackward.of(self)
+
+    @cached_property
+    def tangent(self) -> ClosedJaxpr:
+        """The linearised step of one row: of (operands, tangents of float ones)."""
+        linear = derivative.tangent(self.source)
+        axes = [layout.axes for layout in self.operand_layouts()]
+        moving = [
+            a
+            for a, v in zip(axes, self.source.jaxpr.invars, strict=True)
+            if derivative.is_float(v.aval)
+        ]
+        return self.of_same_rows(linear, [*axes, *moving])[0]
+
+
+def _carry(closed: ClosedJaxpr, consts: int, carry: int) -> list[Any]:
+    return jaxprs.avals_of(closed.jaxpr.invars[consts : consts + carry])
+
+
+def _check(found: RowStep, levels: Sequence[RowStep], carry: int) -> None:
+    if any(axis != 0 for axis in found.out_axes[:carry]):
+        raise Unfit("the carry's rows change their place")
+    if "sum" in found.out_axes:
+        raise Unfit("a result is a sum over rows")
+    if found.grouped and levels:
+        raise Unfit("matrices differ along an inner axis")
+
+
+@dataclass(frozen=True)
+class RowBackward:
+    """`derivative.Backward`, of one row, as two more steps.
+
+    `forward` has the kept values as further ys. `backward` is a step of (consts, [gradients of the
+    float carry, sums of constants' gradients], [kept, xs, gradients of float ys]) to (the same
+    carry; gradients of the float xs, of the products, factors). `products` are the plan's, of one
+    row.
+    """
+
+    plan: derivative.Backward
+    forward: Step
+    backward: Step
+    products: tuple[derivative.Product, ...]
+
+    @classmethod
+    def of(cls, step: Step) -> RowBackward:
+        plan = derivative.backward(step.source, step.consts, step.carry)
+        axes = [layout.axes for layout in step.operand_layouts()]
+        results = [layout.axes for layout in step.result_layouts()]
+        row, out_axes = step.of_same_rows(plan.forward, axes)
+        kept_axes: list[Any] = out_axes[len(results) :]
+        kept = len(kept_axes)
+        kept_rows = Step.of_row(row, step.consts, step.carry)
+
+        out_avals = jaxprs.avals_of(step.source.jaxpr.outvars)
+        gives = [n for n, a in enumerate(out_avals) if derivative.is_float(a)]
+        of_xs = step.consts + step.carry
+        taken = [
+            *(axes[n] for n in plan.read_consts),
+            *kept_axes,
+            *(axes[of_xs + n] for n in plan.read_xs),
+            *(results[n] for n in gives),
+        ]
+        core, _ = step.of_same_rows(plan.backward, taken)
+        consts, sequences = len(plan.read_consts), kept + len(plan.read_xs)
+        d_carry = sum(n < step.carry for n in gives)
+        sums = len(plan.moving_consts)
+
+        def run(*flat: Any) -> list[Any]:
+            fixed, flat = flat[:consts], flat[consts:]
+            after, flat = flat[:d_carry], flat[d_carry:]
+            added, flat = flat[:sums], flat[sums:]
+            read, d_ys = flat[:sequences], flat[sequences:]
+            found = jaxprs.evaluate(core.jaxpr, core.consts, [*fixed, *read, *after, *d_ys])
+            more = found[d_carry : d_carry + sums]
+            summed = [a + b for a, b in zip(added, more, strict=True)]
+            return [*found[:d_carry], *summed, *found[d_carry + sums :]]
+
+        avals, outs = jaxprs.avals_of(core.jaxpr.invars), jaxprs.avals_of(core.jaxpr.outvars)
+        own = [v.aval for v in step.row.jaxpr.invars]
+        moved = [n for n in range(step.consts, len(own)) if derivative.is_float(own[n])]
+        moved = [*moved[:d_carry], *plan.moving_consts, *moved[d_carry:]]
+        if any(own[n].shape != a.shape for n, a in zip(moved, outs, strict=False)):
+            raise Unfit("a gradient has its rows on another axis")
+        at = consts + sequences
+        given = [*avals[:consts], *avals[at : at + d_carry], *outs[d_carry : d_carry + sums]]
+        given += [*avals[consts:at], *avals[at + d_carry :]]
+        backward = jaxprs.inlined(jaxprs.traced(run, given), custom=True)
+        products = tuple(derivative.products_of(step.row, step.consts).values())
+        if [(p.const, p.side) for p in products] != [(p.const, p.side) for p in plan.products]:
+            raise Unfit("a product has a derivative of its own")
+        return cls(plan, kept_rows, Step.of_row(backward, consts, d_carry + sums), products)

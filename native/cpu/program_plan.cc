@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+// Plans programs: a model of what a step costs decides how workers share it.
+#include "native/cpu/program_plan.h"
+
+#include <algorithm>
+#include <cstdio>
+
+namespace jp::cpu {
+namespace {
+
+// In multiply-adds of vectors, as in cpu_plan.cc.
+constexpr double kMeeting = 768, kWaking = 1000;
+constexpr double kSimple = 4, kCostly = 35;   // an instruction on a vector
+constexpr double kL2Rows = 2.5, kL3Rows = 8;  // rows multiplied while the weights are read once
+
+int64_t CeilDiv(int64_t n, int64_t by) { return (n + by - 1) / by; }
+
+// Floats from one row of a buffer to the next: a vector may be read past the last feature.
+int64_t BufferRow(int64_t width) { return CeilDiv(width, 16) * 16 + 16; }
+
+int WeightBytes(const Program& program, const ProgramSlice& slice) {
+  return program.operands[slice.gates[0].operand].type == ValueType::kFloat32 ? 4 : 2;
+}
+
+double CostOf(Operation op) {
+  switch (op) {
+    case Operation::kExp:
+    case Operation::kLog:
+    case Operation::kLog1p:
+    case Operation::kLogistic:
+    case Operation::kTanh:
+    case Operation::kReduce: return kCostly;
+    case Operation::kPow:
+    case Operation::kRound:
+    case Operation::kCeil:
+    case Operation::kFloor:
+    case Operation::kCos:
+    case Operation::kSin:
+    case Operation::kTan:
+    case Operation::kErf:
+    case Operation::kExp2:
+    case Operation::kExpm1: return 8 * kCostly;
+    default: return kSimple;
+  }
+}
+
+struct Work {
+  double weights = 0;  // vectors of weights that a step reads
+  double bytes = 0;
+  double updates = 0;  // of a row
+  double vectors = 0;  // of units of the widest loop
+};
+
+Work WorkOf(const Program& program, const CpuFacts& facts) {
+  Work work;
+  for (const auto& stage : program.stages) {
+    for (const ProgramLoop& loop : stage) {
+      const auto vectors = static_cast<double>(CeilDiv(loop.width, facts.vector_lanes));
+      work.vectors = std::max(work.vectors, vectors);
+      for (const ProgramSlice& slice : loop.slices) {
+        const double read = vectors * static_cast<double>(slice.gates.size() * slice.k);
+        work.weights += read;
+        work.bytes += read * facts.vector_lanes * WeightBytes(program, slice);
+      }
+      for (const Instruction& instruction : loop.code) {
+        work.updates += vectors * CostOf(instruction.op);
+      }
+    }
+  }
+  return work;
+}
+
+struct Division {
+  int workers;
+  bool splits_batch;
+};
+
+Division Divide(const Program& program, int64_t meetings, const CpuFacts& facts) {
+  const Work work = WorkOf(program, facts);
+  const auto rows = static_cast<double>(program.rows);
+  const auto step = [&](double some, double parts) {
+    const bool in_l2 = work.bytes / parts <= static_cast<double>(facts.l2_bytes) * 0.75;
+    const double read = in_l2 ? kL2Rows : kL3Rows;
+    return (std::max(some, read) * work.weights + some * work.updates) / parts;
+  };
+  Division best{1, false};
+  double least = step(rows, 1);
+  const int by_units = static_cast<int>(std::min<double>(facts.threads, work.vectors));
+  for (int workers = 2; workers <= by_units; ++workers) {
+    const double largest = static_cast<double>(workers);
+    const double cost =
+        step(rows, largest) + static_cast<double>(meetings) * kMeeting * (workers - 1);
+    if (cost < least) best = {workers, false}, least = cost;
+  }
+  const int by_rows = static_cast<int>(std::min<int64_t>(facts.threads, program.rows));
+  for (int workers = 2; workers <= by_rows; ++workers) {
+    const auto some = static_cast<double>(CeilDiv(program.rows, workers));
+    const double waking = kWaking * 128 / static_cast<double>(std::max<int64_t>(program.steps, 1));
+    const double cost = step(some, 1) + waking;
+    if (cost < least) best = {workers, true}, least = cost;
+  }
+  return best;
+}
+
+}  // namespace
+
+ProgramPlan PlanProgram(const Program& program, const CpuFacts& facts) {
+  const auto meetings = static_cast<int64_t>(program.stages.size()) - program.early;
+  const Division division = Divide(program, meetings, facts);
+  return PlanProgram(program, facts, division.workers, division.splits_batch);
+}
+
+ProgramPlan PlanProgram(const Program& program, const CpuFacts& facts, int workers,
+                        bool splits_batch) {
+  ProgramPlan plan;
+  plan.main_stages = static_cast<int64_t>(program.stages.size()) - program.early;
+  plan.workers = workers;
+  plan.splits_batch = splits_batch;
+  plan.phases = 2 + (plan.splits_batch ? 1 : program.early + program.steps * plan.main_stages);
+  int64_t used = 0;
+  const auto place = [&](int64_t bytes) {
+    const int64_t at = used;
+    used += CeilDiv(bytes, 64) * 64;
+    return at;
+  };
+  constexpr int64_t kFloat = sizeof(float);
+  int64_t registers = 0;
+  for (const auto& stage : program.stages) {
+    auto& loops = plan.slices.emplace_back();
+    for (const ProgramLoop& loop : stage) {
+      auto& slices = loops.emplace_back();
+      registers = std::max(registers, loop.registers + loop.row_registers);
+      int64_t products = 0;
+      for (const ProgramSlice& slice : loop.slices) {
+        SlicePlan& each = slices.emplace_back();
+        each.gemm =
+            PlanGemm(slice.k, loop.width, static_cast<int>(slice.gates.size()), program.rows,
+                     WeightBytes(program, slice), plan.workers, plan.splits_batch, 2, facts);
+        each.packed = place(each.gemm.packed_bytes);
+        each.products = products;
+        products += program.rows * each.gemm.panels * each.gemm.panel_vectors * each.gemm.lanes;
+        plan.packed_bytes += each.gemm.packed_bytes;
+        plan.worker_bytes += each.gemm.slice_bytes;
+      }
+      plan.product_floats = std::max(plan.product_floats, CeilDiv(products, 16) * 16);
+    }
+  }
+  for (const ProgramBuffer& buffer : program.buffers) {
+    plan.buffer_rows.push_back(BufferRow(buffer.width));
+    plan.buffers.push_back(place(2 * program.rows * BufferRow(buffer.width) * kFloat));
+  }
+  plan.products = place(plan.workers * plan.product_floats * kFloat);
+  plan.register_floats = registers * kBlockVectors * facts.vector_lanes;
+  plan.registers = place(plan.workers * plan.register_floats * kFloat);
+  plan.literals =
+      place(static_cast<int64_t>(program.literals.size()) * facts.vector_lanes * kFloat);
+  plan.bytes = used;
+  const bool in_l2 = plan.worker_bytes <= facts.l2_bytes;
+  plan.residency = in_l2 ? "L2" : plan.packed_bytes <= facts.l3_bytes ? "L3" : "memory";
+  return plan;
+}
+
+std::string Explain(const ProgramPlan& plan, const CpuFacts& facts) {
+  char text[512];
+  std::snprintf(
+      text, sizeof text,
+      "%lld KiB of packed weights %s %d worker%s; a core's L2 is %lld KiB, the L3 %lld "
+      "KiB: the weights stay in %s; the workers meet %lld times a step",
+      static_cast<long long>(plan.packed_bytes >> 10), plan.splits_batch ? "for each of" : "over",
+      plan.workers, plan.workers == 1 ? "" : "s", static_cast<long long>(facts.l2_bytes >> 10),
+      static_cast<long long>(facts.l3_bytes >> 10), plan.residency.data(),
+      static_cast<long long>(plan.splits_batch || plan.workers == 1 ? 0 : plan.main_stages));
+  return text;
+}
+
+}  // namespace jp::cpu

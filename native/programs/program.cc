@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: Apache-2.0
+// Decodes programs, and refuses those that would read or write past an array.
+#include "native/programs/program.h"
+
+#include <stdexcept>
+
+namespace jp {
+namespace {
+
+constexpr int64_t kRegistersOfAKind = 1 << 16, kMost = int64_t{1} << 40;
+
+[[noreturn]] void Fail(const char* what) {
+  throw std::invalid_argument(std::string("program: ") + what);
+}
+
+class Reader {
+ public:
+  explicit Reader(std::span<const int64_t> code) : code_(code) {}
+
+  // The next number, in least..most.
+  int64_t Next(int64_t least, int64_t most) {
+    if (at_ == code_.size()) Fail("it ends early");
+    const int64_t value = code_[at_++];
+    if (value < least || value > most) Fail("a number is out of range");
+    return value;
+  }
+  bool IsDone() const { return at_ == code_.size(); }
+
+ private:
+  std::span<const int64_t> code_;
+  size_t at_ = 0;
+};
+
+int64_t Count(size_t size) { return static_cast<int64_t>(size); }
+
+// How many registers an operation reads, and whether it has a result.
+int Reads(Operation op) {
+  switch (op) {
+    case Operation::kLoadOperand:
+    case Operation::kLoadBuffer:
+    case Operation::kLoadProduct:
+    case Operation::kReduce: return 0;
+    case Operation::kStoreY:
+    case Operation::kStoreBuffer:
+    case Operation::kSplat: return 1;
+    case Operation::kSelect: return 3;
+    default: return op >= Operation::kAdd && op <= Operation::kGe ? 2 : 1;
+  }
+}
+
+bool IsStore(Operation op) { return op == Operation::kStoreY || op == Operation::kStoreBuffer; }
+
+int Numbers(Operation op) {
+  switch (op) {
+    case Operation::kLoadOperand:
+    case Operation::kLoadBuffer:
+    case Operation::kLoadProduct:
+    case Operation::kStoreY:
+    case Operation::kStoreBuffer: return 2;
+    case Operation::kReduce: return 4;
+    default: return 0;
+  }
+}
+
+class Parser {
+ public:
+  Parser(std::span<const int64_t> code, Program& program) : from_(code), program_(program) {}
+
+  void Parse(std::span<const int64_t> layouts) {
+    Program& p = program_;
+    p.operands.resize(from_.Next(1, 1 << 16));
+    p.consts = from_.Next(0, Count(p.operands.size()));
+    p.carries = from_.Next(1, Count(p.operands.size()) - p.consts);
+    p.ys.resize(from_.Next(0, 1 << 16));
+    if (layouts.size() != p.operands.size()) Fail("expected a layout for each operand");
+    for (size_t i = 0; i < p.operands.size(); ++i) {
+      p.operands[i] = NextArray();
+      p.operands[i].has_groups = layouts[i] & 1;
+      p.operands[i].has_rows = layouts[i] & 2;
+    }
+    for (ProgramArray& y : p.ys) y = NextArray();
+    p.buffers.resize(from_.Next(p.carries, 1 << 16));
+    for (ProgramBuffer& buffer : p.buffers) {
+      buffer.width = from_.Next(1, kMost);
+      buffer.is_carry = from_.Next(0, 1) != 0;
+    }
+    for (int64_t i = 0; i < Count(p.buffers.size()); ++i) {
+      if (p.buffers[i].is_carry != (i < p.carries)) Fail("the carry's buffers come first");
+      if (i < p.carries && p.buffers[i].width != p.operands[p.consts + i].features) {
+        Fail("a carry's buffer is not of its width");
+      }
+    }
+    p.early = from_.Next(0, 1) != 0;
+    p.stages.resize(from_.Next(1, 1 << 16));
+    if (p.early && p.stages.size() < 2) Fail("its only stage can't be early");
+    for (auto& stage : p.stages) {
+      stage.resize(from_.Next(1, 1 << 16));
+      for (ProgramLoop& loop : stage) ParseLoop(loop);
+    }
+    if (!from_.IsDone()) Fail("it goes on after its end");
+  }
+
+ private:
+  ProgramArray NextArray() {
+    const int64_t features = from_.Next(1, kMost);
+    return {features, static_cast<ValueType>(from_.Next(0, 2))};
+  }
+
+  void ParseLoop(ProgramLoop& loop) {
+    loop.width = from_.Next(1, kMost);
+    loop.registers = from_.Next(0, kRegistersOfAKind);
+    loop.row_registers = from_.Next(0, kRegistersOfAKind);
+    loop.slices.resize(from_.Next(0, 1 << 16));
+    for (ProgramSlice& slice : loop.slices) ParseSlice(slice, loop.width);
+    loop.code.resize(from_.Next(1, 1 << 20));
+    for (Instruction& instruction : loop.code) ParseInstruction(instruction, loop);
+  }
+
+  void ParseSlice(ProgramSlice& slice, int64_t width) {
+    slice.buffer = from_.Next(0, Count(program_.buffers.size()) - 1);
+    slice.offset = from_.Next(0, kMost);
+    slice.k = from_.Next(1, kMost);
+    const int64_t end = slice.offset + slice.k, whole = program_.buffers[slice.buffer].width;
+    if (end > whole) Fail("a product reads past its buffer");
+    // Of an odd number of features the next one is read, too, times zero.
+    if (slice.k % 2 != 0 && end != whole) Fail("an odd product within a buffer");
+    slice.gates.resize(from_.Next(1, 1 << 16));
+    for (GateMatrix& gate : slice.gates) {
+      gate.operand = from_.Next(0, program_.consts - 1);
+      gate.base = from_.Next(0, kMost);
+      gate.row = from_.Next(1, kMost);
+      gate.column = from_.Next(1, kMost);
+      const ProgramArray& matrix = program_.operands[gate.operand];
+      if (gate.row != 1 && gate.column != 1 && width > 1) Fail("a matrix without contiguous axis");
+      if (matrix.has_rows) Fail("a matrix for each row");
+      if (matrix.type == ValueType::kBool) Fail("a matrix of booleans");
+      if (matrix.type != program_.operands[slice.gates[0].operand].type) {
+        Fail("matrices of two types side by side");
+      }
+      if (gate.base + (slice.k - 1) * gate.row + (width - 1) * gate.column >= matrix.features) {
+        Fail("a product reads past its matrix");
+      }
+    }
+  }
+
+  Register NextRegister(int64_t code, const ProgramLoop& loop) {
+    const auto kind = static_cast<RegisterKind>(code / kRegistersOfAKind);
+    const int64_t index = code % kRegistersOfAKind;
+    const int64_t most[] = {loop.registers, loop.row_registers, Count(program_.literals.size())};
+    if (code < 0 || code >= 3 * kRegistersOfAKind || index >= most[static_cast<int>(kind)]) {
+      Fail("there is no such register");
+    }
+    return {kind, static_cast<int>(index)};
+  }
+
+  void ParseInstruction(Instruction& instruction, const ProgramLoop& loop) {
+    instruction = {};
+    instruction.op = static_cast<Operation>(from_.Next(0, kOperations - 1));
+    int64_t rest[5];
+    for (int64_t& number : rest) number = from_.Next(0, kMost);
+    const int64_t* next = rest;
+    const bool has_result = !IsStore(instruction.op);
+    const int registers = Reads(instruction.op) + has_result;
+    for (int i = 0; i < registers; ++i) instruction.at[i] = NextRegister(*next++, loop);
+    for (int i = 0; i < Numbers(instruction.op); ++i) instruction.numbers[i] = *next++;
+    if (has_result) CheckKinds(instruction, registers);
+    CheckPlace(instruction, loop);
+  }
+
+  // A result alike in all units is made of such operands only.
+  static void CheckKinds(const Instruction& instruction, int registers) {
+    if (instruction.at[0].kind == RegisterKind::kLiteral) Fail("a literal is assigned");
+    if (instruction.at[0].kind == RegisterKind::kUnits) return;
+    for (int i = 1; i < registers; ++i) {
+      if (instruction.at[i].kind == RegisterKind::kUnits) Fail("units in place of a row's value");
+    }
+  }
+
+  void CheckPlace(const Instruction& instruction, const ProgramLoop& loop) const {
+    const int64_t n = instruction.numbers[0], offset = instruction.numbers[1];
+    const bool of_units = instruction.at[0].kind == RegisterKind::kUnits;
+    const int64_t end = offset + (of_units ? loop.width : 1);
+    const auto check = [&](int64_t count, const auto& width) {
+      if (n >= count || end > width(n)) Fail("an instruction reaches past an array");
+    };
+    switch (instruction.op) {
+      case Operation::kLoadOperand:
+        check(Count(program_.operands.size()),
+              [&](int64_t i) { return program_.operands[i].features; });
+        if (n >= program_.consts && n < program_.consts + program_.carries) {
+          Fail("the carry is in a buffer");
+        }
+        break;
+      case Operation::kLoadBuffer:
+      case Operation::kStoreBuffer:
+        check(Count(program_.buffers.size()), [&](int64_t i) { return program_.buffers[i].width; });
+        break;
+      case Operation::kStoreY:
+        check(Count(program_.ys.size()), [&](int64_t i) { return program_.ys[i].features; });
+        break;
+      case Operation::kReduce:
+        if (n >= Count(program_.buffers.size()) || instruction.numbers[2] < 1 ||
+            offset + instruction.numbers[2] > program_.buffers[n].width ||
+            instruction.numbers[3] > static_cast<int64_t>(Reduction::kMin) || of_units) {
+          Fail("a reduction reaches past its buffer");
+        }
+        break;
+      case Operation::kLoadProduct:
+        if (n >= Count(loop.slices.size()) || offset >= Count(loop.slices[n].gates.size())) {
+          Fail("there is no such product");
+        }
+        break;
+      default: break;
+    }
+  }
+
+  Reader from_;
+  Program& program_;
+};
+
+}  // namespace
+
+Program ParseProgram(std::span<const int64_t> code, std::span<const float> literals,
+                     std::span<const int64_t> layouts, int64_t steps, int64_t groups, int64_t rows,
+                     bool reverse) {
+  Program program;
+  program.literals.assign(literals.begin(), literals.end());
+  program.steps = steps;
+  program.groups = groups;
+  program.rows = rows;
+  program.reverse = reverse;
+  if (steps < 1 || groups < 1 || rows < 1) Fail("it has no steps or no rows");
+  Parser(code, program).Parse(layouts);
+  return program;
+}
+
+}  // namespace jp

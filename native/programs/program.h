@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: Apache-2.0
+// A step function as stages of products and vector operations; jax_persistent/programs/program.py
+// makes it, and says what the stages, loops and instructions are.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace jp {
+
+// In the order of program.py's OPERATIONS.
+enum class Operation {
+  kLoadOperand,
+  kLoadBuffer,
+  kLoadProduct,
+  kReduce,
+  kStoreY,
+  kStoreBuffer,
+  kSplat,
+  kSelect,
+  kAdd,
+  kSub,
+  kMul,
+  kDiv,
+  kMax,
+  kMin,
+  kPow,
+  kEq,
+  kNe,
+  kLt,
+  kLe,
+  kGt,
+  kGe,
+  kAbs,
+  kCeil,
+  kCos,
+  kErf,
+  kExp,
+  kExp2,
+  kExpm1,
+  kFloor,
+  kIsFinite,
+  kLog,
+  kLog1p,
+  kLogistic,
+  kNeg,
+  kNot,
+  kRound,
+  kRsqrt,
+  kSign,
+  kSin,
+  kSqrt,
+  kSquare,
+  kTan,
+  kTanh,
+};
+inline constexpr int64_t kOperations = static_cast<int64_t>(Operation::kTanh) + 1;
+
+enum class ValueType { kFloat32, kBfloat16, kBool };
+enum class Reduction { kSum, kMax, kMin };
+
+// A register of some units of some rows, one of some rows that is alike in all units, or a literal.
+enum class RegisterKind { kUnits, kRows, kLiteral };
+struct Register {
+  RegisterKind kind;
+  int index;
+};
+
+// `at` are registers: for instructions with a result that, then what is read; else what is read.
+// `numbers` are what is left.
+struct Instruction {
+  Operation op;
+  Register at[4];
+  int64_t numbers[4];
+};
+
+// Element (k, u) of a product's matrix is at base + k row + u column of a constant.
+struct GateMatrix {
+  int64_t operand, base, row, column;
+};
+
+struct ProgramSlice {
+  int64_t buffer, offset, k;
+  std::vector<GateMatrix> gates;
+};
+
+struct ProgramLoop {
+  int64_t width, registers, row_registers;
+  std::vector<ProgramSlice> slices;
+  std::vector<Instruction> code;
+};
+
+struct ProgramArray {
+  int64_t features;
+  ValueType type;
+  bool has_groups = false, has_rows = false;  // of operands
+};
+
+struct ProgramBuffer {
+  int64_t width;
+  bool is_carry;
+};
+
+// Legend: T steps, G groups, B rows of a group.
+struct Program {
+  // Constants [G?, B?, features], carries [G, B, features], xs [T, G?, B?, features].
+  std::vector<ProgramArray> operands;
+  // Of the carry as the operands are, then ys [T, G, B, features].
+  std::vector<ProgramArray> ys;
+  int64_t consts = 0, carries = 0;
+  std::vector<ProgramBuffer> buffers;
+  std::vector<std::vector<ProgramLoop>> stages;
+  std::vector<float> literals;
+  bool early = false;
+  int64_t steps = 1, groups = 1, rows = 1;
+  bool reverse = false;
+};
+
+// Throws std::invalid_argument where the code is not what program.py makes. `layouts` has two bits
+// for each operand: 1 if it has groups, 2 if it has rows.
+Program ParseProgram(std::span<const int64_t> code, std::span<const float> literals,
+                     std::span<const int64_t> layouts, int64_t steps, int64_t groups, int64_t rows,
+                     bool reverse);
+
+}  // namespace jp
