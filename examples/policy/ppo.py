@@ -30,7 +30,7 @@ from examples.policy.rollout import (
 from examples.policy.settings import Settings
 
 
-def advantages(played: Transition, last_value: Array, discount: float, trace: float) -> Array:
+def advantages(played: Transition, last_value: Array, discount: float, gae_lambda: float) -> Array:
     """Generalised advantage estimates (Schulman et al., 2016): [T, B]."""
 
     def step(later: tuple[Array, Array], now: tuple[Array, Array, Array]) -> Any:
@@ -38,7 +38,7 @@ def advantages(played: Transition, last_value: Array, discount: float, trace: fl
         reward, value, done = now
         goes_on = 1.0 - done.astype(reward.dtype)
         error = reward + discount * next_value * goes_on - value
-        advantage = error + discount * trace * goes_on * advantage
+        advantage = error + discount * gae_lambda * goes_on * advantage
         return (advantage, value), advantage
 
     start = jnp.zeros_like(last_value), last_value
@@ -65,19 +65,19 @@ def loss(
 
 @partial(jax.jit, static_argnames="settings")
 def update(
-    learner: Learner, number: int, forgetful: bool, *, settings: Settings
+    learner: Learner, number: int, memoryless: bool, *, settings: Settings
 ) -> tuple[Learner, dict[str, Array]]:
     """The update of that number -> the learner after it, and measures of it."""
     key = jax.random.fold_in(jax.random.key(settings.seed + 1), number)
     keys = jax.random.split(key, 1 + settings.epochs)
     carry = learner.carry
-    learner, played = play(learner, keys[0], forgetful, settings.length, settings)
+    learner, played = play(learner, keys[0], memoryless, settings.length, settings)
     observation = jax.vmap(make_environment(settings).observe)(learner.environments)
-    resets = learner.resets | forgetful
+    resets = learner.resets | memoryless
     _, _, value = make_network(settings).apply(
         learner.params, learner.carry, observation[None], resets[None]
     )
-    advantage = advantages(played, value[0], settings.discount, settings.trace)
+    advantage = advantages(played, value[0], settings.discount, settings.gae_lambda)
     optimizer = make_optimizer(settings)
 
     def descend(state: tuple[Any, Any], batch: Any) -> tuple[tuple[Any, Any], Any]:

@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from examples.common.metrics import read_metrics
 
 
-def plot_returns(metrics: Path, path: Path, *, rollout: int, task: str) -> None:
+def plot_returns(metrics: Path, path: Path, *, rollout_steps: int, task: str) -> None:
     """Returns with memory and without, against steps of a policy's environments together."""
     rows = read_metrics(metrics)
-    steps = [int(row["step"]) * rollout for row in rows]
+    steps = [int(row["step"]) * rollout_steps for row in rows]
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for column, label, color in (

@@ -76,16 +76,16 @@ def fresh_learner(settings: Settings) -> Learner:
 
 
 def play(
-    learner: Learner, key: Array, forgetful: Array, length: int, settings: Settings
+    learner: Learner, key: Array, memoryless: Array, length: int, settings: Settings
 ) -> tuple[Learner, Transition]:
-    """`length` steps in every environment. A forgetful policy begins anew at every step."""
+    """`length` steps in every environment. A memoryless policy begins anew at every step."""
     environment, network = make_environment(settings), make_network(settings)
     step_all = jax.vmap(partial(step_or_reset, environment))
 
     def step(learner: Learner, key: Array) -> tuple[Learner, Transition]:
         keys = jax.random.split(key, 1 + len(learner.resets))
         observation = jax.vmap(environment.observe)(learner.environments)
-        reset = learner.resets | forgetful
+        reset = learner.resets | memoryless
         carry, logits, value = network.apply(
             learner.params, learner.carry, observation[None], reset[None]
         )
@@ -106,7 +106,7 @@ def play(
 
 
 @partial(jax.jit, static_argnames="settings")
-def evaluate(params: Any, forgetful: bool, *, settings: Settings) -> Array:
+def evaluate(params: Any, memoryless: bool, *, settings: Settings) -> Array:
     """Returns of fresh episodes [episodes]."""
     environment = make_environment(settings)
     count = settings.episodes
@@ -121,7 +121,7 @@ def evaluate(params: Any, forgetful: bool, *, settings: Settings) -> Array:
         zeros,
         zeros,
     )
-    _, played = play(learner, keys[0], forgetful, environment.limit, settings)
+    _, played = play(learner, keys[0], memoryless, environment.limit, settings)
     first = jnp.cumsum(played.done, 0) - played.done == 0  # of the first episode
     return jnp.where(first, played.reward, 0.0).sum(0)
 

@@ -64,7 +64,7 @@ def train(settings: Settings, output: Path, *, resume: bool = False) -> Policies
                 policies = Policies(memory, memoryless)
                 row = {"step": number + 1} | {name: float(value) for name, value in found.items()}
                 row |= {f"memoryless_{name}": float(value) for name, value in other.items()}
-                row["environment_steps"] = 2 * settings.rollout
+                row["environment_steps"] = 2 * settings.rollout_steps
                 row["seconds"] = time.perf_counter() - began
                 done = number + 1
                 if done % settings.evaluate_every == 0 or done == settings.updates:
@@ -85,11 +85,13 @@ def train_and_report(settings: Settings, output: Path, *, resume: bool = False) 
         name: np.asarray(evaluate(learner.params, name == "memoryless", settings=settings))
         for name, learner in policies._asdict().items()
     }
-    plot_returns(metrics, output / "returns.png", rollout=settings.rollout, task=settings.task)
+    plot_returns(
+        metrics, output / "returns.png", rollout_steps=settings.rollout_steps, task=settings.task
+    )
     measured = compare_scans(settings, policies.memory)
     steps_per_second = {
-        "persistent": round(settings.rollout / measured.seconds),
-        "flax": round(settings.rollout / measured.scan_seconds),
+        "persistent": round(settings.rollout_steps / measured.seconds),
+        "flax": round(settings.rollout_steps / measured.scan_seconds),
     }
     summary = {
         "returns": {name: round(float(found.mean()), 4) for name, found in returns.items()},

@@ -27,7 +27,7 @@ class Settings(RunSettings):
     )
     learning_rate: float = option(2e-3, "first learning rate; falls to zero linearly")
     discount: float = option(0.99, "of a later reward, for each step", below=1)
-    trace: float = option(0.95, "lambda of generalised advantage estimates", least=0.0, below=1)
+    gae_lambda: float = option(0.95, "of generalised advantage estimates", least=0.0, below=1)
     ratio_clip: float = option(0.2, "largest change of a probability that is rewarded")
     value_weight: float = option(0.5, "weight of the value's loss", least=0.0)
     entropy_weight: float = option(0.01, "weight of the entropy", least=0.0)
@@ -45,7 +45,7 @@ class Settings(RunSettings):
             )
 
     @property
-    def rollout(self) -> int:
+    def rollout_steps(self) -> int:
         """Steps in all environments together."""
         return self.environments * self.length
 

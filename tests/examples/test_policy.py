@@ -112,7 +112,8 @@ def test_the_pole_obeys_its_equations_of_motion():
 def test_when_the_pole_s_episode_ends(motion, time, ended, reward):
     task = Pole(limit=50)
     state = PoleState(*map(jnp.float32, motion), jnp.int32(time))
-    after, got, done = step_or_reset(task, state, jnp.asarray(1), jax.random.key(3))
+    step = jax.jit(step_or_reset, static_argnums=0)
+    after, got, done = step(task, state, jnp.asarray(1), jax.random.key(3))
     assert (bool(done), float(got)) == (ended, pytest.approx(reward))
     assert int(after.time) == (0 if ended else time + 1)
     if ended:
@@ -160,7 +161,7 @@ def test_the_policy_s_memory_ends_with_an_episode():
     seen = jnp.asarray(draw.normal(size=(5, 2, 4)), jnp.float32)
     resets = jnp.zeros((5, 2), bool).at[3, 1].set(True)
     carry = jnp.asarray(draw.normal(size=(2, 6)), jnp.float32)
-    params = model.init(jax.random.key(0), carry, seen, resets)
+    params = jax.jit(model.init)(jax.random.key(0), carry, seen, resets)
     apply = jax.jit(model.apply)
     after, logits, values = apply(params, carry, seen, resets)
     assert (logits.shape, values.shape) == ((5, 2, 3), (5, 2))
@@ -184,7 +185,7 @@ def test_the_scans_give_the_same():
     found = []
     for scan in ("persistent", "flax"):
         model = ActorCritic(actions=2, hidden=6, scan=scan)
-        params = model.init(jax.random.key(0), model.start(3), seen, resets)
+        params = jax.jit(model.init)(jax.random.key(0), model.start(3), seen, resets)
 
         def total(params, model=model):
             _, logits, values = model.apply(params, model.start(3), seen, resets)
