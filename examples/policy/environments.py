@@ -16,9 +16,16 @@ from jax import Array
 class Environment(Protocol):
     """Returns of an episode lie in 0..1."""
 
-    actions: int
-    features: int  # of an observation
-    limit: int  # longest episode, in steps
+    @property
+    def actions(self) -> int: ...
+
+    @property
+    def features(self) -> int:
+        """Of an observation."""
+
+    @property
+    def limit(self) -> int:
+        """The longest episode, in steps."""
 
     def reset(self, key: Array) -> Any:
         """The state at an episode's start."""

@@ -56,7 +56,7 @@ class Pole:
 
     def reset(self, key: Array) -> PoleState:
         motion = jax.random.uniform(key, (4,), minval=-0.05, maxval=0.05)
-        return PoleState(*motion, jnp.zeros((), jnp.int32))
+        return PoleState(*motion, time=jnp.zeros((), jnp.int32))
 
     def observe(self, state: PoleState) -> Array:
         return jnp.stack([state.position / TRACK, state.angle / TILT])

@@ -51,7 +51,8 @@ def loss(
 ) -> tuple[Array, Array]:
     """The loss of a minibatch, and its mean entropy."""
     network = make_network(settings)
-    _, logits, value = network.apply(params, carry, played.observation, played.reset)
+    result: Any = network.apply(params, carry, played.observation, played.reset)
+    _, logits, value = result
     log_probs = jax.nn.log_softmax(logits)
     entropy = -(jnp.exp(log_probs) * log_probs).sum(-1).mean()
     value_loss = jnp.square(value - (advantage + played.value)).mean() / 2
@@ -74,10 +75,11 @@ def update(
     learner, played = play(learner, keys[0], memoryless, settings.length, settings)
     observation = jax.vmap(make_environment(settings).observe)(learner.environments)
     resets = learner.resets | memoryless
-    _, _, value = make_network(settings).apply(
+    result: Any = make_network(settings).apply(
         learner.params, learner.carry, observation[None], resets[None]
     )
-    advantage = advantages(played, value[0], settings.discount, settings.gae_lambda)
+    last_value = result[2][0]
+    advantage = advantages(played, last_value, settings.discount, settings.gae_lambda)
     optimizer = make_optimizer(settings)
 
     def descend(state: tuple[Any, Any], batch: Any) -> tuple[tuple[Any, Any], Any]:

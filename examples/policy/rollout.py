@@ -76,7 +76,7 @@ def fresh_learner(settings: Settings) -> Learner:
 
 
 def play(
-    learner: Learner, key: Array, memoryless: Array, length: int, settings: Settings
+    learner: Learner, key: Array, memoryless: Array | bool, length: int, settings: Settings
 ) -> tuple[Learner, Transition]:
     """`length` steps in every environment. A memoryless policy begins anew at every step."""
     environment, network = make_environment(settings), make_network(settings)
@@ -86,9 +86,8 @@ def play(
         keys = jax.random.split(key, 1 + len(learner.resets))
         observation = jax.vmap(environment.observe)(learner.environments)
         reset = learner.resets | memoryless
-        carry, logits, value = network.apply(
-            learner.params, learner.carry, observation[None], reset[None]
-        )
+        result: Any = network.apply(learner.params, learner.carry, observation[None], reset[None])
+        carry, logits, value = result
         action = jax.random.categorical(keys[0], logits[0])
         log_prob = chosen(jax.nn.log_softmax(logits[0]), action)
         environments, reward, done = step_all(learner.environments, action, keys[1:])

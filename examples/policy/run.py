@@ -67,7 +67,7 @@ def train(settings: Settings, output: Path, *, resume: bool = False) -> Policies
                 row["environment_steps"] = 2 * settings.rollout_steps
                 row["seconds"] = time.perf_counter() - began
                 done = number + 1
-                if done % settings.evaluate_every == 0 or done == settings.updates:
+                if done % settings.checkpoint_every == 0 or done == settings.updates:
                     save(checkpoints, done, policies)
                 record(
                     row,
@@ -118,9 +118,11 @@ def train_and_report(settings: Settings, output: Path, *, resume: bool = False) 
 def compare_scans(settings: Settings, learner: Learner) -> speed.Speed:
     """Times an update over jax_persistent's scan and over flax's, in turn."""
     what = f"{settings.environments} environments of {settings.length} steps"
-    steps = [_step(dataclasses.replace(settings, scan=scan)) for scan in ("persistent", "flax")]
-    state: Any = learner  # a training step's, for `speed`
-    return speed.compare(*steps, state, None, what)
+    ours, flax = (
+        _step(dataclasses.replace(settings, scan=scan)) for scan in ("persistent", "flax")
+    )
+    state: Any = learner  # of a training step, for `speed`
+    return speed.compare(ours, flax, state, None, what)
 
 
 def _step(settings: Settings) -> Callable[[Any, Any, int], tuple[Any, jax.Array]]:

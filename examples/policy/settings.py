@@ -32,7 +32,7 @@ class Settings(RunSettings):
     value_weight: float = option(0.5, "weight of the value's loss", least=0.0)
     entropy_weight: float = option(0.01, "weight of the entropy", least=0.0)
     clip: float = option(0.5, "largest global norm of a gradient")
-    evaluate_every: int = option(25, "updates between checkpoints")
+    checkpoint_every: int = option(25, "updates between checkpoints")
     episodes: int = option(512, "episodes of the evaluation at the end")
     seed: int = option(0, "fixes everything random", least=0)
 
@@ -60,7 +60,7 @@ PRESETS = {
         length=20,
         hidden=16,
         learning_rate=5e-3,
-        evaluate_every=40,
+        checkpoint_every=40,
         episodes=128,
     ),
 }
