@@ -1,6 +1,7 @@
 # make setup   creates .venv and installs the package in it, ready for work
 # make train   learns to translate English to Chinese; ARGS="--preset long" passes options on
 # make train-speech  learns to write down spoken English, likewise
+# make train-policy  learns tasks that need memory; TASKS=pole picks one of recall and pole
 # make test    everything that is checked: style, types, native tests, Python tests
 # make lint, make native-test, make pytest   its parts
 # make native-test-neon   the CPU kernels for AArch64, in an emulator; part of native-test where
@@ -33,7 +34,7 @@ built_from := pyproject.toml CMakeLists.txt $(shell find native cuda jax_persist
 neon_tools := $(and $(shell command -v aarch64-linux-gnu-g++),$(shell command -v qemu-aarch64))
 neon_install := apt install g++-aarch64-linux-gnu qemu-user
 
-.PHONY: setup train train-speech test lint native-test pytest format neon-tools neon-unchecked
+.PHONY: setup train train-speech train-policy test lint native-test pytest format neon-tools neon-unchecked
 setup: .venv/installed
 
 .venv/bin/python:
@@ -61,11 +62,14 @@ setup: .venv/installed
 	$(bin)/python -m jax_persistent info
 	@touch $@
 
-train train-speech: ARGS ?= --overwrite
+train train-speech train-policy: ARGS ?= --overwrite
+TASKS ?= recall pole
 train: setup
 	$(bin)/python -m examples.translate $(ARGS)
 train-speech: setup
 	$(bin)/python -m examples.speech $(ARGS)
+train-policy: setup
+	for task in $(TASKS); do $(bin)/python -m examples.policy --preset $$task $(ARGS); done
 
 # First what keeps a core or two busy each, side by side, the longest first: each prints when it is
 # done. Then the Python tests, which share the cores out among themselves.

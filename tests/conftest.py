@@ -31,6 +31,7 @@ LONG_FIRST = (
     "ops/test_transforms.py",
     "examples/test_translate_run.py",
     "examples/test_speech_run.py",
+    "examples/test_policy.py",
     "ops/test_handlers.py",
 )
 

@@ -16,12 +16,20 @@ from examples.common.settings import RunSettings, add_flags
 def add_options(
     parser: argparse.ArgumentParser, presets: Mapping[str, RunSettings], output: Path
 ) -> None:
-    """Where a run is kept (in `output` if not given), how it starts, its settings and its hosts."""
-    parser.add_argument(
-        "--output", type=Path, default=output, help="folder of checkpoints, metrics, pictures"
-    )
+    """Those of a run on data, and on several hosts."""
+    add_run_options(parser, presets, output)
     parser.add_argument(
         "--cache", type=Path, default=default_cache(), help="folder of downloaded data"
+    )
+    hosts.add_options(parser)
+
+
+def add_run_options(
+    parser: argparse.ArgumentParser, presets: Mapping[str, RunSettings], output: Path | None
+) -> None:
+    """Where a run is kept (in `output` if not given), how it starts, and its settings."""
+    parser.add_argument(
+        "--output", type=Path, default=output, help="folder of checkpoints, metrics, pictures"
     )
     start = parser.add_mutually_exclusive_group()
     start.add_argument(
@@ -31,7 +39,6 @@ def add_options(
         "--overwrite", action="store_true", help="replace an earlier run in --output"
     )
     add_flags(parser, presets)
-    hosts.add_options(parser)
 
 
 def execute(begin: Callable[[], Callable[[], None]]) -> int:

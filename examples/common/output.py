@@ -38,8 +38,15 @@ def make_ready(
     """
     hosts.agree("data or options", settings, mesh.size, resume, data)
     if hosts.is_first() and not resume:
-        shutil.rmtree(output / "checkpoints", ignore_errors=True)
-        output.mkdir(parents=True, exist_ok=True)
-        save()
-        settings.save(output / "settings.json")
+        begin_anew(output, settings, save)
     hosts.share(output)
+
+
+def begin_anew(
+    output: Path, settings: RunSettings, save: Callable[[], None] = lambda: None
+) -> None:
+    """Removes an earlier run's checkpoints, and saves the settings and what else there is."""
+    shutil.rmtree(output / "checkpoints", ignore_errors=True)
+    output.mkdir(parents=True, exist_ok=True)
+    save()
+    settings.save(output / "settings.json")

@@ -62,11 +62,12 @@ def _violated(value: Any, limits: Mapping[str, Any]) -> str:
 
 
 def add_flags(parser: argparse.ArgumentParser, presets: Mapping[str, RunSettings]) -> None:
-    """A flag for each field, and `--preset` for the values of those that are left out."""
+    """A flag for each field, and `--preset` (the first one) for those that are left out."""
+    first = next(iter(presets))
     parser.add_argument(
-        "--preset", choices=presets, default="quick", help="defaults of the options below"
+        "--preset", choices=presets, default=first, help="defaults of the options below"
     )
-    for item in dataclasses.fields(presets["quick"]):
+    for item in dataclasses.fields(presets[first]):
         defaults = ", ".join(f"{name} {getattr(each, item.name)}" for name, each in presets.items())
         parser.add_argument(
             f"--{item.name.replace('_', '-')}",
