@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the steps of library cells are made of: products, norms, masks."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax import Array, lax, random
+from jax.nn import sigmoid as sigmoid
+
+
+def dot(vector: Array, kernel: Array) -> Array:
+    """[n] x [n, m] -> [m]"""
+    wide = jnp.promote_types(kernel.dtype, jnp.float32)
+    return jnp.dot(vector.astype(kernel.dtype), kernel, preferred_element_type=wide)
+
+
+def dot_by_heads(vector: Array, kernel: Array) -> Array:
+    """[K*n] x [G, K, n, m] -> [G*K*m]: a block diagonal matrix for each gate, side by side."""
+    wide = jnp.promote_types(kernel.dtype, jnp.float32)
+    heads = vector.astype(kernel.dtype).reshape(kernel.shape[1], -1)
+    products = [
+        jnp.einsum("kn,knm->km", heads, gate, preferred_element_type=wide) for gate in kernel
+    ]
+    return jnp.concatenate(products).reshape(-1)
+
+
+def layer_norm(a: Array, scale: Array, epsilon: float = 1e-5) -> Array:
+    centred = a - a.mean()
+    return centred * lax.rsqrt(jnp.square(centred).mean() + epsilon) * scale
+
+
+def rms_norm(a: Array, scale: Array, epsilon: float = 1e-5) -> Array:
+    return a * lax.rsqrt(jnp.square(a).mean() + epsilon) * scale
+
+
+def mask(key: Array, probability: float, lead: tuple[int, ...], hidden: int) -> Array:
+    """1 with this probability, else 0."""
+    return random.bernoulli(key, probability, (*lead, hidden)).astype(jnp.float32)

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""sLSTM of xLSTM (Beck et al., 2024): exponential gates, and a block diagonal recurrence.
+
+i, f, g, o = x W + h R + b, with R block diagonal
+m' = max(log sigmoid(f) + m, i), and i before the first step
+i, f = exp(i - m'), exp(log sigmoid(f) + m - m')
+c' = f * c + i * tanh(g)
+n' = f * n + i
+h' = sigmoid(o) * c' / n'
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jax_persistent.cells.library.base import Parameters, StepCell, Weights, gated_by_heads
+from jax_persistent.cells.library.operations import dot, dot_by_heads, sigmoid
+
+
+@dataclass(frozen=True)
+class SLSTM(StepCell):
+    """LSTM that normalises its cells c by n and keeps the logarithm m of their scale.
+
+    Carry (h, c, n, m); n = 0 stands for no step yet, and later is at least 1. The recurrent kernel
+    is [4, K, H/K, H/K]: of each gate and head.
+    """
+
+    states: ClassVar[int] = 4
+    heads: int = 4
+
+    def parameters(self, inputs: int, hidden: int) -> Parameters:
+        return gated_by_heads(4, inputs, hidden, self.heads)
+
+    def step(self, p: Weights, carry: Any, x: Array, noise: Any = None) -> tuple[Any, Array]:
+        h, c, n, m = carry
+        of_h = dot_by_heads(h, p["recurrent_kernel"])
+        i, f, g, o = jnp.split(dot(x, p["input_kernel"]) + of_h + p["bias"], 4)
+        f = jax.nn.log_sigmoid(f) + m
+        m = jnp.where(n == 0, i, jnp.maximum(f, i))
+        i, f = jnp.exp(i - m), jnp.exp(f - m)
+        c = f * c + i * jnp.tanh(g)
+        n = f * n + i
+        h = sigmoid(o) * c / n
+        return (h, c, n, m), h
