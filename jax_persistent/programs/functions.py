@@ -68,7 +68,7 @@ def scan(
         the line it comes from.
       ValueError: lengths, resets or backend are wrong; those of `lax.scan` for the rest.
     """
-    validation.check_flags(reverse, False, backend)
+    validation.check_flags(backend, reverse=reverse)
     rows = _masks(init, xs, length, lengths, resets)
     if rows is not None:
         f, xs = _masked(f, *rows), (xs, *rows)

@@ -18,6 +18,8 @@ import jax.numpy as jnp
 from jax import Array, random
 from jax.nn import initializers
 
+from jax_persistent.cells.library.operations import widened
+
 Initializer = Callable[..., Array]
 Parameters = dict[str, tuple[tuple[int, ...], Initializer]]
 Weights = Mapping[str, Array]
@@ -80,7 +82,7 @@ class StepCell(ABC):
         return jax.tree.map(lambda n: jnp.zeros((*lead, n), dtype), self.sizes(hidden))
 
     def __call__(self, p: Weights, carry: Any, x: Array, noise: Any = None) -> tuple[Any, Array]:
-        wide = jnp.promote_types(x.dtype, jnp.float32)
+        wide = widened(x.dtype)
         of_units = {name: a if "kernel" in name else a.astype(wide) for name, a in p.items()}
 
         def row(carry: Any, x: Array, noise: Any) -> tuple[Any, Array]:
@@ -100,7 +102,7 @@ def orthogonal(gates: int) -> Initializer:
 
     def new(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
         shape = (*shape[:-1], shape[-1] // gates)
-        exact = jnp.promote_types(dtype, jnp.float32)
+        exact = widened(dtype)
         parts = [one(k, shape, exact) for k in random.split(key, gates)]
         return jnp.concatenate(parts, axis=-1).astype(dtype)
 

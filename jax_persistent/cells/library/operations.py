@@ -3,23 +3,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax.numpy as jnp
 from jax import Array, lax, random
 from jax.nn import sigmoid as sigmoid
 
 
+def widened(dtype: Any) -> Any:
+    """What sums of a dtype are in."""
+    return jnp.dtype(dtype if jnp.dtype(dtype).itemsize >= 4 else jnp.float32)
+
+
 def dot(vector: Array, kernel: Array) -> Array:
     """[n] x [n, m] -> [m]"""
-    wide = jnp.promote_types(kernel.dtype, jnp.float32)
-    return jnp.dot(vector.astype(kernel.dtype), kernel, preferred_element_type=wide)
+    return jnp.dot(
+        vector.astype(kernel.dtype), kernel, preferred_element_type=widened(kernel.dtype)
+    )
 
 
 def dot_by_heads(vector: Array, kernel: Array) -> Array:
     """[K*n] x [G, K, n, m] -> [G*K*m]: a block diagonal matrix for each gate, side by side."""
-    wide = jnp.promote_types(kernel.dtype, jnp.float32)
     heads = vector.astype(kernel.dtype).reshape(kernel.shape[1], -1)
     products = [
-        jnp.einsum("kn,knm->km", heads, gate, preferred_element_type=wide) for gate in kernel
+        jnp.einsum("kn,knm->km", heads, gate, preferred_element_type=widened(kernel.dtype))
+        for gate in kernel
     ]
     return jnp.concatenate(products).reshape(-1)
 
