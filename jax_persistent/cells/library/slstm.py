@@ -2,8 +2,9 @@
 """sLSTM of xLSTM (Beck et al., 2024): exponential gates, and a block diagonal recurrence.
 
 i, f, g, o = x W + h R + b, with R block diagonal
-m' = max(log sigmoid(f) + m, i), and i before the first step
-i, f = exp(i - m'), exp(log sigmoid(f) + m - m')
+f = log sigmoid(f) + m, and i before the first step
+m' = max(f, i)
+i, f = exp(i - m'), exp(f - m')
 c' = f * c + i * tanh(g)
 n' = f * n + i
 h' = sigmoid(o) * c' / n'
@@ -40,8 +41,8 @@ class SLSTM(StepCell):
         h, c, n, m = carry
         of_h = dot_by_heads(h, p["recurrent_kernel"])
         i, f, g, o = jnp.split(dot(x, p["input_kernel"]) + of_h + p["bias"], 4)
-        f = jax.nn.log_sigmoid(f) + m
-        m = jnp.where(n == 0, i, jnp.maximum(f, i))
+        f = jnp.where(n == 0, i, jax.nn.log_sigmoid(f) + m)
+        m = jnp.maximum(f, i)
         i, f = jnp.exp(i - m), jnp.exp(f - m)
         c = f * c + i * jnp.tanh(g)
         n = f * n + i
