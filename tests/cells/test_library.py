@@ -191,6 +191,11 @@ def test_heads_divide_the_units() -> None:
             cell.init(jax.random.key(0), I, H)
 
 
+def test_rate_networks_know_two_activations() -> None:
+    with pytest.raises(ValueError, match=r"activation: expected one of 'tanh', 'relu'; got 'elu'"):
+        cells.RateNetwork("elu")
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     for name in ("PeepholeGRU", "peephole"):
         with pytest.raises(AttributeError, match=name):

@@ -3,7 +3,8 @@
 
 Legend: I input features, H hidden units, P units of a projection, K heads. The gates of an LSTM lie
 in the order i, f, g, o, those of a GRU in the order r, z, n; a cell without one of them leaves it
-out.
+out. Unless a cell says otherwise, W is `input_kernel` [I, G*H], R `recurrent_kernel` [H, G*H] and b
+`bias` [G*H], for G gates.
 """
 
 from __future__ import annotations

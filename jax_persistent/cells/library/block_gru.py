@@ -1,11 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GRU of block diagonal recurrence, normalised by its mean square (DreamerV3, Hafner et al., 2023).
-
-r, u, n = norm(x W + h R + b) * s, with R block diagonal
-n = tanh(sigmoid(r) * n)
-u = sigmoid(u - 1)
-h' = u * n + (1 - u) * h
-"""
+"""GRU of block diagonal recurrence, normalised by its mean square."""
 
 from __future__ import annotations
 
@@ -21,9 +15,14 @@ from jax_persistent.cells.library.operations import dot, dot_by_heads, rms_norm,
 
 @dataclass(frozen=True)
 class BlockGRU(StepCell):
-    """GRU whose units see those of their own head. Carry h.
+    """GRU of DreamerV3 (Hafner et al., 2023): block diagonal, normalised by its mean square.
 
-    The recurrent kernel is [3, K, H/K, H/K]: of each gate and head.
+        r, u, n = norm(x W + h R + b) * s, with R block diagonal
+        n = tanh(sigmoid(r) * n)
+        u = sigmoid(u - 1)
+        h' = u * n + (1 - u) * h
+
+    Carry h. The recurrent kernel is [3, K, H/K, H/K], of each gate and head; s is `scale` [3*H].
     """
 
     heads: int = 8

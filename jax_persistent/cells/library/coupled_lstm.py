@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LSTM with a coupled input and forget gate, CIFG (Greff et al., 2017).
-
-f, g, o = x W + h R + b
-c' = sigmoid(f) * c + (1 - sigmoid(f)) * tanh(g)
-h' = sigmoid(o) * tanh(c')
-"""
+"""LSTM with a coupled input and forget gate, CIFG."""
 
 from __future__ import annotations
 
@@ -20,7 +15,14 @@ from jax_persistent.cells.library.operations import dot, sigmoid
 
 @dataclass(frozen=True)
 class CoupledLSTM(StepCell):
-    """LSTM that forgets as much as it takes in. Carry (h, c)."""
+    """LSTM with a coupled input and forget gate, CIFG (Greff et al., 2017).
+
+        f, g, o = x W + h R + b
+        c' = sigmoid(f) * c + (1 - sigmoid(f)) * tanh(g)
+        h' = sigmoid(o) * tanh(c')
+
+    Carry (h, c).
+    """
 
     gates: ClassVar[int] = 3
     states: ClassVar[int] = 2

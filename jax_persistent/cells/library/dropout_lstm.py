@@ -1,12 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LSTM with recurrent dropout (Semeniuta, Severyn and Barth, 2016): of what enters the cells.
-
-i, f, g, o = x W + h R + b
-c' = sigmoid(f) * c + sigmoid(i) * d * tanh(g)
-h' = sigmoid(o) * tanh(c')
-
-d is 0 with the probability of the rate and else 1 / (1 - rate) while training, 1 in evaluation.
-"""
+"""LSTM with recurrent dropout: of what enters the cells."""
 
 from __future__ import annotations
 
@@ -22,7 +15,16 @@ from jax_persistent.cells.library.operations import dot, mask, sigmoid
 
 @dataclass(frozen=True)
 class DropoutLSTM(StepCell):
-    """LSTM with recurrent dropout, as noise d. Carry (h, c)."""
+    """LSTM with recurrent dropout (Semeniuta, Severyn and Barth, 2016): of what enters the cells.
+
+        i, f, g, o = x W + h R + b
+        c' = sigmoid(f) * c + sigmoid(i) * d * tanh(g)
+        h' = sigmoid(o) * tanh(c')
+
+    The noise d is 0 with the probability of `rate`, else 1 / (1 - rate); in evaluation d is 1.
+
+    Carry (h, c).
+    """
 
     gates: ClassVar[int] = 4
     states: ClassVar[int] = 2

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Independently recurrent network, IndRNN (Li et al., 2018).
-
-h' = relu(x W + u * h + b)
-"""
+"""Independently recurrent network, IndRNN."""
 
 from __future__ import annotations
 
@@ -19,7 +16,12 @@ from jax_persistent.cells.library.operations import dot
 
 @dataclass(frozen=True)
 class IndRNN(StepCell):
-    """Units that see only themselves. Carry h."""
+    """Independently recurrent network, IndRNN (Li et al., 2018).
+
+        h' = relu(x W + u * h + b)
+
+    Carry h; u is `recurrent_scale` [H].
+    """
 
     def parameters(self, inputs: int, hidden: int) -> Parameters:
         return {

@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GRU with layer normalisation (Ba, Kiros and Hinton, 2016), reset after the product.
-
-r, z = norm(x W_rz) * s_rz + norm(h R_rz) * s'_rz + b_rz
-n = tanh(norm(x W_n) * s_n + b_n + sigmoid(r) * (norm(h R_n) * s'_n + b'))
-h' = (1 - sigmoid(z)) * n + sigmoid(z) * h
-"""
+"""GRU with layer normalisation, reset after the product."""
 
 from __future__ import annotations
 
@@ -20,7 +15,15 @@ from jax_persistent.cells.library.operations import dot, layer_norm, sigmoid
 
 @dataclass(frozen=True)
 class LayerNormGRU(StepCell):
-    """GRU with both products normalised: over r and z together, and over n. Carry h."""
+    """GRU with layer normalisation (Ba, Kiros and Hinton, 2016), reset after the product.
+
+        r, z = norm(x W_rz) * s_rz + norm(h R_rz) * s'_rz + b_rz
+        n = tanh(norm(x W_n) * s_n + b_n + sigmoid(r) * (norm(h R_n) * s'_n + b'))
+        h' = (1 - sigmoid(z)) * n + sigmoid(z) * h
+
+    r and z are normalised together, n by itself. Carry h; s is `input_scale` [3*H], s'
+    `recurrent_scale` [3*H], b' `recurrent_bias` [H].
+    """
 
     def parameters(self, inputs: int, hidden: int) -> Parameters:
         scale = (3 * hidden,), ones

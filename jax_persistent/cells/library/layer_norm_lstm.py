@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LSTM with layer normalisation (Ba, Kiros and Hinton, 2016).
-
-i, f, g, o = norm(x W) * s_x + norm(h R) * s_h + b
-c' = sigmoid(f) * c + sigmoid(i) * tanh(g)
-h' = sigmoid(o) * tanh(norm(c') * s_c + b_c)
-"""
+"""LSTM with layer normalisation."""
 
 from __future__ import annotations
 
@@ -20,7 +15,15 @@ from jax_persistent.cells.library.operations import dot, layer_norm, sigmoid
 
 @dataclass(frozen=True)
 class LayerNormLSTM(StepCell):
-    """LSTM with both products normalised over all gates, and the cells. Carry (h, c)."""
+    """LSTM with layer normalisation (Ba, Kiros and Hinton, 2016).
+
+        i, f, g, o = norm(x W) * s_x + norm(h R) * s_h + b
+        c' = sigmoid(f) * c + sigmoid(i) * tanh(g)
+        h' = sigmoid(o) * tanh(norm(c') * s_c + b_c)
+
+    Products are normalised over all gates. Carry (h, c); s_x is `input_scale` [4*H], s_h
+    `recurrent_scale` [4*H], s_c `cell_scale` [H] and b_c `cell_bias` [H].
+    """
 
     states: ClassVar[int] = 2
 

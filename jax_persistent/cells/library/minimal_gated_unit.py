@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Minimal gated unit (Zhou et al., 2016): a GRU whose gates are one.
-
-f = sigmoid(x W_f + h R_f + b_f)
-n = tanh(x W_n + (f * h) R_n + b_n)
-h' = (1 - f) * h + f * n
-"""
+"""Minimal gated unit: a GRU whose gates are one."""
 
 from __future__ import annotations
 
@@ -20,7 +15,14 @@ from jax_persistent.cells.library.operations import dot, sigmoid
 
 @dataclass(frozen=True)
 class MinimalGatedUnit(StepCell):
-    """GRU of one gate, gates in the order f, n. Carry h."""
+    """Minimal gated unit (Zhou et al., 2016): a GRU whose gates are one.
+
+        f = sigmoid(x W_f + h R_f + b_f)
+        n = tanh(x W_n + (f * h) R_n + b_n)
+        h' = (1 - f) * h + f * n
+
+    Carry h; gates in the order f, n.
+    """
 
     gates: ClassVar[int] = 2
 

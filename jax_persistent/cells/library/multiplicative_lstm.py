@@ -1,11 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Multiplicative LSTM (Krause et al., 2016): the transition depends on the input.
-
-m = (x W_m) * (h R_m)
-i, f, g, o = x W + m R + b
-c' = sigmoid(f) * c + sigmoid(i) * tanh(g)
-h' = sigmoid(o) * tanh(c')
-"""
+"""Multiplicative LSTM: the transition depends on the input."""
 
 from __future__ import annotations
 
@@ -28,7 +22,15 @@ from jax_persistent.cells.library.operations import dot, sigmoid
 
 @dataclass(frozen=True)
 class MultiplicativeLSTM(StepCell):
-    """LSTM of an intermediate state of as many units. Carry (h, c)."""
+    """Multiplicative LSTM (Krause et al., 2016): the transition depends on the input.
+
+        m = (x W_m) * (h R_m)
+        i, f, g, o = x W + m R + b
+        c' = sigmoid(f) * c + sigmoid(i) * tanh(g)
+        h' = sigmoid(o) * tanh(c')
+
+    Carry (h, c); W_m is `input_factor_kernel` [I, H], R_m `recurrent_factor_kernel` [H, H].
+    """
 
     states: ClassVar[int] = 2
 

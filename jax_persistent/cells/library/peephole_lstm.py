@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LSTM with peepholes (Gers and Schmidhuber, 2000), its cells clipped if asked for (Sak, 2014).
-
-i, f, g, o = x W + h R + b
-c' = clip(sigmoid(f + p_f * c) * c + sigmoid(i + p_i * c) * tanh(g))
-h' = sigmoid(o + p_o * c') * tanh(c')
-"""
+"""LSTM with peepholes, its cells clipped if asked for."""
 
 from __future__ import annotations
 
@@ -20,7 +15,15 @@ from jax_persistent.cells.library.operations import dot, sigmoid
 
 @dataclass(frozen=True)
 class PeepholeLSTM(StepCell):
-    """LSTM whose gates see the cells; `clip` bounds them, to -clip..clip. Carry (h, c)."""
+    """LSTM with peepholes (Gers and Schmidhuber, 2000), its cells clipped if asked for (Sak, 2014).
+
+        i, f, g, o = x W + h R + b
+        c' = clip(sigmoid(f + p_f * c) * c + sigmoid(i + p_i * c) * tanh(g))
+        h' = sigmoid(o + p_o * c') * tanh(c')
+
+    `clip` bounds the cells to -clip..clip. Carry (h, c); p is `peephole` [3*H], in the order
+    i, f, o.
+    """
 
     states: ClassVar[int] = 2
     clip: float | None = None

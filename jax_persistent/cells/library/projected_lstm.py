@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LSTM with a projection, LSTMP (Sak, Senior and Beaufays, 2014), without peepholes.
-
-i, f, g, o = x W + r R + b
-c' = clip(sigmoid(f) * c + sigmoid(i) * tanh(g))
-r' = (sigmoid(o) * tanh(c')) P
-"""
+"""LSTM with a projection, LSTMP, without peepholes."""
 
 from __future__ import annotations
 
@@ -20,9 +15,14 @@ from jax_persistent.cells.library.operations import dot, sigmoid
 
 @dataclass(frozen=True)
 class ProjectedLSTM(StepCell):
-    """LSTM of which `projection` units come back and come out; `clip` bounds the cells.
+    """LSTM with a projection, LSTMP (Sak, Senior and Beaufays, 2014), without peepholes.
 
-    Carry (r, c): r [P], c [H].
+        i, f, g, o = x W + r R + b
+        c' = clip(sigmoid(f) * c + sigmoid(i) * tanh(g))
+        r' = (sigmoid(o) * tanh(c')) P
+
+    `projection` units come back and come out; `clip` bounds the cells to -clip..clip. Carry
+    (r [P], c [H]); R is [P, 4*H], P `projection_kernel` [H, P].
     """
 
     projection: int

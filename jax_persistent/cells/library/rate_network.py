@@ -1,11 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Leaky rate network of computational neuroscience (Sompolinsky et al., 1988; Song et al., 2016).
-
-v' = v + leak * (-v + r R + x W + b) + sqrt(2 * leak) * sigma * xi, with r = activation(v)
-y = activation(v')
-
-xi is standard normal while training, and 0 in evaluation.
-"""
+"""Leaky rate network of computational neuroscience."""
 
 from __future__ import annotations
 
@@ -26,16 +20,26 @@ ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu}
 
 @dataclass(frozen=True)
 class RateNetwork(StepCell):
-    """Neurons of which rates are read; `leak` is a step in time constants. Carry v.
+    """Leaky rate network (Sompolinsky et al., 1988; Song et al., 2016).
 
-    `activation` is "tanh" or "relu". `gain` is that of the initial recurrent weights: above 1 a
-    tanh network is chaotic.
+        v' = v + leak * (-v + r R + x W + b) + sqrt(2 * leak) * sigma * xi, with r = activation(v)
+        y = activation(v')
+
+    The noise xi is standard normal; in evaluation xi is 0.
+
+    `activation` is "tanh" or "relu"; `leak` is a step in time constants; `gain` is that of the
+    initial recurrent kernel: above 1 a tanh network is chaotic. Carry v.
     """
 
     activation: str = "tanh"
     leak: float = 0.1
     sigma: float = 0.0
     gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.activation not in ACTIVATIONS:
+            known = ", ".join(map(repr, ACTIVATIONS))
+            raise ValueError(f"activation: expected one of {known}; got {self.activation!r}")
 
     def parameters(self, inputs: int, hidden: int) -> Parameters:
         normal = initializers.variance_scaling(self.gain**2, "fan_in", "normal")

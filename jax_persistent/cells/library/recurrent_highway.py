@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recurrent highway network (Zilly et al., 2017), of coupled gates.
-
-For each n in 0..depth-1:
-  h, t = s R_n + b_n, and x W more for n = 0
-  s = tanh(h) * sigmoid(t) + s * (1 - sigmoid(t))
-"""
+"""Recurrent highway network, of coupled gates."""
 
 from __future__ import annotations
 
@@ -20,7 +15,14 @@ from jax_persistent.cells.library.operations import dot, sigmoid
 
 @dataclass(frozen=True)
 class RecurrentHighway(StepCell):
-    """`depth` highway layers a step. Carry s."""
+    """Recurrent highway network (Zilly et al., 2017), of coupled gates.
+
+        For each n in 0..depth-1:
+          h, t = s R_n + b_n, and x W more for n = 0
+          s = tanh(h) * sigmoid(t) + s * (1 - sigmoid(t))
+
+    Carry s; R_n is `recurrent_kernel_n` [H, 2*H], b_n `bias_n` [2*H], W [I, 2*H].
+    """
 
     depth: int = 3
 

@@ -1,10 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GRU, reset before the product (Cho et al., 2014, the first form).
-
-r, z = sigmoid(x W_rz + h R_rz + b_rz)
-n = tanh(x W_n + (r * h) R_n + b_n)
-h' = (1 - z) * n + z * h
-"""
+"""GRU, reset before the product."""
 
 from __future__ import annotations
 
@@ -20,7 +15,14 @@ from jax_persistent.cells.library.operations import dot, sigmoid
 
 @dataclass(frozen=True)
 class ResetBeforeGRU(StepCell):
-    """GRU that resets the units before they are multiplied, in two exchanges a step. Carry h."""
+    """GRU, reset before the product (Cho et al., 2014, the first form).
+
+        r, z = sigmoid(x W_rz + h R_rz + b_rz)
+        n = tanh(x W_n + (r * h) R_n + b_n)
+        h' = (1 - z) * n + z * h
+
+    Takes two exchanges a step. Carry h.
+    """
 
     gates: ClassVar[int] = 3
 

@@ -1,14 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""sLSTM of xLSTM (Beck et al., 2024): exponential gates, and a block diagonal recurrence.
-
-i, f, g, o = x W + h R + b, with R block diagonal
-f = log sigmoid(f) + m, and i before the first step
-m' = max(f, i)
-i, f = exp(i - m'), exp(f - m')
-c' = f * c + i * tanh(g)
-n' = f * n + i
-h' = sigmoid(o) * c' / n'
-"""
+"""sLSTM of xLSTM: exponential gates, and a block diagonal recurrence."""
 
 from __future__ import annotations
 
@@ -25,10 +16,18 @@ from jax_persistent.cells.library.operations import dot, dot_by_heads, sigmoid
 
 @dataclass(frozen=True)
 class SLSTM(StepCell):
-    """LSTM that normalises its cells c by n and keeps the logarithm m of their scale.
+    """sLSTM of xLSTM (Beck et al., 2024): exponential gates, and a block diagonal recurrence.
 
-    Carry (h, c, n, m); n = 0 stands for no step yet, and later is at least 1. The recurrent kernel
-    is [4, K, H/K, H/K]: of each gate and head.
+        i, f, g, o = x W + h R + b, with R block diagonal
+        f = log sigmoid(f) + m, and i before the first step
+        m' = max(f, i)
+        i, f = exp(i - m'), exp(f - m')
+        c' = f * c + i * tanh(g)
+        n' = f * n + i
+        h' = sigmoid(o) * c' / n'
+
+    n is 0 before the first step and at least 1 after it. Carry (h, c, n, m); the recurrent kernel
+    is [4, K, H/K, H/K], of each gate and head.
     """
 
     states: ClassVar[int] = 4

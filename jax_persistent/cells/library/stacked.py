@@ -1,9 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Several cells in one step, residual between them if asked for (as in Wu et al., 2016).
-
-y_0 = cell_0(x)
-y_n = cell_n(y_{n-1}), and + y_{n-1} if residual
-"""
+"""Several cells in one step."""
 
 from __future__ import annotations
 
@@ -18,9 +14,12 @@ from jax_persistent.cells.library.base import Parameters, StepCell, Weights
 
 @dataclass(frozen=True)
 class Stacked(StepCell):
-    """Cells one upon the other; weights are named "0_bias" and so on. Carry: theirs, a tuple.
+    """Several cells in one step, residual between them if asked for (as in Wu et al., 2016).
 
-    All have the same number of hidden units.
+        y_0 = cell_0(x)
+        y_n = cell_n(y_{n-1}), and + y_{n-1} if residual
+
+    All have H hidden units. Weights are named "0_bias" and so on; carry: a tuple of theirs.
     """
 
     cells: tuple[StepCell, ...]

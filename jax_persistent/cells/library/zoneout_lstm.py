@@ -1,13 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LSTM with zoneout (Krueger et al., 2017): some units keep what they had.
-
-i, f, g, o = x W + h R + b
-new = sigmoid(f) * c + sigmoid(i) * tanh(g)
-c' = z_c * c + (1 - z_c) * new
-h' = z_h * h + (1 - z_h) * sigmoid(o) * tanh(new)
-
-z is 1 with the probability of its rate, else 0, while training; in evaluation it is the rate.
-"""
+"""LSTM with zoneout: some units keep what they had."""
 
 from __future__ import annotations
 
@@ -23,7 +15,17 @@ from jax_persistent.cells.library.operations import dot, mask, sigmoid
 
 @dataclass(frozen=True)
 class ZoneoutLSTM(StepCell):
-    """LSTM with zoneout of c and of h, as noise (z_c, z_h). Carry (h, c)."""
+    """LSTM with zoneout (Krueger et al., 2017): some units keep what they had.
+
+        i, f, g, o = x W + h R + b
+        new = sigmoid(f) * c + sigmoid(i) * tanh(g)
+        c' = z_c * c + (1 - z_c) * new
+        h' = z_h * h + (1 - z_h) * sigmoid(o) * tanh(new)
+
+    The noise (z_c, z_h) is 1 with the probability of its rate, else 0; in evaluation z is the rate.
+
+    Carry (h, c).
+    """
 
     gates: ClassVar[int] = 4
     states: ClassVar[int] = 2
