@@ -188,6 +188,30 @@ def test_nothing_to_run(variant: str) -> None:
 
 
 @each_variant
+def test_export_of_any_size(variant: str) -> None:
+    given = arguments(variant)
+    given = {n: given[n] for n in given if n not in ("initial_state", "reset_state")}
+    shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), given)
+    shapes["x"] = jax.ShapeDtypeStruct(jax.export.symbolic_shape(f"b, t, {I}"), np.float32)
+    exported = jax.export.export(jax.jit(lambda given: call(variant, given)))(shapes)
+    assert_close(exported.call(given), call(variant, given), 2e-6)
+
+
+@each_variant
+@pytest.mark.parametrize("axis", [0, None])
+def test_vmap(variant: str, axis: int | None) -> None:
+    """Over everything, or over weights alone."""
+    several = [arguments(variant, seed=seed) for seed in range(2)]
+    stacked = jax.tree.map(lambda *a: jnp.stack(a), *several)
+    stacked["x"] = stacked["x"] if axis == 0 else several[1]["x"]
+    axes = dict.fromkeys(stacked, 0) | {"x": axis}
+    how: dict[str, Any] = {"lengths": LENGTHS, "resets": RESETS, "backend": "native"}
+    found = jax.jit(jax.vmap(lambda given: call(variant, given, **how), (axes,)))(stacked)
+    expected = call(variant, several[1], **how)
+    assert_close(jax.tree.map(lambda a: a[1], found), expected, 2e-6)
+
+
+@each_variant
 def test_a_batch_split_along_an_explicit_axis(variant: str) -> None:
     given = arguments(variant)
     rows = {

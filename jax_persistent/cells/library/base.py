@@ -79,7 +79,7 @@ class StepCell(ABC):
 
     def start(self, hidden: int, batch: int | tuple[int, ...] = (), dtype: Any = None) -> Any:
         """A carry of zeros."""
-        lead = (batch,) if isinstance(batch, int) else batch
+        lead = batch if isinstance(batch, tuple) else (batch,)
         return jax.tree.map(lambda n: jnp.zeros((*lead, n), dtype), self.sizes(hidden))
 
     def __call__(self, p: Weights, carry: Any, x: Array, noise: Any = None) -> tuple[Any, Array]:
