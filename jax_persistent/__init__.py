@@ -5,7 +5,7 @@ import contextlib
 
 from jax_persistent.backends.base import Plan
 from jax_persistent.ffi.registration import native_module
-from jax_persistent.ops.functions import elman, gru, lstm
+from jax_persistent.functions import elman, gru, lstm
 from jax_persistent.ops.plan import plan
 from jax_persistent.programs.functions import explain, scan
 

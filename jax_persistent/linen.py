@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""flax.linen's recurrent layers over persistent kernels: change the import, keep the rest."""
+"""flax.linen's recurrent layers over persistent kernels: change the import, keep the rest.
+
+The cells of `jax_persistent.cells` are here too, as flax cells: `PeepholeLSTMCell` and so on.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,7 @@ from jax_persistent.cells import Cell
 from jax_persistent.cells.gru import GRU
 from jax_persistent.cells.lstm import LSTM
 from jax_persistent.flax_cells import CallOptions, CellWeights, KernelCall, NoKernel
+from jax_persistent.linen_cells import *  # noqa: F403
 from jax_persistent.ops.validation import read_lengths
 
 # flax's method without the wrapper that flax puts around a Module's methods: ours has that wrapper

@@ -29,12 +29,16 @@ def elman_cell(activation: str) -> Cell:
     return ELMAN[activation]
 
 
-def check_flags(reverse: Any, time_major: Any, backend: Any) -> None:
+def check_flags(backend: Any, **flags: Any) -> None:
     if backend not in BACKENDS:
         raise ValueError(
             f"backend: expected None (choose), 'native' or 'reference'; got {backend!r}"
         )
-    for name, value in (("reverse", reverse), ("time_major", time_major)):
+    check_bools(**flags)
+
+
+def check_bools(**flags: Any) -> None:
+    for name, value in flags.items():
         if not isinstance(value, (bool, np.bool_)):
             raise ValueError(f"{name}: expected a Python bool; got {value!r}")
 
@@ -72,7 +76,7 @@ def check_call(
 
 
 def check_weights(cell: Cell, time_major: bool, given: dict[str, Any]) -> Arrays:
-    """x, the kernels and the biases: those of `given` that are not None."""
+    """x, the kernels, the biases and peepholes: those of `given` that are not None."""
     missing = [n for n in ("x", "input_kernel", "recurrent_kernel") if given[n] is None]
     if missing:
         raise ValueError(f"{missing[0]}: expected an array; got NoneType")
@@ -108,6 +112,7 @@ def check_weights(cell: Cell, time_major: bool, given: dict[str, Any]) -> Arrays
         "input_kernel": ((x.shape[2], columns), f"[I, {cell.gates}*H]"),
         "bias": ((columns,), f"[{cell.gates}*H]"),
         "recurrent_bias": ((columns,), f"[{cell.gates}*H]"),
+        "peephole": ((3 * hidden,), "[3*H]"),
     }
     for name, (shape, letters) in expected.items():
         array = arrays.get(name)

@@ -12,6 +12,7 @@ from weakref import WeakValueDictionary
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.export import is_symbolic_dim
 
 from jax_persistent import notices
 from jax_persistent.backends.base import Plan
@@ -68,7 +69,7 @@ def scan(
         the line it comes from.
       ValueError: lengths, resets or backend are wrong; those of `lax.scan` for the rest.
     """
-    validation.check_flags(reverse, False, backend)
+    validation.check_flags(backend, reverse=reverse)
     rows = _masks(init, xs, length, lengths, resets)
     if rows is not None:
         f, xs = _masked(f, *rows), (xs, *rows)
@@ -252,6 +253,8 @@ def _trace(f: _Step, init: Any, xs: Any, length: int | None) -> _Traced:
     init_flat, carry_tree = jax.tree.flatten(init)
     xs_flat, xs_tree = jax.tree.flatten(xs)
     init_flat, xs_flat = list(map(jnp.asarray, init_flat)), list(map(jnp.asarray, xs_flat))
+    if any(is_symbolic_dim(size) for a in (*init_flat, *xs_flat) for size in a.shape):
+        raise Unfit("a size is a symbol of `jax.export`")
     lengths = {a.shape[0] if a.ndim else None for a in xs_flat} | {length} - {None}
     if len(lengths) != 1 or not isinstance(steps := lengths.pop(), int) or steps < 1:
         raise Unfit("it has no steps, or xs of different lengths")

@@ -251,6 +251,21 @@ def test_export() -> None:
     assert_close(again.call(*given), scanned(lax.scan, case, *given))
 
 
+@pytest.mark.parametrize("sizes", ["b, 5", "3, t", "b, t"])
+def test_export_of_any_size_is_a_lax_scan(sizes: str) -> None:
+    case, (w, carry, xs) = CASES["rate"], arguments(CASES["rate"], 14)
+    rows, steps = jax.export.symbolic_shape(sizes)
+    shapes = (
+        jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), w),
+        (jax.ShapeDtypeStruct((rows, *carry[0].shape[1:]), carry[0].dtype),),
+        jax.ShapeDtypeStruct((steps, rows, *xs.shape[2:]), xs.dtype),
+    )
+    exported = jax.export.export(jax.jit(partial(scanned, jp.scan, case)))(*shapes)
+    assert_close(exported.call(w, carry, xs), scanned(lax.scan, case, w, carry, xs))
+    with pytest.raises(NotImplementedError, match="a size is a symbol"):
+        jax.export.export(jax.jit(partial(scanned, KERNEL, case)))(*shapes)
+
+
 def test_without_xs() -> None:
     _, (h,), _ = arguments(CASES["rate"], 11)
     R = arguments(CASES["rate"], 11)[0]["R"]
