@@ -5,15 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.extend.core import ClosedJaxpr
 
-from jax_persistent import notices
+from jax_persistent import compat, notices
 from jax_persistent.backends.base import Plan
 from jax_persistent.ops import validation
 from jax_persistent.programs import hoist, jaxprs, primitive
@@ -72,19 +72,52 @@ def scan(
     rows = _masks(init, xs, length, lengths, resets)
     if rows is not None:
         f, xs = _masked(f, *rows), (xs, *rows)
-    plainly = partial(lax.scan, f, init, xs, length, reverse, unroll, _split_transpose)
+    how = {"reverse": reverse, "unroll": unroll, "_split_transpose": _split_transpose}
     if backend == "reference":
-        return plainly()
+        return lax.scan(f, init, xs, length, **how)
+    return _run(f, init, xs, length, backend, _inform, how)
+
+
+def scan_that_tells(tell: Callable[[str], None]) -> Callable[..., tuple[Any, Any]]:
+    """`scan` with the arguments of `lax.scan`; `tell` gets the reason where it runs as one."""
+
+    def scan(
+        f: _Step, init: Any, xs: Any = None, length: int | None = None, **how: Any
+    ) -> tuple[Any, Any]:
+        return _run(f, init, xs, length, None, tell, how)
+
+    return scan
+
+
+def _inform(reason: str) -> None:
+    notices.inform("jax_persistent.scan runs as a lax.scan", reason)
+
+
+def _run(
+    f: _Step,
+    init: Any,
+    xs: Any,
+    length: int | None,
+    backend: str | None,
+    tell: Callable[[str], None],
+    how: dict[str, Any],
+) -> tuple[Any, Any]:
+    plainly = f, init
     try:
-        traced = _trace(f, init, xs, length)
+        body = _trace(f, init, xs, length)
+        plainly = body.as_traced(f, init)
+        traced = _traced(body)
     except Unfit as unfit:
         if backend == "native":
             raise NotImplementedError(
                 f"backend='native': {unfit}. Use backend=None or 'reference'"
             ) from None
-        notices.inform("jax_persistent.scan runs as a lax.scan", str(unfit))
-        return plainly()
-    return traced.run(bool(reverse), backend)
+        reason = str(unfit)
+    else:
+        return traced.run(bool(how.get("reverse")), backend)
+    result = lax.scan(*plainly, xs, length, **how)
+    tell(reason)  # after what may raise: an error says more
+    return result
 
 
 def explain(
@@ -113,7 +146,7 @@ def explain(
         if rows is not None:
             step, given = _masked(f, *rows), (xs, *rows)
         try:
-            found.append(_trace(step, init, given, length).plan())
+            found.append(_traced(_trace(step, init, given, length)).plan())
         except Unfit as unfit:
             found.append(Plan("reference", str(unfit)))
 
@@ -195,6 +228,72 @@ def _masked(f: _Step, runs: Array | None, resets: Array | None) -> _Step:
 
 
 @dataclass(frozen=True)
+class _Body:
+    """A step traced as `lax.scan` traces it, which is once: flax counts what a trace draws."""
+
+    closed: ClosedJaxpr
+    init: list[Array]
+    xs: list[Array]
+    carry_tree: Any
+    ys_tree: Any
+    steps: int
+
+    def as_traced(self, f: _Step, init: Any) -> tuple[_Step, Any]:
+        """A step and its first carry for `lax.scan`, without another trace of f."""
+        # What f makes of arrays whose types say more depends on what is left out here.
+        if jax.config.jax_disable_jit or not all(map(compat.has_plain_type, self.init + self.xs)):
+            return f, init
+
+        def step(carry: Any, x: Any) -> tuple[Any, Any]:
+            flat = jaxprs.function_of(self.closed)(*jax.tree.leaves((carry, x)))
+            after, y = flat[: len(self.init)], flat[len(self.init) :]
+            return jax.tree.unflatten(self.carry_tree, after), jax.tree.unflatten(self.ys_tree, y)
+
+        return step, jax.tree.unflatten(self.carry_tree, self.init)
+
+
+def _trace(f: _Step, init: Any, xs: Any, length: int | None) -> _Body:
+    """Raises Unfit where `lax.scan` would refuse its arguments."""
+    init_flat, carry_tree = jax.tree.flatten(init)
+    xs_flat, xs_tree = jax.tree.flatten(xs)
+    init_flat, xs_flat = list(map(jnp.asarray, init_flat)), list(map(jnp.asarray, xs_flat))
+    lengths = {a.shape[0] if a.ndim else None for a in xs_flat} | {length} - {None}
+    if len(lengths) != 1 or not isinstance(steps := lengths.pop(), int) or steps < 1:
+        raise Unfit("it has no steps, or xs of different lengths")
+    trees: list[Any] = []
+
+    def flat(*given: Any) -> list[Any]:
+        carry = jax.tree.unflatten(carry_tree, given[: len(init_flat)])
+        result = f(carry, jax.tree.unflatten(xs_tree, given[len(init_flat) :]))
+        if not (isinstance(result, (tuple, list)) and len(result) == 2):
+            raise Unfit("the step returns no pair of carry and y")
+        after, after_tree = jax.tree.flatten(result[0])
+        y, y_tree = jax.tree.flatten(result[1])
+        trees[:] = after_tree, y_tree
+        return [*after, *y]
+
+    def aval(array: Array, first: int) -> jax.ShapeDtypeStruct:
+        weak = jax.typeof(array).weak_type
+        return jax.ShapeDtypeStruct(array.shape[first:], array.dtype, weak_type=weak)
+
+    x_avals = [aval(a, 1) for a in xs_flat]
+    changed = True
+    while changed:  # once more where the step decides on the dtype of a weakly typed carry
+        closed = jax.make_jaxpr(flat)(*(aval(a, 0) for a in init_flat), *x_avals)
+        after = jaxprs.avals_of(closed.jaxpr.outvars[: len(init_flat)])
+        same = trees[0] == carry_tree and all(
+            a.shape == b.shape for a, b in zip(init_flat, after, strict=True)
+        )
+        changed = False
+        for n, (a, b) in enumerate(zip(init_flat, after, strict=True) if same else ()):
+            if a.dtype != b.dtype and jax.typeof(a).weak_type and not b.weak_type:
+                init_flat[n], changed = lax.convert_element_type(a, b.dtype), True
+    if not same or any(a.dtype != b.dtype for a, b in zip(init_flat, after, strict=True)):
+        raise Unfit("the step changes the type of the carry")
+    return _Body(closed, init_flat, xs_flat, carry_tree, trees[1], steps)
+
+
+@dataclass(frozen=True)
 class _Traced:
     step: Step
     recurrence: hoist.Recurrence
@@ -247,38 +346,12 @@ class _Traced:
 _STEPS: WeakValueDictionary[str, Step] = WeakValueDictionary()
 
 
-def _trace(f: _Step, init: Any, xs: Any, length: int | None) -> _Traced:
-    """Raises Unfit where there is no program, or `lax.scan` would refuse its arguments."""
-    init_flat, carry_tree = jax.tree.flatten(init)
-    xs_flat, xs_tree = jax.tree.flatten(xs)
-    init_flat, xs_flat = list(map(jnp.asarray, init_flat)), list(map(jnp.asarray, xs_flat))
-    lengths = {a.shape[0] if a.ndim else None for a in xs_flat} | {length} - {None}
-    if len(lengths) != 1 or not isinstance(steps := lengths.pop(), int) or steps < 1:
-        raise Unfit("it has no steps, or xs of different lengths")
-    trees: list[Any] = []
-
-    def flat(*given: Any) -> list[Any]:
-        carry = jax.tree.unflatten(carry_tree, given[: len(init_flat)])
-        result = f(carry, jax.tree.unflatten(xs_tree, given[len(init_flat) :]))
-        if not (isinstance(result, (tuple, list)) and len(result) == 2):
-            raise Unfit("the step returns no pair of carry and y")
-        after, after_tree = jax.tree.flatten(result[0])
-        y, y_tree = jax.tree.flatten(result[1])
-        trees[:] = after_tree, y_tree
-        return [*after, *y]
-
-    x_avals = [jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for a in xs_flat]
-    closed = jaxprs.traced(flat, [*init_flat, *x_avals])
-    if closed.jaxpr.effects:
+def _traced(body: _Body) -> _Traced:
+    """Raises Unfit where there is no program."""
+    if body.closed.jaxpr.effects:
         raise Unfit("the step has side effects")
-    closed = jaxprs.pruned(jaxprs.inlined(closed, custom=False))
-    after = jaxprs.avals_of(closed.jaxpr.outvars[: len(init_flat)])
-    same = trees[0] == carry_tree and all(
-        a.shape == b.shape and a.dtype == b.dtype for a, b in zip(init_flat, after, strict=True)
-    )
-    if not same:
-        raise Unfit("the step changes the type of the carry")
-    found = hoist.recurrence(closed, init_flat, xs_flat)
+    closed = jaxprs.pruned(jaxprs.inlined(body.closed, custom=False))
+    found = hoist.recurrence(closed, body.init, body.xs)
     if not found.init:
         raise Unfit("nothing waits for the carry")
     if any(0 in a.shape for a in (*found.init, *found.xs, *found.consts)):
@@ -289,4 +362,4 @@ def _trace(f: _Step, init: Any, xs: Any, length: int | None) -> _Traced:
     if "custom_" not in text:
         step = _STEPS.setdefault(text, step)
     step.program  # noqa: B018  raises Unfit
-    return _Traced(step, found, carry_tree, trees[1], steps)
+    return _Traced(step, found, body.carry_tree, body.ys_tree, body.steps)
