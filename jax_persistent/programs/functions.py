@@ -106,7 +106,7 @@ def _run(
     try:
         body = _trace(f, init, xs, length)
         plainly = body.as_traced(f, init)
-        traced = _traced(body)
+        traced = _traced(body, bool(how.get("reverse")))
     except Unfit as unfit:
         if backend == "native":
             raise NotImplementedError(
@@ -114,7 +114,7 @@ def _run(
             ) from None
         reason = str(unfit)
     else:
-        return traced.run(bool(how.get("reverse")), backend)
+        return traced.run(backend)
     result = lax.scan(*plainly, xs, length, **how)
     tell(reason)  # after what may raise: an error says more
     return result
@@ -146,7 +146,7 @@ def explain(
         if rows is not None:
             step, given = _masked(f, *rows), (xs, *rows)
         try:
-            found.append(_traced(_trace(step, init, given, length)).plan())
+            found.append(_traced(_trace(step, init, given, length), False).plan())
         except Unfit as unfit:
             found.append(Plan("reference", str(unfit)))
 
@@ -300,6 +300,7 @@ class _Traced:
     carry_tree: Any
     ys_tree: Any
     steps: int
+    reverse: bool
 
     def operands(self) -> tuple[list[Array], primitive.Flags]:
         step, found = self.step, self.recurrence
@@ -317,11 +318,11 @@ class _Traced:
             operands.append(plain)
         return operands, tuple(flags)
 
-    def run(self, reverse: bool, backend: str | None) -> tuple[Any, Any]:
+    def run(self, backend: str | None) -> tuple[Any, Any]:
         step = self.step
         operands, flags = self.operands()
-        how = {"flags": flags, "steps": self.steps, "reverse": reverse, "backend": backend}
-        results = primitive.bind(operands, step=step, **how)
+        how = {"flags": flags, "steps": self.steps, "reverse": self.reverse}
+        results = primitive.bind(operands, step=step, backend=backend, **how)
         restored = [
             layout.restored(result, step.sizes(), n >= step.carry)
             for n, (layout, result) in enumerate(zip(step.result_layouts(), results, strict=True))
@@ -332,7 +333,7 @@ class _Traced:
     def plan(self) -> Plan:
         operands, flags = self.operands()
         found = primitive.plan(
-            operands, step=self.step, flags=flags, steps=self.steps, reverse=False
+            operands, step=self.step, flags=flags, steps=self.steps, reverse=self.reverse
         )
         hoisted = self.recurrence.hoisted
         text = f"{found['explanation']}. {self.step.program}"
@@ -346,12 +347,12 @@ class _Traced:
 _STEPS: WeakValueDictionary[str, Step] = WeakValueDictionary()
 
 
-def _traced(body: _Body) -> _Traced:
+def _traced(body: _Body, reverse: bool) -> _Traced:
     """Raises Unfit where there is no program."""
     if body.closed.jaxpr.effects:
         raise Unfit("the step has side effects")
     closed = jaxprs.pruned(jaxprs.inlined(body.closed, custom=False))
-    found = hoist.recurrence(closed, body.init, body.xs)
+    found = hoist.recurrence(closed, body.init, body.xs, body.steps, reverse)
     if not found.init:
         raise Unfit("nothing waits for the carry")
     if any(0 in a.shape for a in (*found.init, *found.xs, *found.consts)):
@@ -362,4 +363,4 @@ def _traced(body: _Body) -> _Traced:
     if "custom_" not in text:
         step = _STEPS.setdefault(text, step)
     step.program  # noqa: B018  raises Unfit
-    return _Traced(step, found, body.carry_tree, body.ys_tree, body.steps)
+    return _Traced(step, found, body.carry_tree, body.ys_tree, body.steps, reverse)

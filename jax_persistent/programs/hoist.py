@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of a step does not wait for the carry: computed once, or for all steps at once."""
+"""What of a step does not wait for the carry: computed once, or for all steps at once.
+
+So are counters, a carry of integers that waits for itself alone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import Array, lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
@@ -19,8 +23,9 @@ _CONST, _XS, _CARRY = range(3)  # what a value depends on, at most
 # copy of a whole sequence.
 _LARGER = frozenset({"broadcast_in_dim", "iota"})
 _VIEWS = frozenset({"split", "slice", "squeeze", "reshape"})
-# Run for one step after the other: mapped over steps, they would run every branch.
-_CONTROL = ("cond", "while")
+# Run for one step after the other: mapped over steps, the first two would run every branch, and the
+# last would draw other numbers.
+_ONE_BY_ONE = ("cond", "while", "rng_bit_generator")
 
 
 @dataclass(frozen=True)
@@ -42,8 +47,60 @@ class Recurrence:
     finished: Callable[[list[Array], list[Array]], tuple[list[Any], list[Any]]]
 
 
-def recurrence(closed: ClosedJaxpr, init: Sequence[Any], xs: Sequence[Any]) -> Recurrence:
+def recurrence(
+    closed: ClosedJaxpr, init: Sequence[Any], xs: Sequence[Any], steps: int, reverse: bool
+) -> Recurrence:
     """The recurrence in a scan of a step without calls; computes what does not wait for it."""
+    counters = _counters(closed.jaxpr, len(init))
+    if not counters:
+        return _recurrence(closed, init, xs)
+    jaxpr, count = closed.jaxpr, len(init)
+    left = [n for n in range(count) if n not in counters]
+    names = jaxpr.debug_info._replace(arg_names=None, result_paths=None)
+    following = jaxpr.replace(outvars=[jaxpr.outvars[n] for n in counters], debug_info=names)
+    following = jaxprs.pruned(ClosedJaxpr(following, closed.consts)).jaxpr
+
+    def count_on(state: list[Any], x: list[Any]) -> tuple[list[Any], list[Any]]:
+        carry = dict(enumerate(init)) | dict(zip(counters, state, strict=True))
+        given = [*(carry[n] for n in range(count)), *x]
+        return jaxprs.evaluate(following, closed.consts, given), state
+
+    first = [init[n] for n in counters]
+    final, before = lax.scan(count_on, first, list(xs), length=steps, reverse=reverse)
+    invars = [*(jaxpr.invars[n] for n in left), *jaxpr.invars[count:]]
+    invars += [jaxpr.invars[n] for n in counters]
+    outvars = [*(jaxpr.outvars[n] for n in left), *jaxpr.outvars[count:]]
+    rest = jaxpr.replace(invars=invars, outvars=outvars, debug_info=names)
+    found = _recurrence(ClosedJaxpr(rest, closed.consts), [init[n] for n in left], [*xs, *before])
+
+    def finished(carry: list[Array], ys: list[Array]) -> tuple[list[Any], list[Any]]:
+        all_left, all_ys = found.finished(carry, ys)
+        whole = dict(zip(left, all_left, strict=True)) | dict(zip(counters, final, strict=True))
+        return [whole[n] for n in range(count)], all_ys
+
+    return replace(found, finished=finished)
+
+
+def _counters(jaxpr: Jaxpr, count: int) -> list[int]:
+    """The parts of the carry that are no floats, and wait for no other part that changes."""
+    carry_in, carry_out = jaxpr.invars[:count], jaxpr.outvars[:count]
+    moving = [n for n in range(count) if carry_in[n] is not carry_out[n]]
+    waits: dict[Any, frozenset[int]] = {carry_in[n]: frozenset([n]) for n in moving}
+    for eqn in jaxpr.eqns:
+        on = [waits[v] for v in eqn.invars if isinstance(v, Var) and v in waits]
+        if on:
+            waits |= dict.fromkeys(eqn.outvars, frozenset().union(*on))
+    alone = {n for n in moving if not jnp.issubdtype(carry_in[n].aval.dtype, jnp.inexact)}
+    while others := {
+        n
+        for n in alone
+        if isinstance(v := carry_out[n], Var) and not waits.get(v, frozenset()) <= alone
+    }:
+        alone -= others
+    return sorted(alone) if len(alone) < len(moving) else []
+
+
+def _recurrence(closed: ClosedJaxpr, init: Sequence[Any], xs: Sequence[Any]) -> Recurrence:
     jaxpr, count = closed.jaxpr, len(init)
     carry_in, xs_in = jaxpr.invars[:count], jaxpr.invars[count:]
     carry_out, ys_out = jaxpr.outvars[:count], jaxpr.outvars[count:]
@@ -94,7 +151,7 @@ def recurrence(closed: ClosedJaxpr, init: Sequence[Any], xs: Sequence[Any]) -> R
             else:
                 value = v.val if isinstance(v, Literal) else values[v]
                 steps = xs[0].shape[0] if xs else ys[0].shape[0]
-                all_ys.append(jax.numpy.broadcast_to(value, (steps, *v.aval.shape)))
+                all_ys.append(jnp.broadcast_to(value, (steps, *v.aval.shape)))
         return all_carry, all_ys
 
     return Recurrence(
@@ -133,6 +190,13 @@ def _inside(jaxpr: Jaxpr, depends: dict[Any, int], outputs: Sequence[Var]) -> li
     return inside[::-1]
 
 
+def _is_one_by_one(eqn: JaxprEqn) -> bool:
+    """Of keys, jax maps only its default ones, threefry, to what it draws from each."""
+    names = [str(a.dtype) for a in jaxprs.avals_of(eqn.invars) if hasattr(a, "dtype")]
+    others = any(name.startswith("key<") and name != "key<fry>" for name in names)
+    return others or eqn.primitive.name in _ONE_BY_ONE
+
+
 def _for_all_steps(
     equations: Sequence[JaxprEqn],
     wanted: Sequence[Var],
@@ -155,6 +219,6 @@ def _for_all_steps(
         return [env[v] for v in wanted]
 
     over_steps = dict(enumerate(sequences.values()))
-    if any(eqn.primitive.name in _CONTROL for eqn in equations):
+    if any(map(_is_one_by_one, equations)):
         return dict(zip(wanted, lax.map(one_step, over_steps), strict=True))
     return dict(zip(wanted, jax.vmap(one_step)(over_steps), strict=True))
