@@ -191,6 +191,11 @@ def split_call(
     return call.results
 
 
+def runs_without_jit() -> bool:
+    """`jax.disable_jit` as it is here."""
+    return jax.config.jax_disable_jit  # type: ignore[attr-defined]
+
+
 def matmul_precision() -> str | None:
     """`jax.default_matmul_precision` as it is here; for `module_of`."""
     return jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]

@@ -38,9 +38,9 @@ def _lifted() -> tuple[Any, Any]:
     try:
         of_layers = _scan_over(functions.scan_that_tells(warn))
         names = {"scan": of_layers}
-        if hasattr(nnx, "compat"):  # flax 0.12.4: the layer calls nnx.compat.scan
-            legacy = partial(of_layers, **nnx.compat.scan.keywords)
-            names["compat"] = Rehosted(nnx.compat, scan=legacy)
+        if hasattr(nnx, "compat"):  # in newer releases the layer calls nnx.compat.scan
+            legacy: Any = nnx.compat.scan
+            names["compat"] = Rehosted(nnx.compat, scan=partial(of_layers, **legacy.keywords))
         rnn = Rehosted(recurrent, nnx=Rehosted(nnx, **names)).copied(flax_rnn)
         return _scan_over(functions.scan), rnn
     except AttributeError as error:

@@ -72,7 +72,11 @@ def scan(
     rows = _masks(init, xs, length, lengths, resets)
     if rows is not None:
         f, xs = _masked(f, *rows), (xs, *rows)
-    how = {"reverse": reverse, "unroll": unroll, "_split_transpose": _split_transpose}
+    how: dict[str, Any] = {
+        "reverse": reverse,
+        "unroll": unroll,
+        "_split_transpose": _split_transpose,
+    }
     if backend == "reference":
         return lax.scan(f, init, xs, length, **how)
     return _run(f, init, xs, length, backend, _inform, how)
@@ -241,7 +245,8 @@ class _Body:
     def as_traced(self, f: _Step, init: Any) -> tuple[_Step, Any]:
         """A step and its first carry for `lax.scan`, without another trace of f."""
         # What f makes of arrays whose types say more depends on what is left out here.
-        if jax.config.jax_disable_jit or not all(map(compat.has_plain_type, self.init + self.xs)):
+        arrays = self.init + self.xs
+        if compat.runs_without_jit() or not all(map(compat.has_plain_type, arrays)):
             return f, init
 
         def step(carry: Any, x: Any) -> tuple[Any, Any]:

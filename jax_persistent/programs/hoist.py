@@ -90,7 +90,8 @@ def _counters(jaxpr: Jaxpr, count: int) -> list[int]:
         on = [waits[v] for v in eqn.invars if isinstance(v, Var) and v in waits]
         if on:
             waits |= dict.fromkeys(eqn.outvars, frozenset().union(*on))
-    alone = {n for n in moving if not jnp.issubdtype(carry_in[n].aval.dtype, jnp.inexact)}
+    dtypes = [a.dtype for a in jaxprs.avals_of(carry_in)]
+    alone = {n for n in moving if not jnp.issubdtype(dtypes[n], jnp.inexact)}
     while others := {
         n
         for n in alone
