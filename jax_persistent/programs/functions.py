@@ -302,13 +302,11 @@ def _trace(f: _Step, init: Any, xs: Any, length: int | None) -> _Body:
 class _Traced:
     step: Step
     recurrence: hoist.Recurrence
-    carry_tree: Any
-    ys_tree: Any
-    steps: int
+    body: _Body
     reverse: bool
 
-    def operands(self) -> tuple[list[Array], primitive.Flags]:
-        step, found = self.step, self.recurrence
+    def operands(self, found: hoist.Computed) -> tuple[list[Array], primitive.Flags]:
+        step = self.step
         sizes, first_x = step.sizes(), step.consts + step.carry
         operands, flags = [], []
         given = [*found.consts, *found.init, *found.xs]
@@ -324,21 +322,23 @@ class _Traced:
         return operands, tuple(flags)
 
     def run(self, backend: str | None) -> tuple[Any, Any]:
-        step = self.step
-        operands, flags = self.operands()
-        how = {"flags": flags, "steps": self.steps, "reverse": self.reverse}
+        step, body = self.step, self.body
+        found = self.recurrence.compute(body.init, body.xs)
+        operands, flags = self.operands(found)
+        how = {"flags": flags, "steps": body.steps, "reverse": self.reverse}
         results = primitive.bind(operands, step=step, backend=backend, **how)
         restored = [
             layout.restored(result, step.sizes(), n >= step.carry)
             for n, (layout, result) in enumerate(zip(step.result_layouts(), results, strict=True))
         ]
-        carry, ys = self.recurrence.finished(restored[: step.carry], restored[step.carry :])
-        return jax.tree.unflatten(self.carry_tree, carry), jax.tree.unflatten(self.ys_tree, ys)
+        carry, ys = found.finished(restored[: step.carry], restored[step.carry :])
+        return jax.tree.unflatten(body.carry_tree, carry), jax.tree.unflatten(body.ys_tree, ys)
 
     def plan(self) -> Plan:
-        operands, flags = self.operands()
+        step, body = self.step, self.body
+        operands, flags = self.operands(self.recurrence.compute(body.init, body.xs))
         found = primitive.plan(
-            operands, step=self.step, flags=flags, steps=self.steps, reverse=self.reverse
+            operands, step=step, flags=flags, steps=body.steps, reverse=self.reverse
         )
         hoisted = self.recurrence.hoisted
         text = f"{found['explanation']}. {self.step.program}"
@@ -357,15 +357,15 @@ def _traced(body: _Body, reverse: bool) -> _Traced:
     if body.closed.jaxpr.effects:
         raise Unfit("the step has side effects")
     closed = jaxprs.pruned(jaxprs.inlined(body.closed, custom=False))
-    found = hoist.recurrence(closed, body.init, body.xs, body.steps, reverse)
-    if not found.init:
+    found = hoist.recurrence(closed, len(body.init), body.steps, reverse)
+    if not found.carry:
         raise Unfit("nothing waits for the carry")
-    if any(0 in a.shape for a in (*found.init, *found.xs, *found.consts)):
+    if any(0 in a.shape for a in jaxprs.avals_of(found.step.jaxpr.invars)):
         raise Unfit("an array is empty")
-    step = Step.of(found.step, len(found.consts), len(found.init))
+    step = Step.of(found.step, found.consts, found.carry)
     # The same step traced again is the same program, and is not compiled again.
     text = str((step.consts, step.carry, found.step, [level.axes for level in step.levels]))
     if "custom_" not in text:
         step = _STEPS.setdefault(text, step)
     step.program  # noqa: B018  raises Unfit
-    return _Traced(step, found, body.carry_tree, body.ys_tree, body.steps, reverse)
+    return _Traced(step, found, body, reverse)
