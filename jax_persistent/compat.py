@@ -52,6 +52,12 @@ def result_aval(like: Any, shape: tuple[int, ...], dtype: Any) -> Any:
     return like.update(shape=shape, dtype=dtype, weak_type=False, sharding=sharding)
 
 
+def has_plain_type(array: Array) -> bool:
+    """Whether an array's type says no more than shape and dtype: nothing of a mesh's axes."""
+    aval = jax.typeof(array)
+    return aval == core.ShapedArray(aval.shape, aval.dtype, weak_type=aval.weak_type)
+
+
 def apply_primitive(primitive: Primitive, *operands: Any, **params: Any) -> Any:
     """Runs a primitive by itself, compiled, as jax runs its own: under `jax.disable_jit` too."""
     return dispatch.apply_primitive(primitive, *operands, **params)
@@ -183,6 +189,11 @@ def split_call(
             rule, [operand.type for operand in operands], types
         )
     return call.results
+
+
+def runs_without_jit() -> bool:
+    """`jax.disable_jit` as it is here."""
+    return jax.config.jax_disable_jit  # type: ignore[attr-defined]
 
 
 def matmul_precision() -> str | None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""flax.linen's recurrent layers over persistent kernels: change the import, keep the rest.
+"""flax.linen's scan and recurrent layers, persistent: change the import, keep the rest.
 
 The cells of `jax_persistent.cells` are here too, as flax cells: `PeepholeLSTMCell` and so on.
 """
@@ -16,23 +16,82 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from flax.core import meta
+from flax.core import axes_scan, lift, meta
 from flax.core.scope import in_filter
 from flax.linen import module as linen_module
+from flax.linen import recurrent, transforms
 from jax import Array, random
 
 from jax_persistent import flax_cells, notices
 from jax_persistent.cells import Cell
 from jax_persistent.cells.gru import GRU
 from jax_persistent.cells.lstm import LSTM
-from jax_persistent.flax_cells import CallOptions, CellWeights, KernelCall, NoKernel
+from jax_persistent.flax_cells import (
+    CallOptions,
+    CellWeights,
+    KernelCall,
+    NoKernel,
+    Rehosted,
+    lax_with,
+)
 from jax_persistent.linen_cells import *  # noqa: F403
 from jax_persistent.ops.validation import read_lengths
+from jax_persistent.programs import functions
 
 # flax's method without the wrapper that flax puts around a Module's methods: ours has that wrapper
 # already, and a call within a call would be captured, intercepted and tabulated twice.
 _flax_rnn = inspect.unwrap(nn.RNN.__call__)
 _flax_bidirectional = inspect.unwrap(nn.Bidirectional.__call__)
+
+
+def _transforms_over(scan: Callable[..., Any]) -> Any:
+    """flax.linen.transforms, whose `scan` ends in this one in place of `lax.scan`."""
+    axes = Rehosted(axes_scan, lax=lax_with(scan))
+    return Rehosted(transforms, lift=Rehosted(lift, axes_scan=axes))
+
+
+def _lifted() -> tuple[Any, Any]:
+    """flax's scan and its RNN's method, over ours; flax's own if this flax is made differently."""
+    warn = partial(notices.warn, "jax_persistent.linen.RNN runs flax's own code")
+    try:
+        of_layers = _transforms_over(functions.scan_that_tells(warn))
+        rnn = Rehosted(recurrent, transforms=of_layers).copied(_flax_rnn)
+        return _transforms_over(functions.scan).scan, rnn
+    except AttributeError as error:
+        what = "jax_persistent.linen.scan runs flax's own code"
+        notices.warn(what, f"this flax's scan is another: {error}")
+        return nn.scan, _flax_rnn
+
+
+_scan, _rnn = _lifted()
+
+
+def scan(target: Any, *lifting: Any, **options: Any) -> Any:
+    """flax.linen.scan, run persistently where the step is a recurrence.
+
+    Takes the arguments of `flax.linen.scan`, which mean what they mean there, on a module, on a
+    function of a module, or as a decorator; variables, rngs and results are flax's. What the scan
+    does is `jax_persistent.scan`: a kernel that keeps the matrices of the step in the cores'
+    caches, or `jax.lax.scan` where the step is none that a kernel runs.
+
+        >>> class ScannedGRU(nn.Module):
+        ...     @functools.partial(
+        ...         scan, variable_broadcast="params", split_rngs={"params": False}
+        ...     )
+        ...     @nn.compact
+        ...     def __call__(self, carry, inputs):
+        ...         x, done = inputs  # of one step: [B, I], [B]
+        ...         carry = jnp.where(done[:, None], jnp.zeros_like(carry), carry)
+        ...         return nn.GRUCell(carry.shape[-1])(carry, x)
+
+    Args:
+      target: a Module class, or a function whose first argument is a Module.
+      *lifting, **options: those of `flax.linen.scan`.
+
+    Returns:
+      What `flax.linen.scan` does: a class, or a function (module, carry, *xs) -> (carry, ys).
+    """
+    return _scan(target, *lifting, **options)
 
 
 class RNN(nn.RNN):
@@ -45,10 +104,12 @@ class RNN(nn.RNN):
         >>> variables = rnn.init(jax.random.key(0), x)  # x [*batch, T, I]
         >>> y = rnn.apply(variables, x)  # [*batch, T, H]
 
-    `OptimizedLSTMCell`, `LSTMCell`, `GRUCell` and `SimpleCell` run on the kernel: those classes
-    themselves with sigmoid gates and tanh (`SimpleCell`: tanh or relu, no residual), in float32,
-    bfloat16, float16 or float64. Subclasses, other cells, other functions, scanned or carried
-    variables and intercepted methods run through flax's own code, with flax's results; the logger
+    `OptimizedLSTMCell`, `LSTMCell`, `GRUCell` and `SimpleCell` have kernels of their own: those
+    classes themselves with sigmoid gates and tanh (`SimpleCell`: tanh or relu, no residual), in
+    float32, bfloat16, float16 or float64. Subclasses, other cells, a user's own, other functions,
+    scanned or carried variables and intercepted methods run as `jax_persistent.scan` of the cell's
+    own calls: on a CPU a kernel too, for cells made of matrix products and of operations on
+    vectors. Where there is none, as for convolutions, flax's own code runs; the logger
     "jax_persistent" warns then, once for each reason.
 
     With `seq_lengths` [*batch] the outputs past a row's length are flax's too: the cell goes on
@@ -115,13 +176,13 @@ class RNN(nn.RNN):
         try:
             call = _kernel_call(self, inputs, initial_carry, init_key, seq_lengths, options)
         except NoKernel as error:
-            reason = str(error)
+            notices.inform("jax_persistent.linen.RNN is a jax_persistent.scan", str(error))
         else:
             flax_cells.check_reset_carry(reset_carry, resets, call.carry)
             return flax_cells.run_cell(call, inputs, seq_lengths, resets, reset_carry)
         flax_cells.check_known_lengths(seq_lengths, inputs, options)
-        through_flax = partial(
-            _flax_rnn,
+        scanned = partial(
+            _rnn,
             self,
             init_key=init_key,
             time_major=options.time_major,
@@ -131,15 +192,14 @@ class RNN(nn.RNN):
             keep_order=options.keep_order,
         )
         if resets is None and reset_carry is None:
-            result = through_flax(inputs, initial_carry=initial_carry)
+            result = scanned(inputs, initial_carry=initial_carry)
         else:
             carry = _initial_carry(self, inputs, initial_carry, init_key, options)
             flax_cells.check_reset_carry(reset_carry, resets, carry)
             assert resets is not None
             if reset_carry is None:
                 reset_carry = jax.tree.map(jnp.zeros_like, carry)
-            result = _with_resets(self.cell, through_flax, inputs, carry, resets, reset_carry)
-        notices.warn("jax_persistent.linen.RNN runs flax's own code", reason)
+            result = _with_resets(self.cell, scanned, inputs, carry, resets, reset_carry)
         return flax_cells.mask_padding(result, seq_lengths, options)
 
     def _of_a_direction(self, *arguments: Any) -> KernelCall:
@@ -149,13 +209,13 @@ class RNN(nn.RNN):
 
 def _with_resets(
     cell: Any,
-    through_flax: Callable[..., Any],
+    scanned: Callable[..., Any],
     inputs: Array,
     carry: Any,
     resets: Array,
     reset_carry: Any,
 ) -> Any:
-    """flax's own path with resets."""
+    """A scan of the cell's own calls with resets."""
 
     def take_flags(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
         if context.module.path != cell.path or context.method_name != "__call__":
@@ -165,7 +225,7 @@ def _with_resets(
         return call(flax_cells.replace_carry(reset, carry, reset_carry), step, **kwargs)
 
     with nn.intercept_methods(take_flags):
-        return through_flax(flax_cells.with_flags(inputs, resets), initial_carry=carry)
+        return scanned(flax_cells.with_flags(inputs, resets), initial_carry=carry)
 
 
 class Bidirectional(nn.Bidirectional):

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""flax.nnx's recurrent layers over persistent kernels: change the import, keep the rest."""
+"""flax.nnx's scan and recurrent layers, persistent: change the import, keep the rest."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.nnx import filterlib, rnglib
 from flax.nnx.nn import dtypes as nnx_dtypes
+from flax.nnx.nn import recurrent
 from flax.nnx.transforms import iteration
 from jax import Array, lax
 
@@ -19,8 +21,65 @@ from jax_persistent import flax_cells, notices
 from jax_persistent.cells import Cell
 from jax_persistent.cells.gru import GRU
 from jax_persistent.cells.lstm import LSTM
-from jax_persistent.flax_cells import CallOptions, CellWeights, KernelCall, NoKernel
+from jax_persistent.flax_cells import (
+    CallOptions,
+    CellWeights,
+    KernelCall,
+    NoKernel,
+    Rehosted,
+    lax_with,
+)
 from jax_persistent.ops.validation import read_lengths
+from jax_persistent.programs import functions
+
+
+def _scan_over(scan: Callable[..., Any]) -> Any:
+    """flax.nnx.scan that ends in this one in place of `lax.scan`."""
+    return Rehosted(iteration, jax=Rehosted(jax, lax=lax_with(scan))).scan
+
+
+def _lifted() -> tuple[Any, Any]:
+    """flax's scan and its RNN's method, over ours; flax's own if this flax is made differently."""
+    flax_rnn: Any = nnx.RNN.__call__
+    warn = partial(notices.warn, "jax_persistent.nnx.RNN runs flax's own code")
+    try:
+        of_layers = _scan_over(functions.scan_that_tells(warn))
+        names = {"scan": of_layers}
+        if hasattr(nnx, "compat"):  # in newer releases the layer calls nnx.compat.scan
+            legacy: Any = nnx.compat.scan
+            names["compat"] = Rehosted(nnx.compat, scan=partial(of_layers, **legacy.keywords))
+        rnn = Rehosted(recurrent, nnx=Rehosted(nnx, **names)).copied(flax_rnn)
+        return _scan_over(functions.scan), rnn
+    except AttributeError as error:
+        what = "jax_persistent.nnx.scan runs flax's own code"
+        notices.warn(what, f"this flax's scan is another: {error}")
+        return nnx.scan, flax_rnn
+
+
+_scan, _rnn = _lifted()
+
+
+def scan(*function: Any, **options: Any) -> Any:
+    """flax.nnx.scan, run persistently where the step is a recurrence.
+
+    Takes the arguments of `flax.nnx.scan`, which mean what they mean there; modules, their state
+    and results are flax's. What the scan does is `jax_persistent.scan`: a kernel that keeps the
+    matrices of the step in the cores' caches, or `jax.lax.scan` where the step is none that a
+    kernel runs.
+
+        >>> @scan(in_axes=(None, nnx.Carry, 0), out_axes=(nnx.Carry, 0))
+        ... def outputs(cell, carry, x):  # x of one step: [B, I]
+        ...     return cell(carry, x)
+        >>> carry, y = outputs(cell, carry, xs)
+
+    Args:
+      *function: what to scan; none of it for a decorator.
+      **options: those of `flax.nnx.scan`.
+
+    Returns:
+      What `flax.nnx.scan` does: a function, or a decorator.
+    """
+    return _scan(*function, **options)
 
 
 class RNN(nnx.RNN):
@@ -33,12 +92,14 @@ class RNN(nnx.RNN):
         >>> rnn = RNN(cell)
         >>> y = rnn(x)  # from [*batch, T, I] to [*batch, T, H]
 
-    `OptimizedLSTMCell`, `LSTMCell`, `GRUCell` and `SimpleCell` run on the kernel: those classes
-    themselves with sigmoid gates and tanh (`SimpleCell`: tanh or relu, no residual) over plain
-    `nnx.Linear` layers, in float32, bfloat16, float16 or float64. Subclasses, other cells, other
-    functions, layers with their own `precision`, `dot_general` or `promote_dtype`, scanned state
-    and broadcast rngs run through flax's own code, with flax's results; the logger "jax_persistent"
-    warns then, once for each reason.
+    `OptimizedLSTMCell`, `LSTMCell`, `GRUCell` and `SimpleCell` have kernels of their own: those
+    classes themselves with sigmoid gates and tanh (`SimpleCell`: tanh or relu, no residual) over
+    plain `nnx.Linear` layers, in float32, bfloat16, float16 or float64. Subclasses, other cells, a
+    user's own, other functions, layers with their own `precision`, `dot_general` or
+    `promote_dtype`, scanned state and broadcast rngs run as `jax_persistent.scan` of the cell's own
+    calls: on a CPU a kernel too, for cells made of matrix products and of operations on vectors.
+    Where there is none, flax's own code runs; the logger "jax_persistent" warns then, once for each
+    reason.
 
     With `seq_lengths` [*batch] the outputs past a row's length are flax's too: the cell goes on
     over the padding, and an LSTM that returns its carry as well runs twice for that.
@@ -132,7 +193,7 @@ class RNN(nnx.RNN):
             carry = _initial_carry(self, inputs, carry, rngs, options)
             call = KernelCall.of(weights, inputs, carry, seq_lengths, options)
         except NoKernel as error:
-            reason = str(error)
+            notices.inform("jax_persistent.nnx.RNN is a jax_persistent.scan", str(error))
         else:
             flax_cells.check_reset_carry(reset_carry, resets, carry)
             return flax_cells.run_cell(call, inputs, seq_lengths, resets, reset_carry)
@@ -145,7 +206,7 @@ class RNN(nnx.RNN):
             "keep_order": options.keep_order,
         }
         if resets is None and reset_carry is None:
-            result = super().__call__(inputs, initial_carry=carry, rngs=rngs, **flags)
+            result = _rnn(self, inputs, initial_carry=carry, rngs=rngs, **flags)
         else:
             carry = _initial_carry(self, inputs, carry, rngs, options)
             flax_cells.check_reset_carry(reset_carry, resets, carry)
@@ -153,14 +214,13 @@ class RNN(nnx.RNN):
             if reset_carry is None:
                 reset_carry = jax.tree.map(jnp.zeros_like, carry)
             result = _with_resets(self, inputs, carry, resets, reset_carry, flags)
-        notices.warn("jax_persistent.nnx.RNN runs flax's own code", reason)
         return flax_cells.mask_padding(result, seq_lengths, options)
 
 
 def _with_resets(
     rnn: RNN, inputs: Array, carry: Any, resets: Array, reset_carry: Any, flags: dict[str, Any]
 ) -> Any:
-    """flax's own path with resets."""
+    """A scan of the cell's own calls with resets."""
     resetting = nnx.RNN(
         _ResettingCell(rnn.cell, resets.ndim - 1),
         unroll=rnn.unroll,
@@ -169,7 +229,7 @@ def _with_resets(
         rngs=False,  # the carry is given
     )
     both = carry, reset_carry
-    result = resetting(flax_cells.with_flags(inputs, resets), initial_carry=both, **flags)
+    result = _rnn(resetting, flax_cells.with_flags(inputs, resets), initial_carry=both, **flags)
     if not flags["return_carry"]:
         return result
     (carry, _), outputs = result

@@ -118,9 +118,20 @@ def assert_trees_equal(actual: Any, expected: Any) -> None:
     assert_trees_close(actual, expected, tolerance=0)
 
 
-def runs_on_kernel(function: Callable[..., Any], *arguments: Any) -> bool:
-    """Whether the program of `function` holds our recurrence; it must hold no scan then."""
+MARKS = {
+    "kernel": "jax_persistent_forward[",
+    "jp.scan": "jax_persistent_scan[",
+    "lax.scan": " scan[",
+}
+
+
+def runs_as(function: Callable[..., Any], *arguments: Any) -> str:
+    """Whether the program of `function` holds a kernel of its cell, our scan, or a plain one."""
     program = str(jax.make_jaxpr(function)(*arguments))
-    ours, scan = "jax_persistent_forward" in program, " scan[" in program
-    assert ours != scan, program
-    return ours
+    first, *others = [name for name, mark in MARKS.items() if mark in program]
+    assert not (first == "kernel" and others), program
+    return first
+
+
+def runs_on_kernel(function: Callable[..., Any], *arguments: Any) -> bool:
+    return runs_as(function, *arguments) == "kernel"

@@ -21,15 +21,13 @@ from flax_problems import drawn
 import jax_persistent as jp
 from jax_persistent import notices
 from jax_persistent.ffi.registration import native_module
-from jax_persistent.linen import RNN, Bidirectional
+from jax_persistent.linen import RNN, Bidirectional, scan
 from jax_persistent.nnx import RNN as NnxRNN
 
 B, T, I, H = 2, 5, 3, 6  # noqa: E741
 X = np.sin(np.arange(B * T * I, dtype=np.float32)).reshape(B, T, I)
-LINEN, NNX = (
-    "jax_persistent.linen.RNN runs flax's own code",
-    "jax_persistent.nnx.RNN runs flax's own",
-)
+LINEN, NNX = "jax_persistent.linen.RNN", "jax_persistent.nnx.RNN"
+SCAN, OWN = "is a jax_persistent.scan: ", "runs flax's own code: "
 Said = Callable[[], list[tuple[str, str]]]
 
 
@@ -65,15 +63,38 @@ CELLS = {
 
 
 @pytest.mark.parametrize(("cell", "reason"), CELLS.items(), ids=CELLS.values())
-def test_a_linen_layer_that_flax_runs(said: Said, cell: Any, reason: str) -> None:
+def test_a_linen_layer_without_a_kernel(said: Said, cell: Any, reason: str) -> None:
+    """No warning: it runs persistently. Those who listen hear why not on the kernel of a cell."""
     rnn = RNN(cell)
     variables = drawn(jax.eval_shape(rnn.init, jax.random.key(0), X))
     ((level, message),) = said()
-    assert level == "WARNING"
-    assert message.startswith(LINEN)
+    assert level == "INFO"
+    assert message.startswith(f"{LINEN} {SCAN}")
     assert reason in message
     jax.eval_shape(RNN(cell, reverse=True).apply, variables, X)  # the same reason again
     assert said() == []
+
+
+def test_a_linen_layer_that_flax_runs(said: Said) -> None:
+    x = jnp.zeros((2, 3, 4, 2))  # [B, T, X, I]
+    rnn = RNN(nn.ConvLSTMCell(features=3, kernel_size=(2,)))
+    jax.eval_shape(rnn.init, jax.random.key(0), x)
+    (_, (level, message)) = said()
+    assert level == "WARNING"
+    assert message.startswith(f"{LINEN} {OWN}conv_general_dilated is not known")
+
+
+def test_a_lifted_scan_that_is_a_plain_one(said: Said) -> None:
+    class Layer(nn.Module):
+        @nn.compact
+        def __call__(self, x: Any, _: None) -> Any:
+            return nn.Dense(I)(x), None
+
+    layers = scan(Layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=3)
+    jax.eval_shape(layers().init, jax.random.key(0), X, None)
+    ((level, message),) = said()
+    assert level == "INFO"
+    assert message.startswith("jax_persistent.scan runs as a lax.scan: neither of its operands")
 
 
 @pytest.mark.parametrize(
@@ -84,22 +105,22 @@ def test_a_linen_layer_that_flax_runs(said: Said, cell: Any, reason: str) -> Non
     ],
     ids=["variables", "lengths"],
 )
-def test_a_call_that_flax_runs(said: Said, attributes: Any, lengths: Any, reason: str) -> None:
+def test_a_call_without_a_kernel(said: Said, attributes: Any, lengths: Any, reason: str) -> None:
     variables = drawn(jax.eval_shape(nn.RNN(nn.GRUCell(H)).init, jax.random.key(0), X))
     rnn = RNN(nn.GRUCell(H), **attributes)
     jax.eval_shape(lambda v: rnn.apply(v, X, seq_lengths=lengths), variables)
     ((level, message),) = said()
-    assert level == "WARNING"
-    assert message.startswith(LINEN)
+    assert level == "INFO"
+    assert message.startswith(f"{LINEN} {SCAN}")
     assert reason in message
 
 
 def test_what_flax_refuses_too(said: Said) -> None:
-    """Its own error says what is wrong: no word about kernels beside it."""
+    """Its own error says what is wrong: no warning beside it."""
     variables = drawn(jax.eval_shape(nn.RNN(nn.GRUCell(H)).init, jax.random.key(0), X))
     with pytest.raises(Exception, match="kernel"):
         jax.eval_shape(lambda v: RNN(nn.GRUCell(H)).apply(v, X[..., :2]), variables)
-    assert said() == []
+    assert {level for level, _ in said()} == {"INFO"}
 
 
 def test_intercepted_methods(said: Said) -> None:
@@ -107,15 +128,15 @@ def test_intercepted_methods(said: Said) -> None:
     with nn.intercept_methods(lambda call, args, kwargs, _: call(*args, **kwargs)):
         jax.eval_shape(RNN(nn.GRUCell(H)).apply, variables, X)
     ((level, message),) = said()
-    assert (level, "methods are intercepted" in message) == ("WARNING", True)
+    assert (level, "methods are intercepted" in message) == ("INFO", True)
 
 
-def test_an_nnx_layer_that_flax_runs(said: Said) -> None:
+def test_an_nnx_layer_without_a_kernel(said: Said) -> None:
     cell = nnx.GRUCell(I, H, activation_fn=nnx.gelu, rngs=nnx.Rngs(0))
     NnxRNN(cell)(X)
     ((level, message),) = said()
-    assert level == "WARNING"
-    assert message.startswith(NNX)
+    assert level == "INFO"
+    assert message.startswith(f"{NNX} {SCAN}")
     assert "GRUCell: a kernel has sigmoid as gate_fn and tanh as activation_fn; got" in message
     cell = nnx.GRUCell(I, H, rngs=nnx.Rngs(0))
     cell.dense_h.precision = "highest"
@@ -209,9 +230,11 @@ def test_what_a_newcomer_sees() -> None:
         import jax, jax.numpy as jnp
         from flax import linen as nn
         from jax_persistent.linen import RNN
-        x = jnp.ones((2, 5, 3))
-        for cell in nn.MGUCell(6), nn.LSTMCell(6, dtype=jnp.float16), nn.MGUCell(7):
+        x = jnp.ones((2, 5, 4, 3))
+        for cell in nn.ConvLSTMCell(6, (2,)), nn.ConvLSTMCell(7, (2,)):
             jax.jit(RNN(cell).init).lower(jax.random.key(0), x)
+        for cell in nn.MGUCell(6), nn.LSTMCell(6, dtype=jnp.float16):
+            jax.jit(RNN(cell).init).lower(jax.random.key(0), x[..., 0])
     """
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False
@@ -219,4 +242,4 @@ def test_what_a_newcomer_sees() -> None:
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stderr.splitlines() if "jax_persistent" in line]
     assert len(lines) == 1
-    assert lines[0].startswith(f"{LINEN}: MGUCell has no kernel")
+    assert lines[0].startswith(f"{LINEN} {OWN}conv_general_dilated is not known")

@@ -10,8 +10,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jax_persistent import linen as persistent
+
 SCANS = {
-    "persistent": nn.scan,
+    "persistent": persistent.scan,
     "flax": nn.scan,
 }
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -13,8 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.export import is_symbolic_dim
+from jax.extend.core import ClosedJaxpr
 
-from jax_persistent import notices
+from jax_persistent import compat, notices
 from jax_persistent.backends.base import Plan
 from jax_persistent.ops import validation
 from jax_persistent.programs import hoist, jaxprs, primitive
@@ -73,19 +73,56 @@ def scan(
     rows = _masks(init, xs, length, lengths, resets)
     if rows is not None:
         f, xs = _masked(f, *rows), (xs, *rows)
-    plainly = partial(lax.scan, f, init, xs, length, reverse, unroll, _split_transpose)
+    how: dict[str, Any] = {
+        "reverse": reverse,
+        "unroll": unroll,
+        "_split_transpose": _split_transpose,
+    }
     if backend == "reference":
-        return plainly()
+        return lax.scan(f, init, xs, length, **how)
+    return _run(f, init, xs, length, backend, _inform, how)
+
+
+def scan_that_tells(tell: Callable[[str], None]) -> Callable[..., tuple[Any, Any]]:
+    """`scan` with the arguments of `lax.scan`; `tell` gets the reason where it runs as one."""
+
+    def scan(
+        f: _Step, init: Any, xs: Any = None, length: int | None = None, **how: Any
+    ) -> tuple[Any, Any]:
+        return _run(f, init, xs, length, None, tell, how)
+
+    return scan
+
+
+def _inform(reason: str) -> None:
+    notices.inform("jax_persistent.scan runs as a lax.scan", reason)
+
+
+def _run(
+    f: _Step,
+    init: Any,
+    xs: Any,
+    length: int | None,
+    backend: str | None,
+    tell: Callable[[str], None],
+    how: dict[str, Any],
+) -> tuple[Any, Any]:
+    plainly = f, init
     try:
-        traced = _trace(f, init, xs, length)
+        body = _trace(f, init, xs, length)
+        plainly = body.as_traced(f, init)
+        traced = _traced(body, bool(how.get("reverse")))
     except Unfit as unfit:
         if backend == "native":
             raise NotImplementedError(
                 f"backend='native': {unfit}. Use backend=None or 'reference'"
             ) from None
-        notices.inform("jax_persistent.scan runs as a lax.scan", str(unfit))
-        return plainly()
-    return traced.run(bool(reverse), backend)
+        reason = str(unfit)
+    else:
+        return traced.run(backend)
+    result = lax.scan(*plainly, xs, length, **how)
+    tell(reason)  # after what may raise: an error says more
+    return result
 
 
 def explain(
@@ -114,7 +151,7 @@ def explain(
         if rows is not None:
             step, given = _masked(f, *rows), (xs, *rows)
         try:
-            found.append(_trace(step, init, given, length).plan())
+            found.append(_traced(_trace(step, init, given, length), False).plan())
         except Unfit as unfit:
             found.append(Plan("reference", str(unfit)))
 
@@ -196,60 +233,33 @@ def _masked(f: _Step, runs: Array | None, resets: Array | None) -> _Step:
 
 
 @dataclass(frozen=True)
-class _Traced:
-    step: Step
-    recurrence: hoist.Recurrence
+class _Body:
+    """A step traced as `lax.scan` traces it, which is once: flax counts what a trace draws."""
+
+    closed: ClosedJaxpr
+    init: list[Array]
+    xs: list[Array]
     carry_tree: Any
     ys_tree: Any
     steps: int
 
-    def operands(self) -> tuple[list[Array], primitive.Flags]:
-        step, found = self.step, self.recurrence
-        sizes, first_x = step.sizes(), step.consts + step.carry
-        operands, flags = [], []
-        given = [*found.consts, *found.init, *found.xs]
-        for n, (layout, array) in enumerate(zip(step.operand_layouts(), given, strict=True)):
-            plain = layout.plain(jnp.asarray(array), sizes, n >= first_x)
-            if step.consts <= n < first_x:
-                groups = sizes[0] if step.grouped else 1
-                plain = plain.reshape(groups, -1, *step.row.jaxpr.invars[n].aval.shape)
-                flags.append((True, True))
-            else:
-                flags.append(layout.flags())
-            operands.append(plain)
-        return operands, tuple(flags)
+    def as_traced(self, f: _Step, init: Any) -> tuple[_Step, Any]:
+        """A step and its first carry for `lax.scan`, without another trace of f."""
+        # What f makes of arrays whose types say more depends on what is left out here.
+        arrays = self.init + self.xs
+        if compat.runs_without_jit() or not all(map(compat.has_plain_type, arrays)):
+            return f, init
 
-    def run(self, reverse: bool, backend: str | None) -> tuple[Any, Any]:
-        step = self.step
-        operands, flags = self.operands()
-        how = {"flags": flags, "steps": self.steps, "reverse": reverse, "backend": backend}
-        results = primitive.bind(operands, step=step, **how)
-        restored = [
-            layout.restored(result, step.sizes(), n >= step.carry)
-            for n, (layout, result) in enumerate(zip(step.result_layouts(), results, strict=True))
-        ]
-        carry, ys = self.recurrence.finished(restored[: step.carry], restored[step.carry :])
-        return jax.tree.unflatten(self.carry_tree, carry), jax.tree.unflatten(self.ys_tree, ys)
+        def step(carry: Any, x: Any) -> tuple[Any, Any]:
+            flat = jaxprs.function_of(self.closed)(*jax.tree.leaves((carry, x)))
+            after, y = flat[: len(self.init)], flat[len(self.init) :]
+            return jax.tree.unflatten(self.carry_tree, after), jax.tree.unflatten(self.ys_tree, y)
 
-    def plan(self) -> Plan:
-        operands, flags = self.operands()
-        found = primitive.plan(
-            operands, step=self.step, flags=flags, steps=self.steps, reverse=False
-        )
-        hoisted = self.recurrence.hoisted
-        text = f"{found['explanation']}. {self.step.program}"
-        if hoisted:
-            text += f"\n{hoisted} equations do not wait for the carry: computed before"
-        return Plan(
-            "native", text, found["residency"], found["workers"], found["packed_bytes"], found
-        )
+        return step, jax.tree.unflatten(self.carry_tree, self.init)
 
 
-_STEPS: WeakValueDictionary[str, Step] = WeakValueDictionary()
-
-
-def _trace(f: _Step, init: Any, xs: Any, length: int | None) -> _Traced:
-    """Raises Unfit where there is no program, or `lax.scan` would refuse its arguments."""
+def _trace(f: _Step, init: Any, xs: Any, length: int | None) -> _Body:
+    """Raises Unfit where `lax.scan` would refuse its arguments."""
     init_flat, carry_tree = jax.tree.flatten(init)
     xs_flat, xs_tree = jax.tree.flatten(xs)
     init_flat, xs_flat = list(map(jnp.asarray, init_flat)), list(map(jnp.asarray, xs_flat))
@@ -270,26 +280,95 @@ def _trace(f: _Step, init: Any, xs: Any, length: int | None) -> _Traced:
         trees[:] = after_tree, y_tree
         return [*after, *y]
 
-    x_avals = [jax.ShapeDtypeStruct(a.shape[1:], a.dtype) for a in xs_flat]
-    closed = jaxprs.traced(flat, [*init_flat, *x_avals])
-    if closed.jaxpr.effects:
-        raise Unfit("the step has side effects")
-    closed = jaxprs.pruned(jaxprs.inlined(closed, custom=False))
-    after = jaxprs.avals_of(closed.jaxpr.outvars[: len(init_flat)])
-    same = trees[0] == carry_tree and all(
-        a.shape == b.shape and a.dtype == b.dtype for a, b in zip(init_flat, after, strict=True)
-    )
-    if not same:
+    def aval(array: Array, first: int) -> jax.ShapeDtypeStruct:
+        weak = jax.typeof(array).weak_type
+        return jax.ShapeDtypeStruct(array.shape[first:], array.dtype, weak_type=weak)
+
+    x_avals = [aval(a, 1) for a in xs_flat]
+    changed = True
+    while changed:  # once more where the step decides on the dtype of a weakly typed carry
+        closed = jax.make_jaxpr(flat)(*(aval(a, 0) for a in init_flat), *x_avals)
+        after = jaxprs.avals_of(closed.jaxpr.outvars[: len(init_flat)])
+        same = trees[0] == carry_tree and all(
+            a.shape == b.shape for a, b in zip(init_flat, after, strict=True)
+        )
+        changed = False
+        for n, (a, b) in enumerate(zip(init_flat, after, strict=True) if same else ()):
+            if a.dtype != b.dtype and jax.typeof(a).weak_type and not b.weak_type:
+                init_flat[n], changed = lax.convert_element_type(a, b.dtype), True
+    if not same or any(a.dtype != b.dtype for a, b in zip(init_flat, after, strict=True)):
         raise Unfit("the step changes the type of the carry")
-    found = hoist.recurrence(closed, init_flat, xs_flat)
-    if not found.init:
+    return _Body(closed, init_flat, xs_flat, carry_tree, trees[1], steps)
+
+
+@dataclass(frozen=True)
+class _Traced:
+    step: Step
+    recurrence: hoist.Recurrence
+    body: _Body
+    reverse: bool
+
+    def operands(self, found: hoist.Computed) -> tuple[list[Array], primitive.Flags]:
+        step = self.step
+        sizes, first_x = step.sizes(), step.consts + step.carry
+        operands, flags = [], []
+        given = [*found.consts, *found.init, *found.xs]
+        for n, (layout, array) in enumerate(zip(step.operand_layouts(), given, strict=True)):
+            plain = layout.plain(jnp.asarray(array), sizes, n >= first_x)
+            if step.consts <= n < first_x:
+                groups = sizes[0] if step.grouped else 1
+                plain = plain.reshape(groups, -1, *step.row.jaxpr.invars[n].aval.shape)
+                flags.append((True, True))
+            else:
+                flags.append(layout.flags())
+            operands.append(plain)
+        return operands, tuple(flags)
+
+    def run(self, backend: str | None) -> tuple[Any, Any]:
+        step, body = self.step, self.body
+        found = self.recurrence.compute(body.init, body.xs)
+        operands, flags = self.operands(found)
+        how = {"flags": flags, "steps": body.steps, "reverse": self.reverse}
+        results = primitive.bind(operands, step=step, backend=backend, **how)
+        restored = [
+            layout.restored(result, step.sizes(), n >= step.carry)
+            for n, (layout, result) in enumerate(zip(step.result_layouts(), results, strict=True))
+        ]
+        carry, ys = found.finished(restored[: step.carry], restored[step.carry :])
+        return jax.tree.unflatten(body.carry_tree, carry), jax.tree.unflatten(body.ys_tree, ys)
+
+    def plan(self) -> Plan:
+        step, body = self.step, self.body
+        operands, flags = self.operands(self.recurrence.compute(body.init, body.xs))
+        found = primitive.plan(
+            operands, step=step, flags=flags, steps=body.steps, reverse=self.reverse
+        )
+        hoisted = self.recurrence.hoisted
+        text = f"{found['explanation']}. {self.step.program}"
+        if hoisted:
+            text += f"\n{hoisted} equations do not wait for the carry: computed before"
+        return Plan(
+            "native", text, found["residency"], found["workers"], found["packed_bytes"], found
+        )
+
+
+_STEPS: WeakValueDictionary[str, Step] = WeakValueDictionary()
+
+
+def _traced(body: _Body, reverse: bool) -> _Traced:
+    """Raises Unfit where there is no program."""
+    if body.closed.jaxpr.effects:
+        raise Unfit("the step has side effects")
+    closed = jaxprs.pruned(jaxprs.inlined(body.closed, custom=False))
+    found = hoist.recurrence(closed, len(body.init), body.steps, reverse)
+    if not found.carry:
         raise Unfit("nothing waits for the carry")
-    if any(0 in a.shape for a in (*found.init, *found.xs, *found.consts)):
+    if any(0 in a.shape for a in jaxprs.avals_of(found.step.jaxpr.invars)):
         raise Unfit("an array is empty")
-    step = Step.of(found.step, len(found.consts), len(found.init))
+    step = Step.of(found.step, found.consts, found.carry)
     # The same step traced again is the same program, and is not compiled again.
     text = str((step.consts, step.carry, found.step, [level.axes for level in step.levels]))
     if "custom_" not in text:
         step = _STEPS.setdefault(text, step)
     step.program  # noqa: B018  raises Unfit
-    return _Traced(step, found, carry_tree, trees[1], steps)
+    return _Traced(step, found, body, reverse)

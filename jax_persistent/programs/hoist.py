@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of a step does not wait for the carry: computed once, or for all steps at once."""
+"""What of a step does not wait for the carry: computed once, or for all steps at once.
+
+So are counters, a carry of integers that waits for itself alone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import Array, lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
@@ -19,8 +23,22 @@ _CONST, _XS, _CARRY = range(3)  # what a value depends on, at most
 # copy of a whole sequence.
 _LARGER = frozenset({"broadcast_in_dim", "iota"})
 _VIEWS = frozenset({"split", "slice", "squeeze", "reshape"})
-# Run for one step after the other: mapped over steps, they would run every branch.
-_CONTROL = ("cond", "while")
+# Run for one step after the other: mapped over steps, the first two would run every branch, and the
+# last would draw other numbers.
+_ONE_BY_ONE = ("cond", "while", "rng_bit_generator")
+
+
+class Computed(NamedTuple):
+    """What a recurrence reads, and what is made of its results.
+
+    `consts`, `init` and `xs` are arrays, xs [T, ...]; `finished` makes of the step's final carry
+    and ys those of the whole scan.
+    """
+
+    consts: list[Any]
+    init: list[Any]
+    xs: list[Any]
+    finished: Callable[[list[Array], list[Array]], tuple[list[Any], list[Any]]]
 
 
 @dataclass(frozen=True)
@@ -29,30 +47,82 @@ class Recurrence:
 
     Attributes:
       step: of (consts, carry, a step's xs) to (carry, a step's ys).
-      consts, init, xs: arrays; xs [T, ...].
+      consts, carry: how many there are.
       hoisted: how many equations are computed outside of it.
-      finished: from the step's final carry and ys to those of the whole scan.
+      compute: does so, from the init and the xs of the whole scan.
     """
 
     step: ClosedJaxpr
-    consts: list[Any]
-    init: list[Any]
-    xs: list[Any]
+    consts: int
+    carry: int
     hoisted: int
-    finished: Callable[[list[Array], list[Array]], tuple[list[Any], list[Any]]]
+    compute: Callable[[Sequence[Any], Sequence[Any]], Computed]
 
 
-def recurrence(closed: ClosedJaxpr, init: Sequence[Any], xs: Sequence[Any]) -> Recurrence:
-    """The recurrence in a scan of a step without calls; computes what does not wait for it."""
-    jaxpr, count = closed.jaxpr, len(init)
+def recurrence(closed: ClosedJaxpr, count: int, steps: int, reverse: bool) -> Recurrence:
+    """The recurrence in a scan of a step without calls, whose carry has `count` parts."""
+    jaxpr, counters = closed.jaxpr, _counters(closed.jaxpr, count)
+    if not counters:
+        return _recurrence(closed, count)
+    left = [n for n in range(count) if n not in counters]
+    names = jaxpr.debug_info._replace(arg_names=None, result_paths=None)
+    following = jaxpr.replace(outvars=[jaxpr.outvars[n] for n in counters], debug_info=names)
+    following = jaxprs.pruned(ClosedJaxpr(following, closed.consts)).jaxpr
+
+    invars = [*(jaxpr.invars[n] for n in left), *jaxpr.invars[count:]]
+    invars += [jaxpr.invars[n] for n in counters]
+    outvars = [*(jaxpr.outvars[n] for n in left), *jaxpr.outvars[count:]]
+    rest = jaxpr.replace(invars=invars, outvars=outvars, debug_info=names)
+    found = _recurrence(ClosedJaxpr(rest, closed.consts), len(left))
+
+    def compute(init: Sequence[Any], xs: Sequence[Any]) -> Computed:
+        def count_on(state: list[Any], x: list[Any]) -> tuple[list[Any], list[Any]]:
+            carry = dict(enumerate(init)) | dict(zip(counters, state, strict=True))
+            given = [*(carry[n] for n in range(count)), *x]
+            return jaxprs.evaluate(following, closed.consts, given), state
+
+        first = [init[n] for n in counters]
+        final, before = lax.scan(count_on, first, list(xs), length=steps, reverse=reverse)
+        done = found.compute([init[n] for n in left], [*xs, *before])
+
+        def finished(carry: list[Array], ys: list[Array]) -> tuple[list[Any], list[Any]]:
+            all_left, all_ys = done.finished(carry, ys)
+            whole = dict(zip(left, all_left, strict=True)) | dict(zip(counters, final, strict=True))
+            return [whole[n] for n in range(count)], all_ys
+
+        return done._replace(finished=finished)
+
+    return replace(found, compute=compute)
+
+
+def _counters(jaxpr: Jaxpr, count: int) -> list[int]:
+    """The parts of the carry that are no floats, and wait for no other part that changes."""
+    carry_in, carry_out = jaxpr.invars[:count], jaxpr.outvars[:count]
+    moving = [n for n in range(count) if carry_in[n] is not carry_out[n]]
+    waits: dict[Any, frozenset[int]] = {carry_in[n]: frozenset([n]) for n in moving}
+    for eqn in jaxpr.eqns:
+        on = [waits[v] for v in eqn.invars if isinstance(v, Var) and v in waits]
+        if on:
+            waits |= dict.fromkeys(eqn.outvars, frozenset().union(*on))
+    dtypes = [a.dtype for a in jaxprs.avals_of(carry_in)]
+    alone = {n for n in moving if not jnp.issubdtype(dtypes[n], jnp.inexact)}
+    while others := {
+        n
+        for n in alone
+        if isinstance(v := carry_out[n], Var) and not waits.get(v, frozenset()) <= alone
+    }:
+        alone -= others
+    return sorted(alone) if len(alone) < len(moving) else []
+
+
+def _recurrence(closed: ClosedJaxpr, count: int) -> Recurrence:
+    jaxpr = closed.jaxpr
     carry_in, xs_in = jaxpr.invars[:count], jaxpr.invars[count:]
     carry_out, ys_out = jaxpr.outvars[:count], jaxpr.outvars[count:]
     constant = [a is b for a, b in zip(carry_in, carry_out, strict=True)]
     moving = [n for n in range(count) if not constant[n]]
-    values: dict[Var, Any] = dict(zip(jaxpr.constvars, closed.consts, strict=True))
-    values |= {carry_in[n]: init[n] for n in range(count) if constant[n]}
-    depends: dict[Any, int] = dict.fromkeys(values, _CONST) | dict.fromkeys(xs_in, _XS)
-    depends |= {carry_in[n]: _CARRY for n in moving}
+    depends: dict[Any, int] = dict.fromkeys(jaxpr.constvars, _CONST) | dict.fromkeys(xs_in, _XS)
+    depends |= {carry_in[n]: _CONST if constant[n] else _CARRY for n in range(count)}
     for eqn in jaxpr.eqns:
         on = max((depends[v] for v in eqn.invars if isinstance(v, Var)), default=_CONST)
         depends |= dict.fromkeys(eqn.outvars, on)
@@ -63,15 +133,6 @@ def recurrence(closed: ClosedJaxpr, init: Sequence[Any], xs: Sequence[Any]) -> R
     needed = [v for e in inside for v in e.invars if isinstance(v, Var)] + outputs
     needed = [v for v in dict.fromkeys(needed) if v not in made]
     outside = [e for e in jaxpr.eqns if depends[e.outvars[0]] != _CARRY]
-    for eqn in outside:
-        if depends[eqn.outvars[0]] == _CONST:
-            operands = [v.val if isinstance(v, Literal) else values[v] for v in eqn.invars]
-            values |= dict(zip(eqn.outvars, compat.bind_equation(eqn, operands), strict=True))
-    of_xs = [e for e in outside if depends[e.outvars[0]] == _XS]
-    sequences = dict(zip(xs_in, xs, strict=True))
-    wanted = [v for v in needed if depends[v] == _XS]
-    sequences |= _for_all_steps(of_xs, wanted, values, sequences)
-
     ys_inside = [n for n, v in enumerate(ys_out) if _depends(v, depends) == _CARRY]
     results = [carry_out[n] for n in moving] + [ys_out[n] for n in ys_inside]
     read = [v for e in inside for v in e.invars] + results
@@ -81,30 +142,43 @@ def recurrence(closed: ClosedJaxpr, init: Sequence[Any], xs: Sequence[Any]) -> R
     invars = [*consts_in, *(carry_in[n] for n in moving), *steps_in]
     step = jaxprs.rebuilt(jaxpr, invars, results, inside)
 
-    def finished(carry: list[Array], ys: list[Array]) -> tuple[list[Any], list[Any]]:
-        all_carry, all_ys = list(init), []
-        for n, value in zip(moving, carry, strict=True):
-            all_carry[n] = value
-        computed = dict(zip(ys_inside, ys, strict=True))
-        for n, v in enumerate(ys_out):
-            if n in computed:
-                all_ys.append(computed[n])
-            elif isinstance(v, Var) and depends[v] == _XS:
-                all_ys.append(sequences[v])
-            else:
-                value = v.val if isinstance(v, Literal) else values[v]
-                steps = xs[0].shape[0] if xs else ys[0].shape[0]
-                all_ys.append(jax.numpy.broadcast_to(value, (steps, *v.aval.shape)))
-        return all_carry, all_ys
+    def compute(init: Sequence[Any], xs: Sequence[Any]) -> Computed:
+        values: dict[Var, Any] = dict(zip(jaxpr.constvars, closed.consts, strict=True))
+        values |= {carry_in[n]: init[n] for n in range(count) if constant[n]}
+        for eqn in outside:
+            if depends[eqn.outvars[0]] == _CONST:
+                operands = [v.val if isinstance(v, Literal) else values[v] for v in eqn.invars]
+                values.update(zip(eqn.outvars, compat.bind_equation(eqn, operands), strict=True))
+        of_xs = [e for e in outside if depends[e.outvars[0]] == _XS]
+        sequences = dict(zip(xs_in, xs, strict=True))
+        wanted = [v for v in needed if depends[v] == _XS]
+        sequences |= _for_all_steps(of_xs, wanted, values, sequences)
 
-    return Recurrence(
-        step,
-        [values[v] for v in consts_in],
-        [init[n] for n in moving],
-        [sequences[v] for v in steps_in],
-        len(jaxpr.eqns) - len(inside),
-        finished,
-    )
+        def finished(carry: list[Array], ys: list[Array]) -> tuple[list[Any], list[Any]]:
+            all_carry, all_ys = list(init), []
+            for n, value in zip(moving, carry, strict=True):
+                all_carry[n] = value
+            computed = dict(zip(ys_inside, ys, strict=True))
+            for n, v in enumerate(ys_out):
+                if n in computed:
+                    all_ys.append(computed[n])
+                elif isinstance(v, Var) and depends[v] == _XS:
+                    all_ys.append(sequences[v])
+                else:
+                    value = v.val if isinstance(v, Literal) else values[v]
+                    steps = xs[0].shape[0] if xs else ys[0].shape[0]
+                    all_ys.append(jnp.broadcast_to(value, (steps, *v.aval.shape)))
+            return all_carry, all_ys
+
+        return Computed(
+            [values[v] for v in consts_in],
+            [init[n] for n in moving],
+            [sequences[v] for v in steps_in],
+            finished,
+        )
+
+    hoisted = len(jaxpr.eqns) - len(inside)
+    return Recurrence(step, len(consts_in), len(moving), hoisted, compute)
 
 
 def _depends(atom: Any, depends: dict[Any, int]) -> int:
@@ -133,6 +207,13 @@ def _inside(jaxpr: Jaxpr, depends: dict[Any, int], outputs: Sequence[Var]) -> li
     return inside[::-1]
 
 
+def _is_one_by_one(eqn: JaxprEqn) -> bool:
+    """Of keys, jax maps only its default ones, threefry, to what it draws from each."""
+    names = [str(a.dtype) for a in jaxprs.avals_of(eqn.invars) if hasattr(a, "dtype")]
+    others = any(name.startswith("key<") and name != "key<fry>" for name in names)
+    return others or eqn.primitive.name in _ONE_BY_ONE
+
+
 def _for_all_steps(
     equations: Sequence[JaxprEqn],
     wanted: Sequence[Var],
@@ -155,6 +236,6 @@ def _for_all_steps(
         return [env[v] for v in wanted]
 
     over_steps = dict(enumerate(sequences.values()))
-    if any(eqn.primitive.name in _CONTROL for eqn in equations):
+    if any(map(_is_one_by_one, equations)):
         return dict(zip(wanted, lax.map(one_step, over_steps), strict=True))
     return dict(zip(wanted, jax.vmap(one_step)(over_steps), strict=True))

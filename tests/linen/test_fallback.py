@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever no kernel computes goes through flax's own code, with flax's results to the bit."""
+"""Whatever has no kernel of its own is a jp.scan of flax's code, with flax's results."""
 
 from __future__ import annotations
 
@@ -7,7 +7,16 @@ import jax
 import jax.numpy as jnp
 import pytest
 from flax import linen as nn
-from flax_problems import H, Options, assert_trees_equal, compiled, drawn, runs_on_kernel
+from flax_problems import (
+    H,
+    Options,
+    assert_trees_close,
+    assert_trees_equal,
+    compiled,
+    drawn,
+    runs_as,
+    runs_on_kernel,
+)
 
 from jax_persistent.linen import RNN
 
@@ -42,8 +51,8 @@ def test_cells_without_a_kernel(cell):
     shapes = jax.eval_shape(rnn.init, KEY, x)
     assert shapes == jax.eval_shape(flax_rnn.init, KEY, x)
     variables = drawn(shapes)
-    assert not runs_on_kernel(rnn.apply, variables, x)
-    assert_trees_equal(
+    assert runs_as(rnn.apply, variables, x) == "jp.scan"
+    assert_trees_close(
         compiled(rnn.apply, variables, x, **flags), compiled(flax_rnn.apply, variables, x, **flags)
     )
 
@@ -52,6 +61,7 @@ def test_convolutional_cell():
     x = jax.random.normal(jax.random.key(1), (2, 3, 4, 2))  # [B, T, X, I]
     cell = nn.ConvLSTMCell(features=3, kernel_size=(2,))
     variables = drawn(jax.eval_shape(RNN(cell).init, KEY, x))
+    assert runs_as(RNN(cell).apply, variables, x) == "lax.scan"
     outputs = compiled(RNN(cell).apply, variables, x)
     assert_trees_equal(outputs, compiled(nn.RNN(cell).apply, variables, x))
     masked = compiled(
@@ -60,26 +70,29 @@ def test_convolutional_cell():
     assert_trees_equal(masked, outputs.at[1, 1:].set(0))
 
 
+WEIGHTS_PER_STEP = {
+    "variable_axes": {"params": 0},
+    "variable_broadcast": False,
+    "split_rngs": {"params": True},
+}
+
+
 @pytest.mark.parametrize(
-    "attributes",
+    ("attributes", "scan"),
     [
-        {
-            "variable_axes": {"params": 0},
-            "variable_broadcast": False,
-            "split_rngs": {"params": True},
-        },
-        {"variable_axes": {"intermediates": 0}},
-        {"variable_carry": "counts"},
+        (WEIGHTS_PER_STEP, "lax.scan"),
+        ({"variable_axes": {"intermediates": 0}}, "jp.scan"),
+        ({"variable_carry": "counts"}, "jp.scan"),
     ],
     ids=["weights-per-step", "axes", "carry"],
 )
-def test_variables_of_the_scan(attributes):
+def test_variables_of_the_scan(attributes, scan):
     x = Options().inputs()
     flax_rnn, rnn = nn.RNN(nn.GRUCell(H), **attributes), RNN(nn.GRUCell(H), **attributes)
     variables = drawn(jax.eval_shape(flax_rnn.init, KEY, x))
-    assert not runs_on_kernel(rnn.apply, variables, x)
+    assert runs_as(rnn.apply, variables, x) == scan
     call = {"capture_intermediates": True, "mutable": ["intermediates"]}
-    assert_trees_equal(
+    assert_trees_close(
         compiled(rnn.apply, variables, x, **call), compiled(flax_rnn.apply, variables, x, **call)
     )
 
@@ -109,7 +122,7 @@ def test_interceptors_see_the_cell():
         seen_by_flax, seen = seen, []
         actual = compiled(rnn.apply, variables, x)
     assert seen == seen_by_flax
-    assert_trees_equal(actual, expected)
+    assert_trees_close(actual, expected)
 
 
 def test_lengths_that_only_flax_takes():
@@ -117,6 +130,6 @@ def test_lengths_that_only_flax_takes():
     flax_rnn, rnn = nn.RNN(nn.GRUCell(H)), RNN(nn.GRUCell(H))
     variables = drawn(jax.eval_shape(flax_rnn.init, KEY, x))
     call = {"seq_lengths": jnp.array([2]), "reverse": True}  # broadcast against the batch
-    assert_trees_equal(
+    assert_trees_close(
         compiled(rnn.apply, variables, x, **call), compiled(flax_rnn.apply, variables, x, **call)
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever no kernel computes goes through flax's own code, with flax's results to the bit."""
+"""Whatever has no kernel of its own is a jp.scan of flax's code, with flax's results."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 from flax.nnx.nn.dtypes import promote_dtype
-from flax_problems import H, Options, assert_trees_equal, runs_on_kernel
+from flax_problems import H, Options, assert_trees_close, runs_as, runs_on_kernel
 
 from jax_persistent.nnx import RNN
 
@@ -67,28 +67,27 @@ def test_cells_without_a_kernel(make):
     x, flags, cell = options.inputs(), options.flags(), make()
     ours, flaxs = RNN(cell), nnx.RNN(cell)
     graph, state = nnx.split(ours)
-    assert not runs_on_kernel(lambda state, x: nnx.merge(graph, state, copy=True)(x), state, x)
-    assert_trees_equal(ours(x, **flags), flaxs(x, **flags))
+    assert runs_as(lambda state, x: nnx.merge(graph, state, copy=True)(x), state, x) == "jp.scan"
+    assert_trees_close(ours(x, **flags), flaxs(x, **flags))
 
 
 @pytest.mark.parametrize(
-    ("attributes", "kernel"),
+    ("attributes", "expected"),
     [
-        ({"unroll": 3}, True),
-        ({"state_axes": nnx.StateAxes({...: None})}, True),
-        ({"broadcast_rngs": "dropout"}, False),
-        ({"state_axes": nnx.StateAxes({nnx.Intermediate: 0, ...: nnx.Carry})}, False),
+        ({"unroll": 3}, "kernel"),
+        ({"state_axes": nnx.StateAxes({...: None})}, "kernel"),
+        ({"broadcast_rngs": "dropout"}, "jp.scan"),
+        ({"state_axes": nnx.StateAxes({nnx.Intermediate: 0, ...: nnx.Carry})}, "jp.scan"),
     ],
     ids=["unroll", "broadcast-state", "broadcast_rngs", "scanned-state"],
 )
-def test_attributes_of_the_scan(attributes, kernel):
+def test_attributes_of_the_scan(attributes, expected):
     x, cell = Options().inputs(), nnx.GRUCell(4, H, rngs=RNGS)
     graph, state = nnx.split(RNN(cell, **attributes))
-    assert (
-        runs_on_kernel(lambda state, x: nnx.merge(graph, state, copy=True)(x), state, x) == kernel
-    )
-    if not kernel:
-        assert_trees_equal(RNN(cell, **attributes)(x), nnx.RNN(cell, **attributes)(x))
+    call = lambda state, x: nnx.merge(graph, state, copy=True)(x)  # noqa: E731
+    assert runs_as(call, state, x) == expected
+    if expected != "kernel":
+        assert_trees_close(RNN(cell, **attributes)(x), nnx.RNN(cell, **attributes)(x))
 
 
 def test_a_layer_without_its_bias_still_has_a_kernel():

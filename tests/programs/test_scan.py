@@ -292,6 +292,49 @@ def test_what_does_not_wait_is_computed_before() -> None:
     assert_close(run(KERNEL)(h, w["R"], xs), run(lax.scan)(h, w["R"], xs))
 
 
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_counters_and_keys(reverse: bool, impl: str) -> None:
+    """A carry of integers and keys that waits for itself alone, and what is drawn with it."""
+    w, (h,), xs = arguments(CASES["rate"], 16)
+    key = jax.random.key(5, impl=impl)
+
+    def step(carry: Tree, x: Any) -> Tree:
+        h, n, (drawing, odd) = carry
+        drawing, one = jax.random.split(drawing)
+        kept = jax.random.bernoulli(jax.random.fold_in(one, n), 0.7, h.shape)
+        h = jnp.where(kept, jnp.tanh(h @ w["R"] + x @ w["W"]), h) + n.astype(h.dtype)
+        return (h, n + 1 + odd, (drawing, 1 - odd)), {"h": h, "n": n}
+
+    init = h, jnp.int32(3), (key, jnp.int32(0))
+    run = lambda scan: jax.jit(lambda init, xs: scan(step, init, xs, reverse=reverse))(init, xs)  # noqa: E731
+    found, expected = run(KERNEL), run(lax.scan)
+    assert jnp.all(found[0][2][0] == expected[0][2][0])
+    without = lambda r: ((*r[0][:2], r[0][2][1]), r[1])  # noqa: E731
+    assert_close(without(found), without(expected))
+
+
+def test_a_weakly_typed_carry_takes_the_dtype_of_the_step() -> None:
+    for shape in ((), (B, 4)):
+        xs, init = jnp.full((T, *shape), 0.5, jnp.bfloat16), jnp.full(shape, 1.0)
+        found, expected = (scan(lambda h, x: (h * x, h), init, xs) for scan in (jp.scan, lax.scan))
+        assert found[0].dtype == jnp.bfloat16
+        assert_close(found, expected)
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_a_step_is_traced_once(refused: bool) -> None:
+    """As `lax.scan` does: flax counts what a step draws, and it would draw something else."""
+    traces, h = [], jnp.ones((B, 4))
+
+    def step(h: Any, x: Any) -> Tree:
+        traces.append(x)
+        return (jnp.sort(h, -1) if refused else jnp.tanh(h)), h
+
+    jax.jit(lambda h: jp.scan(step, h, length=3))(h)
+    assert len(traces) == 1
+
+
 def test_only_what_is_asked_for_is_differentiated() -> None:
     case, given = CASES["peephole"], arguments(CASES["peephole"], 13)
     for asked in [(0,), (1,), (2,), (0, 2), (1, 2)]:
