@@ -29,6 +29,7 @@ from jax_persistent.programs.rows import Unfit
 from jax_persistent.programs.step import Step
 
 TARGET = "jax_persistent.program"
+_FEW_STEPS = 2
 Flags = tuple[tuple[bool, bool], ...]  # of each operand: whether it has groups, and rows
 _ALL = (True, True)
 
@@ -203,10 +204,10 @@ def _transpose(cotangents: Sequence[Any], *flat: Any, moving: tuple[int, ...], *
     consts, xs = operands[: step.consts], operands[step.consts + step.carry :]
     of_xs = flags[step.consts + step.carry :]
     backward = row.backward
-    summed = backward.row.jaxpr.invars[len(plan.read_consts) + float_carry :]
+    first = len(plan.read_consts) + float_carry
     zeros = [
         jnp.zeros((groups, rows, *v.aval.shape), v.aval.dtype)
-        for v in summed[: len(plan.moving_consts)]
+        for v in backward.row.jaxpr.invars[first : first + row.same_as.count(None)]
     ]
     flat_in = [*(consts[n] for n in plan.read_consts), *d_carry, *zeros, *kept]
     flat_in += [*(xs[n] for n in plan.read_xs), *d_ys]
@@ -216,7 +217,8 @@ def _transpose(cotangents: Sequence[Any], *flat: Any, moving: tuple[int, ...], *
     how = {**how, "reverse": not how["reverse"]}
     found = bind(flat_in, **_how(backward, tuple(flags_in), how))
     d_init, found = found[:float_carry], found[float_carry:]
-    sums, found = found[: len(plan.moving_consts)], found[len(plan.moving_consts) :]
+    in_carry, found = iter(found[: len(zeros)]), found[len(zeros) :]
+    sums = [next(in_carry) if n is None else found[n].sum(0) for n in row.same_as]
     floats_xs = [
         n
         for n in range(step.consts + step.carry, len(operands))
@@ -508,6 +510,8 @@ def _on_cpu(ctx: Any, *operands: Any, **params: Any) -> Any:
         raise NotImplementedError(f"backend='native': {reason}. Use backend=None or 'reference'")
     if backend is None and reason is not None:
         notices.inform("jax_persistent.scan runs as a lax.scan", str(reason))
+    if backend is None and how["steps"] < _FEW_STEPS:
+        reason = reason or Unfit("a single step does not repay the packing of its matrices")
     fits = backend != "reference" and reason is None
     if fits and compat.is_split_by_xla(ctx):
         return _split_call(ctx, operands, **how)

@@ -14,7 +14,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
-from jax.extend.core import ClosedJaxpr
+from jax.extend.core import ClosedJaxpr, Literal
 
 from jax_persistent.programs import derivative, jaxprs
 from jax_persistent.programs.program import Program, program_of
@@ -214,12 +214,17 @@ class RowBackward:
     float carry, sums of constants' gradients], [kept, xs, gradients of float ys]) to (the same
     carry; gradients of the float xs, of the products, factors). `products` are the plan's, of one
     row.
+
+    A constant that is added to a product or to an x has the same gradient as that, which is a y
+    already: `same_as` says for each constant which y it is, or None. Those have no sum in the
+    carry.
     """
 
     plan: derivative.Backward
     forward: Step
     backward: Step
     products: tuple[derivative.Product, ...]
+    same_as: tuple[int | None, ...]
 
     @classmethod
     def of(cls, step: Step) -> RowBackward:
@@ -243,7 +248,10 @@ class RowBackward:
         core, _ = step.of_same_rows(plan.backward, taken)
         consts, sequences = len(plan.read_consts), kept + len(plan.read_xs)
         d_carry = sum(n < step.carry for n in gives)
-        sums = len(plan.moving_consts)
+        moving = len(plan.moving_consts)
+        same_as = _same(core, d_carry, moving)
+        summed = [d_carry + n for n in range(moving) if same_as[n] is None]
+        sums = len(summed)
 
         def run(*flat: Any) -> list[Any]:
             fixed, flat = flat[:consts], flat[consts:]
@@ -251,9 +259,8 @@ class RowBackward:
             added, flat = flat[:sums], flat[sums:]
             read, d_ys = flat[:sequences], flat[sequences:]
             found = jaxprs.evaluate(core.jaxpr, core.consts, [*fixed, *read, *after, *d_ys])
-            more = found[d_carry : d_carry + sums]
-            summed = [a + b for a, b in zip(added, more, strict=True)]
-            return [*found[:d_carry], *summed, *found[d_carry + sums :]]
+            more = [a + found[n] for a, n in zip(added, summed, strict=True)]
+            return [*found[:d_carry], *more, *found[d_carry + moving :]]
 
         avals, outs = jaxprs.avals_of(core.jaxpr.invars), jaxprs.avals_of(core.jaxpr.outvars)
         own = [v.aval for v in step.row.jaxpr.invars]
@@ -262,10 +269,32 @@ class RowBackward:
         if any(own[n].shape != a.shape for n, a in zip(moved, outs, strict=False)):
             raise Unfit("a gradient has its rows on another axis")
         at = consts + sequences
-        given = [*avals[:consts], *avals[at : at + d_carry], *outs[d_carry : d_carry + sums]]
+        given = [*avals[:consts], *avals[at : at + d_carry], *(outs[n] for n in summed)]
         given += [*avals[consts:at], *avals[at + d_carry :]]
         backward = jaxprs.inlined(jaxprs.traced(run, given), custom=True)
         products = tuple(derivative.products_of(step.row, step.consts).values())
         if [(p.const, p.side) for p in products] != [(p.const, p.side) for p in plan.products]:
             raise Unfit("a product has a derivative of its own")
-        return cls(plan, kept_rows, Step.of_row(backward, consts, d_carry + sums), products)
+        back = Step.of_row(backward, consts, d_carry + sums)
+        return cls(plan, kept_rows, back, products, same_as)
+
+
+def _same(core: ClosedJaxpr, first: int, count: int) -> tuple[int | None, ...]:
+    """For each of `count` results from the `first` on, which of those after them is its equal."""
+    made = {v: eqn for eqn in core.jaxpr.eqns for v in eqn.outvars}
+
+    def origin(v: Any) -> Any:
+        """What a value is but for its shape."""
+        while v in made and made[v].primitive.name in ("reshape", "squeeze", "reduce_sum"):
+            (source,) = made[v].invars
+            if jaxprs.aval_of(source).size != jaxprs.aval_of(v).size:
+                break
+            v = source
+        return v
+
+    results = [v if isinstance(v, Literal) else origin(v) for v in core.jaxpr.outvars]
+    others = results[first + count :]
+    return tuple(
+        next((n for n, other in enumerate(others) if other is v), None)
+        for v in results[first : first + count]
+    )
