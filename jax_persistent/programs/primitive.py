@@ -497,8 +497,12 @@ ad.primitive_transposes[tangent_p] = _transpose
 partial_eval.dce_rules[scan_p] = _prune
 
 
-def _as_scan(*operands: Any, backend: Any, **how: Any) -> list[Array]:
-    del backend
+def _elsewhere(*operands: Any, backend: Any, **how: Any) -> list[Array]:
+    reason = "programs of step functions run on a CPU"
+    if backend == "native":
+        raise NotImplementedError(f"backend='native': {reason}. Use backend=None or 'reference'")
+    if backend is None:
+        notices.warn("jax_persistent.scan runs as a lax.scan", reason)
     return reference(operands, **how)
 
 
@@ -519,6 +523,6 @@ def _on_cpu(ctx: Any, *operands: Any, **params: Any) -> Any:
     return mlir.lower_fun(lambda *flat: run(flat, **how), multiple_results=True)(ctx, *operands)
 
 
-mlir.register_lowering(scan_p, mlir.lower_fun(_as_scan, multiple_results=True))
+mlir.register_lowering(scan_p, mlir.lower_fun(_elsewhere, multiple_results=True))
 mlir.register_lowering(scan_p, _on_cpu, platform="cpu")
 mlir.register_lowering(tangent_p, mlir.lower_fun(_tangent, multiple_results=True))
