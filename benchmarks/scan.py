@@ -43,14 +43,14 @@ STEPS = 128
 
 def lstm(w: Any, carry: Any, x: jax.Array) -> Any:
     h, c = carry
-    i, f, g, o = jnp.split(x @ w["W"] + h @ w["R"] + w["b"], 4, -1)
+    i, f, g, o = jnp.split(x @ w["W"] + h @ w["R"] + w["b"][None], 4, -1)
     c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
     h = jax.nn.sigmoid(o) * jnp.tanh(c)
     return (h, c), h
 
 
 def gru(w: Any, h: jax.Array, x: jax.Array) -> Any:
-    of_x, of_h = jnp.split(x @ w["W"] + w["b"], 3, -1), jnp.split(h @ w["R"], 3, -1)
+    of_x, of_h = jnp.split(x @ w["W"] + w["b"][None], 3, -1), jnp.split(h @ w["R"], 3, -1)
     r, z = jax.nn.sigmoid(of_x[0] + of_h[0]), jax.nn.sigmoid(of_x[1] + of_h[1])
     n = jnp.tanh(of_x[2] + r * of_h[2])
     h = (1 - z) * n + z * h
@@ -58,7 +58,7 @@ def gru(w: Any, h: jax.Array, x: jax.Array) -> Any:
 
 
 def elman(w: Any, h: jax.Array, x: jax.Array) -> Any:
-    h = jnp.tanh(x @ w["W"] + h @ w["R"] + w["b"])
+    h = jnp.tanh(x @ w["W"] + h @ w["R"] + w["b"][None])
     return h, h
 
 
