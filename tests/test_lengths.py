@@ -102,10 +102,10 @@ def test_of_no_rows() -> None:
 
 @pytest.mark.parametrize(("lengths", "reverse"), [([5.0, 2.0], False), ([2], True)], ids=str)
 def test_what_only_flax_takes(lengths: Any, reverse: bool) -> None:
-    """Floats, which it doesn't read here, and one length for all rows: flax's own results."""
+    """Floats, which it doesn't read here, and one length for all rows: flax's own code, scanned."""
     run = partial(RNN(CELL).apply, seq_lengths=lengths, reverse=reverse)
     plain = partial(nn.RNN(CELL).apply, seq_lengths=np.array(lengths), reverse=reverse)
-    assert_trees_equal(jax.jit(run)(VARIABLES, X), jax.jit(plain)(VARIABLES, X))
+    assert_trees_close(jax.jit(run)(VARIABLES, X), jax.jit(plain)(VARIABLES, X))
 
 
 def test_both_directions() -> None:

@@ -10,6 +10,7 @@ import argparse
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -26,6 +27,7 @@ options = parser.parse_args()
 hosts.HEARTBEAT = options.heartbeat
 hosts.join(options)
 if os.environ["DIES_AT"] == "0":
+    time.sleep(2)  # as the coordinator, it may still have to tell the other that it has joined
     os.kill(os.getpid(), signal.SIGSTOP)
 try:
     hosts.agree("values", options.values[options.host])

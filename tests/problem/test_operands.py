@@ -30,10 +30,10 @@ def test_shapes_and_dtypes_follow_from_the_problem() -> None:
     found = {leaf.name: PROBLEM.shape_of(leaf) for leaf in PROBLEM.operands()}
     assert found == {
         "x": (2, 3, 5, 4),
-        "input_kernel": (2, 4, 24),
-        "recurrent_kernel": (2, 6, 24),
+        "input_kernel": (2, 1, 4, 24),
+        "recurrent_kernel": (2, 1, 6, 24),
         "lengths": (2, 3),
-        "initial_state": (2, 3, 6),
+        "initial_state": (2, 1, 3, 6),
     }
     turned = replace(PROBLEM, time_major=True)
     assert turned.shape_of(turned.operands()[0]) == (2, 5, 3, 4)
@@ -59,7 +59,7 @@ def test_a_devices_part_has_its_own_sizes() -> None:
     shapes = [list(PROBLEM.shape_of(leaf)) for leaf in PROBLEM.operands()]
     for shape, leaf in zip(shapes, PROBLEM.operands(), strict=True):
         if "b" in leaf.batch_major:
-            shape[1] = 1
+            shape[leaf.batch_major.index("b")] = 1
     assert PROBLEM.with_sizes_of(shapes) == replace(PROBLEM, batch=1)
 
 
