@@ -371,4 +371,7 @@ def _traced(body: _Body, reverse: bool) -> _Traced:
     if "custom_" not in text:
         step = _STEPS.setdefault(text, step)
     step.program  # noqa: B018  raises Unfit
+    # Later, when the scan is differentiated, its functions' own derivatives are out of reach.
+    if step.has_own_derivatives():
+        step.backward.backward.program  # noqa: B018
     return _Traced(step, found, body, reverse)

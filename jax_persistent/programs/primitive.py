@@ -132,7 +132,10 @@ def _how(step: Step, flags: Flags, how: dict[str, Any]) -> dict[str, Any]:
 
 def _jvp(primals: Sequence[Any], tangents: Sequence[Any], **how: Any) -> tuple[Any, Any]:
     step: Step = how["step"]
-    keeping = step.backward.forward
+    try:
+        keeping = step.backward.forward
+    except Unfit as unfit:
+        return _jvp_through_scan(unfit, primals, tangents, **how)
     results = bind(primals, **_how(keeping, how["flags"], how))
     own = len(step.row.jaxpr.outvars)
     results, kept = results[:own], results[own:]
@@ -147,6 +150,29 @@ def _jvp(primals: Sequence[Any], tangents: Sequence[Any], **how: Any) -> tuple[A
         moves = derivative.is_float(v.aval)
         d_results.append(next(given) if moves else ad.Zero(jax.typeof(r).to_tangent_aval()))
     return results, d_results
+
+
+def _jvp_through_scan(
+    unfit: Unfit, primals: Sequence[Any], tangents: Sequence[Any], *, backend: Any, **how: Any
+) -> tuple[Any, Any]:
+    """Where a derivative has no program: that of the `lax.scan`."""
+    step: Step = how["step"]
+    if backend == "native":
+        raise NotImplementedError(
+            f"backend='native': its gradient: {unfit}. Use backend=None or 'reference'"
+        )
+    notices.inform("the gradient of a jax_persistent.scan is that of a lax.scan", str(unfit))
+    moves = [n for n, v in enumerate(step.row.jaxpr.invars) if derivative.is_float(v.aval)]
+
+    def run(*moved: Any) -> list[Array]:
+        given = dict(zip(moves, moved, strict=True))
+        return reference([given.get(n, p) for n, p in enumerate(primals)], **how)
+
+    points = [primals[n] for n in moves]
+    directions = [
+        ad.instantiate_zeros(t) if type(t) is ad.Zero else t for t in (tangents[n] for n in moves)
+    ]
+    return jax.jvp(run, points, directions)
 
 
 def _split_tangent(flat: Sequence[Any], step: Step, moving: Sequence[int]) -> tuple[Any, ...]:

@@ -150,9 +150,13 @@ class _Run:
         values = [o if isinstance(o, _Value) else _Value(o, ()) for o in operands]
         name = eqn.primitive.name
         if any(v.is_sum for v in values):
-            if name not in _LINEAR or not all(v.is_sum for v in values):
+            linear = name in _LINEAR and all(v.is_sum for v in values)
+            # The sum over a single row is its value, and may be anything's operand.
+            mixed = any(v.axis is not None for v in values)
+            if linear or (self.size == 1 and not mixed):
+                return self.bind(eqn, values, None, eqn.params, is_sum=True)
+            if self.size > 1 or name not in ELEMENTWISE:
                 raise Unfit("its operand is a sum over rows", eqn)
-            return self.bind(eqn, values, None, eqn.params, is_sum=True)
         if all(v.axis is None for v in values):
             return self.bind(eqn, values, None, eqn.params)
         if name in ELEMENTWISE:

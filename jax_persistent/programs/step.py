@@ -161,6 +161,10 @@ class Step:
         """Raises Unfit where the step has none."""
         return program_of(self.row, self.consts, self.carry)
 
+    def has_own_derivatives(self) -> bool:
+        """Whether some function in it has a `jax.custom_jvp` or `jax.custom_vjp`."""
+        return any(e.primitive.name.startswith("custom_") for e in self.source.jaxpr.eqns)
+
     def with_results(self, kept: tuple[int, ...]) -> Step:
         """The same with some of its results, the carry among them."""
         if kept not in self._restricted:

@@ -130,7 +130,7 @@ def test_vmap_twice() -> None:
 
 @pytest.mark.parametrize("batch", [(), (1,), (2, 3)])
 @pytest.mark.parametrize("steps", [1, 4])
-@pytest.mark.parametrize("name", ["lstm", "over_concatenated", "stabilised"])
+@pytest.mark.parametrize("name", ["lstm", "over_concatenated", "normalised"])
 def test_axes_of_rows(name: str, steps: int, batch: tuple[int, ...]) -> None:
     case = CASES[name]
     if not batch:  # a step of one row has no axis for a bias to be broadcast along
@@ -341,6 +341,31 @@ def test_only_what_is_asked_for_is_differentiated() -> None:
         loss = lambda scan, *g: sum(r.sum() for r in jax.tree.leaves(scanned(scan, case, *g)))  # noqa: E731
         found = jax.jit(jax.grad(partial(loss, KERNEL), asked))(*given)
         assert_close(found, jax.jit(jax.grad(partial(loss, lax.scan), asked))(*given))
+
+
+@jax.custom_jvp
+def sorted_slope(x: Any) -> Any:
+    """tanh, with a derivative that no program has."""
+    return jnp.tanh(x)
+
+
+sorted_slope.defjvp(lambda x, dx: (sorted_slope(*x), dx[0] * jnp.sort(x[0], -1)))
+
+
+@pytest.mark.parametrize("function", [sorted_slope, jax.nn.relu, lambda x: lax.lgamma(3 + x)])
+def test_a_gradient_without_a_program_is_that_of_lax_scan(function: Any) -> None:
+    """A function's own derivative counts; and digamma, lgamma's, is none of programs'."""
+    w, (h,), xs = arguments(CASES["rate"], 14)
+
+    def loss(scan: Any, R: Any, h: Any, xs: Any) -> Any:
+        def step(h: Any, x: Any) -> Any:
+            h = function(h @ R + x @ w["W"])
+            return h, h
+
+        return jnp.square(scan(step, h, xs)[1]).sum()
+
+    found = jax.jit(jax.grad(partial(loss, jp.scan), (0, 1, 2)))(w["R"], h, xs)
+    assert_close(found, jax.jit(jax.grad(partial(loss, lax.scan), (0, 1, 2)))(w["R"], h, xs), 1e-4)
 
 
 # --- what can't be run, and wrong arguments
