@@ -334,6 +334,8 @@ class _Cutter:
             if to == "bool" and came != "bool":
                 return self._apply("ne", args[0], self._literal(0))
             return args[0]
+        if name == "one_minus_square":  # of jax 0.11, in the derivative of tanh
+            return self._apply("sub", self._literal(1), self._apply("square", args[0]))
         if name == "integer_pow":
             return self._power(eqn, args[0])
         if name == "round" and eqn.params["rounding_method"] is RoundingMethod.TO_NEAREST_EVEN:
