@@ -10,7 +10,7 @@ and rows where they are not.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -156,23 +156,26 @@ def _jvp_through_scan(
     unfit: Unfit, primals: Sequence[Any], tangents: Sequence[Any], *, backend: Any, **how: Any
 ) -> tuple[Any, Any]:
     """Where a derivative has no program: that of the `lax.scan`."""
-    step: Step = how["step"]
     if backend == "native":
         raise NotImplementedError(
             f"backend='native': its gradient: {unfit}. Use backend=None or 'reference'"
         )
     notices.inform("the gradient of a jax_persistent.scan is that of a lax.scan", str(unfit))
-    moves = [n for n, v in enumerate(step.row.jaxpr.invars) if derivative.is_float(v.aval)]
+    return _jvp_of_floats(lambda *full: reference(full, **how), primals, tangents)
+
+
+def _jvp_of_floats(
+    function: Callable[..., list[Array]], primals: Sequence[Any], tangents: Sequence[Any]
+) -> tuple[Any, Any]:
+    """`jax.jvp` of a function of which some operands are no floats."""
+    floats = [n for n, p in enumerate(primals) if derivative.is_float(jax.typeof(p))]
 
     def run(*moved: Any) -> list[Array]:
-        given = dict(zip(moves, moved, strict=True))
-        return reference([given.get(n, p) for n, p in enumerate(primals)], **how)
+        given = dict(zip(floats, moved, strict=True))
+        return function(*(given.get(n, p) for n, p in enumerate(primals)))
 
-    points = [primals[n] for n in moves]
-    directions = [
-        ad.instantiate_zeros(t) if type(t) is ad.Zero else t for t in (tangents[n] for n in moves)
-    ]
-    return jax.jvp(run, points, directions)
+    directions = [ad.instantiate_zeros(tangents[n]) for n in floats]
+    return jax.jvp(run, [primals[n] for n in floats], directions)
 
 
 def _split_tangent(flat: Sequence[Any], step: Step, moving: Sequence[int]) -> tuple[Any, ...]:
@@ -202,20 +205,7 @@ def _tangent_abstract(*avals: Any, moving: tuple[int, ...], **how: Any) -> list[
 
 
 def _tangent_jvp(primals: Sequence[Any], tangents: Sequence[Any], **how: Any) -> tuple[Any, Any]:
-    floats = [n for n, p in enumerate(primals) if derivative.is_float(jax.typeof(p))]
-
-    def run(*moved: Any) -> list[Array]:
-        full = list(primals)
-        for n, value in zip(floats, moved, strict=True):
-            full[n] = value
-        return _tangent(*full, **how)
-
-    points = [primals[n] for n in floats]
-    directions = [
-        ad.instantiate_zeros(tangents[n]) if type(tangents[n]) is ad.Zero else tangents[n]
-        for n in floats
-    ]
-    return jax.jvp(run, points, directions)
+    return _jvp_of_floats(partial(_tangent, **how), primals, tangents)
 
 
 def _transpose(cotangents: Sequence[Any], *flat: Any, moving: tuple[int, ...], **how: Any) -> Any:
@@ -223,7 +213,7 @@ def _transpose(cotangents: Sequence[Any], *flat: Any, moving: tuple[int, ...], *
     operands, kept, _ = _split_tangent(flat, step, moving)
     row, plan = step.backward, step.backward.plan
     groups, rows = _sizes(step, operands)
-    given = [ad.instantiate_zeros(ct) if type(ct) is ad.Zero else ct for ct in cotangents]
+    given = list(map(ad.instantiate_zeros, cotangents))
     outs = jaxprs.avals_of(step.row.jaxpr.outvars)
     float_carry = sum(derivative.is_float(a) for a in outs[: step.carry])
     d_carry, d_ys = given[:float_carry], given[float_carry:]
@@ -270,7 +260,7 @@ def _transpose(cotangents: Sequence[Any], *flat: Any, moving: tuple[int, ...], *
         add(n, gradient)
     for n, gradient in zip(floats_xs, d_xs, strict=True):
         add(n, _summed(gradient, flags[n], 1))
-    for product, factor, d_product in zip(row.products, factors, d_products, strict=True):
+    for product, factor, d_product in zip(step.products, factors, d_products, strict=True):
         if product.const in moving:
             n = product.const
             add(n, _matrix_gradient(step, n, product, factor, d_product, flags[n]))
@@ -327,8 +317,7 @@ def _batch(
     step, flags = how["step"], how["flags"]
     size = next(o.shape[a] for o, a in zip(operands, axes, strict=True) if a is not None)
     kinds = _kinds(step, how.get("moving"), len(operands))
-    matrices = {p.const for p in derivative.products_of(step.row, step.consts).values()}
-    own = [n for n, _ in kinds]
+    own, matrices = [n for n, _ in kinds], step.matrices()
     into = 0 if any(a is not None and n in matrices for n, a in zip(own, axes, strict=True)) else 1
     new_flags = list(flags)
     for n, a in zip(own, axes, strict=True):
@@ -407,8 +396,7 @@ def why_not(step: Step, flags: Flags) -> Unfit | None:
     """Why a scan of the step has no program, or None if it has one."""
     try:
         step.program  # noqa: B018
-        matrices = {p.const for p in derivative.products_of(step.row, step.consts).values()}
-        if any(flags[n][1] for n in matrices):
+        if any(flags[n][1] for n in step.matrices()):
             raise Unfit("its matrices differ from row to row")
     except Unfit as error:
         return error

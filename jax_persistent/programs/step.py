@@ -157,6 +157,15 @@ class Step:
         return row, results
 
     @cached_property
+    def products(self) -> tuple[derivative.Product, ...]:
+        """Of one row, with constants."""
+        return tuple(derivative.products_of(self.row, self.consts).values())
+
+    def matrices(self) -> set[int]:
+        """Which constants are those of products."""
+        return {product.const for product in self.products}
+
+    @cached_property
     def program(self) -> Program:
         """Raises Unfit where the step has none."""
         return program_of(self.row, self.consts, self.carry)
@@ -216,8 +225,7 @@ class RowBackward:
 
     `forward` has the kept values as further ys. `backward` is a step of (consts, [gradients of the
     float carry, sums of constants' gradients], [kept, xs, gradients of float ys]) to (the same
-    carry; gradients of the float xs, of the products, factors). `products` are the plan's, of one
-    row.
+    carry; gradients of the float xs, of the products, factors).
 
     A constant that is added to a product or to an x has the same gradient as that, which is a y
     already: `same_as` says for each constant which y it is, or None. Those have no sum in the
@@ -227,7 +235,6 @@ class RowBackward:
     plan: derivative.Backward
     forward: Step
     backward: Step
-    products: tuple[derivative.Product, ...]
     same_as: tuple[int | None, ...]
 
     @classmethod
@@ -276,11 +283,10 @@ class RowBackward:
         given = [*avals[:consts], *avals[at : at + d_carry], *(outs[n] for n in summed)]
         given += [*avals[consts:at], *avals[at + d_carry :]]
         backward = jaxprs.inlined(jaxprs.traced(run, given), custom=True)
-        products = tuple(derivative.products_of(step.row, step.consts).values())
-        if [(p.const, p.side) for p in products] != [(p.const, p.side) for p in plan.products]:
+        if [(p.const, p.side) for p in step.products] != [(p.const, p.side) for p in plan.products]:
             raise Unfit("a product has a derivative of its own")
         back = Step.of_row(backward, consts, d_carry + sums)
-        return cls(plan, kept_rows, back, products, same_as)
+        return cls(plan, kept_rows, back, same_as)
 
 
 def _same(core: ClosedJaxpr, first: int, count: int) -> tuple[int | None, ...]:

@@ -6,6 +6,8 @@
 #include <cstdio>
 #include <numeric>
 
+#include "native/cpu/planning.h"
+
 namespace jp::cpu {
 namespace {
 
@@ -13,13 +15,10 @@ namespace {
 // one and of two workers of both kinds (Xeon with AVX-512, H = 64 to 512, B = 1 to 64, T = 128 and
 // 512).
 constexpr double kUpdate = 60;      // of a vector of units, for each gate
-constexpr double kMeeting = 768;    // units divided: of the barrier, for each worker but the first
 constexpr double kHandover = 3.75;  // units divided: of each value that is exchanged
-constexpr double kWaking = 1000;    // batch or groups divided: of waking, as a share of a step
 
-// Multiplying this many rows takes as long as reading the weights from the L2 cache. The first
-// kL1Bytes of them stay in the L1 cache and cost nothing to read.
-constexpr double kL2Rows = 2.5, kL1Bytes = 40 << 10;
+// So much of the weights stays in the L1 cache and costs nothing to read.
+constexpr double kL1Bytes = 40 << 10;
 
 // Weights read between the updates of two blocks, at most, unless a panel is larger: an update's
 // operands are prefetched before the block's products, and must still be in an L2 cache of 512 KiB
@@ -29,8 +28,6 @@ constexpr int64_t kBlockBytes = 400 << 10;
 // Rows of weights that are packed at a time where they are read only once: packing all of them
 // first would take several times as long.
 constexpr int64_t kPackedAtOnce = 64;
-
-int64_t CeilDiv(int64_t n, int64_t by) { return (n + by - 1) / by; }
 
 // Bytes of a weight where a tile reads it.
 int TileBytes(int64_t rows, int weight_bytes) { return rows < kWidenedRows ? weight_bytes : 4; }
@@ -77,9 +74,6 @@ int PanelVectors(int64_t rows, bool single_row, int64_t columns, int weight_byte
   }
   return best;
 }
-
-// Whether a worker's weights are too large to stay in its L2 cache beside a step's other data.
-bool Outgrows(int64_t bytes, const CpuFacts& facts) { return bytes > facts.l2_bytes / 4 * 3; }
 
 // How the workers divide the recurrence of a group, and what a step costs then.
 struct Division {
@@ -130,8 +124,7 @@ int GroupsAtOnce(const Problem& problem, int64_t values, int weight_bytes, CpuFa
   const double in_turn = static_cast<double>(problem.groups) * division.step;
   if (most == 1) return 1;
   // Alone, a worker reads all of a group's weights at each step, from beyond its L2 cache if they
-  // outgrow that. Measured (Zen 4, H = 512, both directions of a layer): forward takes 1.24 of what
-  // two calls take, and 1.08 one group after the other; backward 1.04, and 1.3.
+  // outgrow that. Backward does more besides, and keeps to the model.
   const int64_t bytes = problem.hidden * problem.hidden * problem.cell.gates * weight_bytes;
   if (problem.pass == Pass::kForward && Outgrows(bytes, facts)) return 1;
   if (rounds * alone.step + kWaking >= in_turn) return 1;

@@ -5,18 +5,13 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "native/cpu/planning.h"
+
 namespace jp::cpu {
 namespace {
 
-// In multiply-adds of vectors, as in cpu_plan.cc.
-constexpr double kMeeting = 768, kWaking = 1000;
-constexpr double kSimple = 4, kCostly = 35;   // an instruction on a vector
-constexpr double kL2Rows = 2.5, kL3Rows = 8;  // rows multiplied while the weights are read once
-
-int64_t CeilDiv(int64_t n, int64_t by) { return (n + by - 1) / by; }
-
-// Floats from one row of a buffer to the next: a vector may be read past the last feature.
-int64_t BufferRow(int64_t width) { return CeilDiv(width, 16) * 16 + 16; }
+constexpr double kSimple = 4, kCostly = 35;  // an instruction on a vector, in multiply-adds of one
+constexpr double kL3Rows = 8;                // as kL2Rows, of weights in the L3 cache
 
 int WeightBytes(const Program& program, const ProgramSlice& slice) {
   return program.operands[slice.gates[0].operand].type == ValueType::kFloat32 ? 4 : 2;
@@ -80,8 +75,8 @@ Division Divide(const Program& program, int64_t meetings, const CpuFacts& facts)
   const Work work = WorkOf(program, facts);
   const auto rows = static_cast<double>(program.rows);
   const auto step = [&](double some, double parts) {
-    const bool in_l2 = work.bytes / parts <= static_cast<double>(facts.l2_bytes) * 0.75;
-    const double read = in_l2 ? kL2Rows : kL3Rows;
+    const bool outgrows = Outgrows(static_cast<int64_t>(work.bytes / parts), facts);
+    const double read = outgrows ? kL3Rows : kL2Rows;
     return (std::max(some, read) * work.weights + some * work.updates) / parts;
   };
   Division best{1, false};
@@ -147,8 +142,8 @@ ProgramPlan PlanProgram(const Program& program, const CpuFacts& facts, int worke
     }
   }
   for (const ProgramBuffer& buffer : program.buffers) {
-    plan.buffer_rows.push_back(BufferRow(buffer.width));
-    plan.buffers.push_back(place(2 * program.rows * BufferRow(buffer.width) * kFloat));
+    plan.buffer_rows.push_back(RowStride(buffer.width));
+    plan.buffers.push_back(place(2 * program.rows * RowStride(buffer.width) * kFloat));
   }
   plan.products = place(plan.workers * plan.product_floats * kFloat);
   plan.register_floats = registers * kBlockVectors * facts.vector_lanes;

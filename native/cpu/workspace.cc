@@ -4,17 +4,9 @@
 
 #include <algorithm>
 
+#include "native/cpu/planning.h"
+
 namespace jp::cpu {
-namespace {
-
-// Floats from one row to the next: whole cache lines and one more, as rows a power of two apart
-// would all fall into the same few sets of the L1 cache.
-int64_t RowStride(int64_t values) { return (values + 15) / 16 * 16 + 16; }
-
-int64_t CeilDiv(int64_t n, int64_t by) { return (n + by - 1) / by; }
-
-}  // namespace
-
 template <class Arrays>
 Workspace<Arrays> MakeWorkspace(const Problem& problem, const CpuPlan& plan) {
   using Space = Workspace<Arrays>;

@@ -11,7 +11,6 @@
 #include <exception>
 #include <functional>
 #include <memory>
-#include <new>
 #include <stdexcept>
 #include <string>
 #include <type_traits>
@@ -20,6 +19,7 @@
 #include "native/backends.h"
 #include "native/xla/buffers.h"
 #include "native/xla/planned_calls.h"
+#include "native/xla/stage.h"
 
 namespace jp::ffi {
 namespace {
@@ -36,20 +36,6 @@ struct State {
 
 template <Pass kPass>
 using ArraysOf = std::conditional_t<kPass == Pass::kForward, Forward, Backward>;
-
-// The error that an exception stands for; to be called where one is handled.
-xffi::Error CurrentError(Pass pass) {
-  const std::string target = std::string(TargetOf(pass)) + ": ";
-  try {
-    throw;
-  } catch (const std::bad_alloc&) {
-    return {xffi::ErrorCode::kResourceExhausted, target + "out of memory"};
-  } catch (const std::invalid_argument& error) {
-    return {xffi::ErrorCode::kInvalidArgument, target + error.what()};
-  } catch (const std::exception& error) {
-    return {xffi::ErrorCode::kInternal, target + error.what()};
-  }
-}
 
 Attributes ReadAttributes(const xffi::Dictionary& dictionary) {
   Attributes attributes;
@@ -75,7 +61,7 @@ xffi::ErrorOr<std::unique_ptr<State<kBackend>>> Instantiate(xffi::Dictionary att
     return std::unique_ptr<State<kBackend>>(
         new State<kBackend>{{backend, ParseProblem(kPass, ReadAttributes(attributes))}});
   } catch (...) {
-    return xffi::Unexpected(CurrentError(kPass));
+    return xffi::Unexpected(CurrentError(TargetOf(kPass)));
   }
 }
 
@@ -98,7 +84,7 @@ xffi::Error Initialize(PlannedCalls& calls, const xffi::RemainingArgs& operands,
     const PlannedCall& call = CheckedCall(calls, operands, results, resources);
     calls.backend().Load(*call.plan, resources);
   } catch (...) {
-    return CurrentError(kPass);
+    return CurrentError(TargetOf(kPass));
   }
   return xffi::Error::Success();
 }
@@ -114,7 +100,7 @@ xffi::Error Execute(PlannedCalls& calls, const xffi::RemainingArgs& operands,
     const std::string error = calls.backend().Run(*call.plan, arrays, workspace, resources);
     if (!error.empty()) throw std::runtime_error(error);
   } catch (...) {
-    return CurrentError(kPass);
+    return CurrentError(TargetOf(kPass));
   }
   return xffi::Error::Success();
 }
@@ -122,10 +108,7 @@ xffi::Error Execute(PlannedCalls& calls, const xffi::RemainingArgs& operands,
 template <size_t kBackend, Pass kPass>
 xffi::Error ExecuteOnPool(State<kBackend>* state, xffi::RemainingArgs operands,
                           xffi::RemainingRets results, xffi::ThreadPool pool) {
-  Resources resources;
-  resources.threads = static_cast<int>(pool.num_threads());
-  resources.schedule = [&pool](std::function<void()> task) { pool.Schedule(std::move(task)); };
-  return Execute<kPass>(state->calls, operands, results, resources);
+  return Execute<kPass>(state->calls, operands, results, OnPool(pool));
 }
 
 Resources OnStream(void* stream, int32_t device) {

@@ -2,12 +2,9 @@
 // Decodes a program when XLA instantiates an executable, and runs it when it executes.
 #include "native/xla/program_handler.h"
 
-#include <exception>
-#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
-#include <new>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -15,6 +12,7 @@
 
 #include "native/backends.h"
 #include "native/programs/program.h"
+#include "native/xla/stage.h"
 
 namespace jp::ffi {
 namespace {
@@ -47,19 +45,6 @@ struct ProgramState {
   }
 };
 
-xffi::Error CurrentError() {
-  const std::string target = std::string(kProgramTarget) + ": ";
-  try {
-    throw;
-  } catch (const std::bad_alloc&) {
-    return {xffi::ErrorCode::kResourceExhausted, target + "out of memory"};
-  } catch (const std::invalid_argument& error) {
-    return {xffi::ErrorCode::kInvalidArgument, target + error.what()};
-  } catch (const std::exception& error) {
-    return {xffi::ErrorCode::kInternal, target + error.what()};
-  }
-}
-
 template <class T>
 T Attribute(const xffi::Dictionary& attributes, const char* name) {
   const auto found = attributes.get<T>(name);
@@ -80,7 +65,7 @@ xffi::ErrorOr<std::unique_ptr<ProgramState>> Instantiate(xffi::Dictionary attrib
         Attribute<bool>(attributes, "reverse"));
     return state;
   } catch (...) {
-    return xffi::Unexpected(CurrentError());
+    return xffi::Unexpected(CurrentError(kProgramTarget));
   }
 }
 
@@ -126,14 +111,12 @@ xffi::Error Execute(ProgramState* state, xffi::RemainingArgs operands, xffi::Rem
       Check(**buffer, array, i < carries ? 1 : program.steps, program);
       to[i] = (*buffer)->untyped_data();
     }
-    Resources resources;
-    resources.threads = static_cast<int>(pool.num_threads());
-    resources.schedule = [&pool](std::function<void()> task) { pool.Schedule(std::move(task)); };
+    const Resources resources = OnPool(pool);
     const std::string error =
         PoolBackend().RunProgram(state->For(resources.threads), from, to, resources);
     if (!error.empty()) throw std::runtime_error(error);
   } catch (...) {
-    return CurrentError();
+    return CurrentError(kProgramTarget);
   }
   return xffi::Error::Success();
 }
