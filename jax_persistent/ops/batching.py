@@ -32,17 +32,18 @@ def fold(
 ) -> tuple[Problem, list[Array], str]:
     """Folds a mapped axis of `size` into each operand; says which dimension took it."""
     into = GROUP if maps_weights(problem, axes) else BATCH
-    folded = []
+    arrays = []
     for leaf, operand, axis in zip(problem.operands(), operands, axes, strict=True):
         dims = problem.dims_of(leaf)
-        folded.append(_folded(dims, size, operand, axis, into) if into in dims else operand)
+        there = into in dims
+        arrays.append(folded(operand, axis, size, dims.index(into)) if there else operand)
     if into == GROUP:
-        return replace(problem, groups=size * problem.groups), folded, into
-    return replace(problem, batch=size * problem.batch), folded, into
+        return replace(problem, groups=size * problem.groups), arrays, into
+    return replace(problem, batch=size * problem.batch), arrays, into
 
 
-def _folded(dims: Dims, size: int, operand: Array, axis: int | None, into: str) -> Array:
-    place = dims.index(into)
+def folded(operand: Array, axis: int | None, size: int, place: int) -> Array:
+    """An operand with the mapped axis folded into the one at `place`; repeated if it has none."""
     if axis is None:
         shape = (*operand.shape[:place], size, *operand.shape[place:])
         operand = jnp.broadcast_to(jnp.expand_dims(operand, place), shape)
@@ -52,16 +53,18 @@ def _folded(dims: Dims, size: int, operand: Array, axis: int | None, into: str) 
     return operand.reshape(*shape[:place], size * shape[place + 1], *shape[place + 2 :])
 
 
+def unfolded(result: Array, size: int, place: int) -> Array:
+    """The inverse for a result, whose mapped axis is at `place` then."""
+    shape = result.shape
+    return result.reshape(*shape[:place], size, shape[place] // size, *shape[place + 1 :])
+
+
 def unfold(
     problem: Problem, size: int, results: Sequence[Array], into: str
 ) -> tuple[list[Array], list[int]]:
     """Gives every result of the folded problem its mapped axis back; says where that axis is."""
     places = [problem.dims_of(leaf).index(into) for leaf in problem.results()]
-    unfolded = [
-        r.reshape(*r.shape[:p], size, r.shape[p] // size, *r.shape[p + 1 :])
-        for r, p in zip(results, places, strict=True)
-    ]
-    return unfolded, places
+    return [unfolded(r, size, p) for r, p in zip(results, places, strict=True)], places
 
 
 def empty(problem: Problem) -> tuple[list[Array], list[int]]:

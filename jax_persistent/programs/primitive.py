@@ -24,6 +24,7 @@ from jax.interpreters import ad, batching, mlir, partial_eval
 from jax_persistent import compat, notices
 from jax_persistent.ffi import sharding
 from jax_persistent.ffi.registration import native_module
+from jax_persistent.ops.batching import folded, unfolded
 from jax_persistent.programs import derivative, jaxprs
 from jax_persistent.programs.rows import Unfit
 from jax_persistent.programs.step import Step
@@ -325,22 +326,19 @@ def _batch(
             f = new_flags[n]
             new_flags[n] = (True, f[1]) if into == 0 else (f[0], True)
     lengths = _lengths(operands[step.consts].shape, axes[step.consts])
-    folded = []
+    arrays = []
     for (n, is_sequence), operand, axis in zip(kinds, operands, axes, strict=True):
         before, after = (_ALL, _ALL) if n is None else (flags[n], new_flags[n])
         if after[into]:
             at = int(is_sequence) + (before[0] if into == 1 else 0)
-            length = None if before[into] else lengths[into]
-            operand = _folded(operand, axis, size, at, length)
-        folded.append(operand)
-    results = primitive.bind(*folded, **{**how, "flags": tuple(new_flags)})
+            if not before[into]:
+                operand, axis = _with_axis(operand, axis, at, lengths[into])
+            operand = folded(operand, axis, size, at)
+        arrays.append(operand)
+    results = primitive.bind(*arrays, **{**how, "flags": tuple(new_flags)})
     carry = _carry_results(primitive, step)
-    unfolded, places = [], []
-    for k, r in enumerate(results):
-        at = (0 if k < carry else 1) + into
-        unfolded.append(r.reshape(*r.shape[:at], size, r.shape[at] // size, *r.shape[at + 1 :]))
-        places.append(at)
-    return unfolded, places
+    places = [(0 if k < carry else 1) + into for k in range(len(results))]
+    return [unfolded(r, size, at) for r, at in zip(results, places, strict=True)], places
 
 
 def _carry_results(primitive: Primitive, step: Step) -> int:
@@ -364,15 +362,13 @@ def _lengths(shape: Sequence[int], mapped: int | None) -> Sequence[int]:
     return shape if mapped is None else (*shape[:mapped], *shape[mapped + 1 :])
 
 
-def _folded(operand: Any, axis: int | None, size: int, at: int, length: int | None) -> Any:
-    """An operand with the mapped axis folded into `at`; with `length`, it has no such axis yet."""
-    operand = jnp.expand_dims(operand, at) if axis is None else jnp.moveaxis(operand, axis, at)
-    if length is not None:
-        operand = jnp.expand_dims(operand, at + 1)
-    shape = list(operand.shape)
-    shape[at], shape[at + 1] = size, length or shape[at + 1]
-    operand = jnp.broadcast_to(operand, shape)
-    return operand.reshape(*shape[:at], shape[at] * shape[at + 1], *shape[at + 2 :])
+def _with_axis(operand: Any, mapped: int | None, at: int, length: int) -> tuple[Any, int | None]:
+    """An operand, and where its mapped axis is, with one more axis at `at` of the others."""
+    if mapped is not None:
+        operand, at = jnp.moveaxis(operand, mapped, 0), at + 1
+    operand = jnp.expand_dims(operand, at)
+    shape = (*operand.shape[:at], length, *operand.shape[at + 1 :])
+    return jnp.broadcast_to(operand, shape), None if mapped is None else 0
 
 
 def _prune(used: Sequence[bool], equation: Any) -> tuple[list[bool], Any]:
