@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What of a step does not wait for the carry: computed once, or for all steps at once.
 
-So are counters, a carry of integers that waits for itself alone.
+So are counters, a carry of integers that waits for itself alone. Products of xs with constants stay
+in the step, which has their derivatives at one place with those of the carry's; around.py computes
+them for all steps at once.
 """
 
 from __future__ import annotations
@@ -23,6 +25,9 @@ _CONST, _XS, _CARRY = range(3)  # what a value depends on, at most
 # copy of a whole sequence.
 _LARGER = frozenset({"broadcast_in_dim", "iota"})
 _VIEWS = frozenset({"split", "slice", "squeeze", "reshape"})
+# Where they read a product that stays in the step, they stay there, too.
+_CHEAP = _VIEWS | {"add", "add_any", "sub", "mul", "neg", "convert_element_type"}
+_IN_PRODUCTS = ("float32", "bfloat16")
 # Run for one step after the other: mapped over steps, the first two would run every branch, and the
 # last would draw other numbers.
 _ONE_BY_ONE = ("cond", "while", "rng_bit_generator")
@@ -128,7 +133,7 @@ def _recurrence(closed: ClosedJaxpr, count: int) -> Recurrence:
         depends |= dict.fromkeys(eqn.outvars, on)
 
     outputs = [v for v in (*(carry_out[n] for n in moving), *ys_out) if isinstance(v, Var)]
-    inside = _inside(jaxpr, depends, outputs)
+    inside = _inside(jaxpr, depends, outputs, _products(jaxpr, depends))
     made = {v for e in inside for v in e.outvars}
     needed = [v for e in inside for v in e.invars if isinstance(v, Var)] + outputs
     needed = [v for v in dict.fromkeys(needed) if v not in made]
@@ -185,7 +190,41 @@ def _depends(atom: Any, depends: dict[Any, int]) -> int:
     return depends[atom] if isinstance(atom, Var) else _CONST
 
 
-def _inside(jaxpr: Jaxpr, depends: dict[Any, int], outputs: Sequence[Var]) -> list[JaxprEqn]:
+def _products(jaxpr: Jaxpr, depends: dict[Any, int]) -> set[Any]:
+    """The products of xs with constants, and what is made of them cheaply."""
+    found: set[Any] = set()
+    for eqn in jaxpr.eqns:
+        if depends[eqn.outvars[0]] != _XS:
+            continue
+        cheap = eqn.primitive.name in _CHEAP and any(
+            isinstance(v, Var) and v in found for v in eqn.invars
+        )
+        if cheap or _is_product(eqn, depends):
+            found.update(eqn.outvars)
+    return found
+
+
+def _is_product(eqn: JaxprEqn, depends: dict[Any, int]) -> bool:
+    """Whether it is one of vectors, the last axis of an x, with a matrix."""
+    if eqn.primitive.name != "dot_general":
+        return False
+    contracted, batch = eqn.params["dimension_numbers"]
+    on = [_depends(v, depends) for v in eqn.invars]
+    if any(batch) or sorted(on) != [_CONST, _XS]:
+        return False
+    side = on.index(_XS)
+    avals = jaxprs.avals_of(eqn.invars)
+    last = (avals[side].ndim - 1,)
+    return (
+        tuple(contracted[side]) == last
+        and avals[1 - side].ndim == 2
+        and all(a.dtype.name in _IN_PRODUCTS for a in avals)
+    )
+
+
+def _inside(
+    jaxpr: Jaxpr, depends: dict[Any, int], outputs: Sequence[Var], products: set[Any]
+) -> list[JaxprEqn]:
     """The equations of the recurrence: all that wait for the carry, and what is sunk into it."""
     needed_outside: set[Any] = {v for v in outputs if depends[v] != _CARRY}
     inside: list[JaxprEqn] = []
@@ -199,6 +238,7 @@ def _inside(jaxpr: Jaxpr, depends: dict[Any, int], outputs: Sequence[Var]) -> li
         made = set(eqn.outvars)
         of_xs = depends[eqn.outvars[0]] == _XS
         sunk = eqn.primitive.name in (_LARGER | _VIEWS if of_xs else _LARGER)
+        sunk = sunk or not made.isdisjoint(products)
         if sunk and made & needed_inside and not made & needed_outside:
             inside.append(eqn)
             needed_inside.update(operands)

@@ -26,8 +26,10 @@ from jax_persistent.ffi import sharding
 from jax_persistent.ffi.registration import native_module
 from jax_persistent.ops.batching import folded, unfolded
 from jax_persistent.programs import derivative, jaxprs
+from jax_persistent.programs.around import Value
 from jax_persistent.programs.rows import Unfit
 from jax_persistent.programs.step import Step
+from jax_persistent.programs.weight_gradients import outer_products
 
 TARGET = "jax_persistent.program"
 _FEW_STEPS = 2
@@ -307,8 +309,7 @@ def _matrix_gradient(
     lead = "XYZ"
     to = ("Y" if flags[0] else "") + "".join(of_matrix)
     rule = f"{lead}{''.join(of_factor)},{lead}{''.join(of_d)}->{to}"
-    wide = max(factor.dtype, d.dtype, key=lambda dtype: dtype.itemsize)
-    return jnp.einsum(rule, factor.astype(wide), d.astype(wide), preferred_element_type=jnp.float32)
+    return outer_products(rule, factor, d)
 
 
 def _batch(
@@ -400,7 +401,7 @@ def why_not(step: Step, flags: Flags) -> Unfit | None:
 
 
 def _attributes(step: Step, flags: Flags, steps: int, reverse: bool) -> dict[str, Any]:
-    """What a call is, but for its number of groups and rows."""
+    """What a call of a core is, but for its number of groups and rows."""
     code, literals = step.program.encoded()
     layouts = np.array([g + 2 * b for g, b in flags], np.int64)
     how = {"steps": np.int64(steps), "reverse": reverse}
@@ -412,21 +413,49 @@ def plan(
 ) -> dict[str, Any]:
     """How a call would run on this machine's CPU."""
     native = native_module()
-    attributes = _attributes(step, flags, steps, reverse)
+    around = partial(_around, step=step, flags=flags, steps=steps, reverse=reverse, flat=True)
+    whole = jax.make_jaxpr(around)(*operands)
+    (core,) = (e for e in whole.jaxpr.eqns if e.primitive is core_p)
+    attributes = _attributes(**core.params)
     lists = {n: a.tolist() for n, a in attributes.items() if n != "reverse"}
     groups, rows = _sizes(step, operands)
     sizes = {"groups": groups, "rows": rows, "reverse": reverse}
     return native.program_plan("cpu", **lists, **sizes, facts=native.facts("cpu"))
 
 
-def _call(operands: Sequence[Any], *, step: Step, flags: Flags, **how: Any) -> list[Array]:
-    """The custom call of a step's program."""
+def _around(
+    *operands: Any, step: Step, flags: Flags, steps: int, reverse: bool, flat: bool
+) -> list[Array]:
+    """A scan: the call of its core, and what is computed for all steps before and after it.
+
+    `flat` makes one dimension of steps and rows in products, which XLA can't split over devices.
+    """
+    parts, of_xs = step.around, step.consts + step.carry
+    values = [
+        Value(o, (n >= of_xs, *f)) for n, (o, f) in enumerate(zip(operands, flags, strict=True))
+    ]
+    known = parts.operands(values, flat)
+    given = [known[v] for v in parts.core_consts]
+    given += [*values[step.consts : of_xs], *(known[v].of_steps(steps) for v in parts.core_xs)]
+    made = core_p.bind(
+        *(v.array for v in given),
+        step=step.core,
+        flags=tuple(v.axes[1:] for v in given),
+        steps=steps,
+        reverse=reverse,
+    )
+    shape = (steps, *_sizes(step, operands))
+    return [*made[: step.carry], *parts.ys(known, made[step.carry :], shape, flat)]
+
+
+def _call(operands: Sequence[Any], *, step: Step, **how: Any) -> list[Array]:
+    """The custom call of a core's program."""
     native_module()
-    attributes = _attributes(step, flags, how["steps"], how["reverse"])
+    attributes = _attributes(step, **how)
     groups, rows = _sizes(step, operands)
     results = [
         jax.ShapeDtypeStruct(a.shape, a.dtype)
-        for a in _abstract(*map(jax.typeof, operands), step=step, flags=flags, **how)
+        for a in _abstract(*map(jax.typeof, operands), step=step, **how)
     ]
     return _call_of(operands, results, attributes, groups, rows)
 
@@ -526,13 +555,23 @@ def _on_cpu(ctx: Any, *operands: Any, **params: Any) -> Any:
         notices.inform("jax_persistent.scan runs as a lax.scan", str(reason))
     if backend is None and how["steps"] < _FEW_STEPS:
         reason = reason or Unfit("a single step does not repay the packing of its matrices")
-    fits = backend != "reference" and reason is None
-    if fits and compat.is_split_by_xla(ctx):
+    if backend == "reference" or reason is not None:
+        run: Any = lambda *flat: reference(flat, **how)  # noqa: E731
+    else:
+        run = partial(_around, flat=not compat.is_split_by_xla(ctx), **how)
+    return mlir.lower_fun(run, multiple_results=True)(ctx, *operands)
+
+
+def _core_on_cpu(ctx: Any, *operands: Any, **how: Any) -> Any:
+    if compat.is_split_by_xla(ctx):
         return _split_call(ctx, operands, **how)
-    run: Any = _call if fits else reference
-    return mlir.lower_fun(lambda *flat: run(flat, **how), multiple_results=True)(ctx, *operands)
+    return mlir.lower_fun(lambda *flat: _call(flat, **how), multiple_results=True)(ctx, *operands)
 
 
+core_p = Primitive("jax_persistent_program")  # the custom call of a step's core
+core_p.multiple_results = True
+core_p.def_abstract_eval(_abstract)
+mlir.register_lowering(core_p, _core_on_cpu, platform="cpu")
 mlir.register_lowering(scan_p, mlir.lower_fun(_elsewhere, multiple_results=True))
 mlir.register_lowering(scan_p, _on_cpu, platform="cpu")
 mlir.register_lowering(tangent_p, mlir.lower_fun(_tangent, multiple_results=True))

@@ -218,6 +218,11 @@ class _Run:
             params["shape"] = row_shape
             params["broadcast_dimensions"] = tuple(d - (d > axis) for d in dims)
             return self.bind(eqn, operands, axis, params)[0]
+        if name == "dot_general":
+            rows = list(operands)
+            for side, at in _sources(eqn, [len(v.shape) for v in operands], axis):
+                rows[side] = self.mapped(rows[side], at)
+            return self._dot_general(eqn, rows)[0]
         before = _axis_before(eqn, value.shape, operands[0].shape, axis)
         if before is not None:
             rule = getattr(self, f"_{name}")
@@ -321,11 +326,7 @@ class _Run:
         assert axis is not None
         if axis in contracted[side]:
             raise Unfit("it sums over rows", eqn)
-        ranks = [len(v.shape) for v in values]
-        free = [
-            [d for d in range(ranks[s]) if d not in contracted[s] and d not in batch[s]]
-            for s in (0, 1)
-        ]
+        free = _free(eqn, [len(v.shape) for v in values])
         if axis in batch[side]:
             place = batch[side].index(axis)
             values = list(values)
@@ -344,6 +345,26 @@ class _Run:
             batch[s] = [d - (d > gone) for d in batch[s]]
         numbers = tuple(tuple(map(tuple, pair)) for pair in (contracted, batch))
         return self.bind(eqn, values, after, dict(eqn.params, dimension_numbers=numbers))
+
+
+def _free(eqn: JaxprEqn, ranks: Sequence[int]) -> list[list[int]]:
+    """The axes of a product's operands that its result has, one operand's after the other's."""
+    contracted, batch = eqn.params["dimension_numbers"]
+    return [
+        [d for d in range(rank) if d not in contracted[s] and d not in batch[s]]
+        for s, rank in enumerate(ranks)
+    ]
+
+
+def _sources(eqn: JaxprEqn, ranks: Sequence[int], axis: int) -> list[tuple[int, int]]:
+    """The operands of a product, and their axes, that an axis of its result comes from."""
+    _, batch = eqn.params["dimension_numbers"]
+    at = axis - len(batch[0])
+    if at < 0:
+        return [(side, batch[side][axis]) for side in (0, 1)]
+    free = _free(eqn, ranks)
+    side = 0 if at < len(free[0]) else 1
+    return [(side, free[side][at - side * len(free[0])])]
 
 
 def _axis_before(

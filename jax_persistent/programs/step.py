@@ -17,6 +17,7 @@ from jax import Array
 from jax.extend.core import ClosedJaxpr, Literal
 
 from jax_persistent.programs import derivative, jaxprs
+from jax_persistent.programs.around import Around
 from jax_persistent.programs.program import Program, program_of
 from jax_persistent.programs.rows import RowStep, Unfit, of_one_row
 
@@ -166,9 +167,22 @@ class Step:
         return {product.const for product in self.products}
 
     @cached_property
+    def around(self) -> Around:
+        return Around.of(self.row, self.consts, self.carry)
+
+    @cached_property
+    def core(self) -> Step:
+        """The recurrence alone, without what is computed for all steps before and after it."""
+        parts = self.around
+        if parts.is_whole():
+            return self
+        return Step.of_row(parts.core, len(parts.core_consts), self.carry)
+
+    @cached_property
     def program(self) -> Program:
-        """Raises Unfit where the step has none."""
-        return program_of(self.row, self.consts, self.carry)
+        """Of the core. Raises Unfit where the step has none."""
+        core = self.core
+        return program_of(core.row, core.consts, core.carry)
 
     def has_own_derivatives(self) -> bool:
         """Whether some function in it has a `jax.custom_jvp` or `jax.custom_vjp`."""

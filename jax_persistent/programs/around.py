@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The products of a step that wait for no carry, and those that no carry waits for.
+
+Both are computed for all steps at once, each as one product of T*B rows: the former before the
+recurrence, as that of x with its matrix, the latter after it, as the gradient of x is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
+
+from jax_persistent import compat
+from jax_persistent.programs import jaxprs
+from jax_persistent.programs.derivative import products_of
+
+Axes = tuple[bool, bool, bool]  # which an array has of steps, groups and rows
+_NONE, _EVERY = (False, False, False), (True, True, True)
+
+
+@dataclass(frozen=True)
+class Value:
+    """An array [T?, G?, B?, features..]."""
+
+    array: Any
+    axes: Axes
+
+    def of_steps(self, steps: int) -> Value:
+        if self.axes[0]:
+            return self
+        array = jnp.broadcast_to(self.array, (steps, *jnp.shape(self.array)))
+        return Value(array, (True, *self.axes[1:]))
+
+
+@dataclass(frozen=True)
+class Around:
+    """A step of one row, of (consts, carry, xs) to (carry, ys), in three parts.
+
+    Attributes:
+      row: the whole step.
+      core: what is left of it, of (`core_consts`, carry, `core_xs`) to (carry, `core_ys`).
+      before, after: the equations that are run for all steps, before and after the core.
+      core_consts, core_xs, core_ys: which variables of the whole step they are.
+    """
+
+    row: ClosedJaxpr
+    consts: int
+    carry: int
+    core: ClosedJaxpr
+    before: tuple[JaxprEqn, ...]
+    after: tuple[JaxprEqn, ...]
+    core_consts: tuple[Var, ...]
+    core_xs: tuple[Var, ...]
+    core_ys: tuple[Var, ...]
+
+    @classmethod
+    def of(cls, row: ClosedJaxpr, consts: int, carry: int) -> Around:
+        jaxpr, products = row.jaxpr, products_of(row, consts)
+        carry_in, carry_out = jaxpr.invars[consts : consts + carry], jaxpr.outvars[:carry]
+        waiting = _descendants(jaxpr.eqns, carry_in)
+        awaited = _ancestors(jaxpr.eqns, carry_out)
+        dots = [e for e in jaxpr.eqns if e.outvars[0] in products]
+        early = [e for e in dots if id(e) not in waiting]
+        late = [e for e in dots if id(e) in waiting and id(e) not in awaited]
+        before = _ancestors(jaxpr.eqns, [v for e in early for v in e.outvars])
+        after = _descendants(jaxpr.eqns, [v for e in late for v in e.outvars])
+        after |= {id(e) for e in late}
+        made_early = {v for e in early for v in e.outvars}
+        made_late = {v for e in jaxpr.eqns if id(e) in after for v in e.outvars}
+
+        # What the core makes: ys, and what the equations after it read.
+        apart = made_early | made_late | set(jaxpr.constvars)
+        given = set(jaxpr.invars[:consts]) | set(jaxpr.invars[consts + carry :])
+        read_late = [v for e in jaxpr.eqns if id(e) in after for v in _variables(e)]
+        ys = [v for v in jaxpr.outvars[carry:] if isinstance(v, Var)]
+        wanted = [v for v in (*ys, *(v for v in read_late if v not in given)) if v not in apart]
+        core_ys = tuple(dict.fromkeys(wanted))
+        inside = _ancestors(jaxpr.eqns, [*carry_out, *core_ys], until=made_early)
+        core_eqns = [e for e in jaxpr.eqns if id(e) in inside]
+        read = {v for e in core_eqns for v in _variables(e)} | set(carry_out) | set(core_ys)
+        core_consts = tuple(v for v in jaxpr.invars[:consts] if v in read)
+        own_xs = [v for v in jaxpr.invars[consts + carry :] if v in read]
+        made = [v for e in early for v in e.outvars if v in read]
+        core_xs = (*own_xs, *made)
+        core = jaxpr.replace(
+            invars=[*core_consts, *carry_in, *core_xs],
+            outvars=[*carry_out, *core_ys],
+            eqns=core_eqns,
+            debug_info=jaxpr.debug_info._replace(arg_names=None, result_paths=None),
+        )
+        return cls(
+            row,
+            consts,
+            carry,
+            ClosedJaxpr(core, row.consts),
+            tuple(e for e in jaxpr.eqns if id(e) in before),
+            tuple(e for e in jaxpr.eqns if id(e) in after),
+            core_consts,
+            core_xs,
+            core_ys,
+        )
+
+    def is_whole(self) -> bool:
+        """Whether the core is the whole step."""
+        core, row = self.core.jaxpr, self.row.jaxpr
+        return core.invars == row.invars and core.outvars == row.outvars
+
+    def operands(self, operands: Sequence[Value], flat: bool) -> dict[Var, Value]:
+        """Every value that waits for no carry: the operands, and what is computed before."""
+        jaxpr = self.row.jaxpr
+        known = {
+            v: Value(value, _NONE)
+            for v, value in zip(jaxpr.constvars, self.row.consts, strict=True)
+        }
+        known |= dict(zip(jaxpr.invars, operands, strict=True))
+        for v in jaxpr.invars[self.consts : self.consts + self.carry]:
+            del known[v]
+        return _for_all_steps(self.before, known, flat)
+
+    def ys(
+        self,
+        known: dict[Var, Value],
+        made: Sequence[Array],
+        shape: tuple[int, int, int],
+        flat: bool,
+    ) -> list[Array]:
+        """The ys of the whole step [T, G, B, ..], given what `operands` returned and the core's."""
+        known = known | {v: Value(y, _EVERY) for v, y in zip(self.core_ys, made, strict=True)}
+        known = _for_all_steps(self.after, known, flat)
+        found = []
+        for v in self.row.jaxpr.outvars[self.carry :]:
+            value = Value(v.val, _NONE) if isinstance(v, Literal) else known[v]
+            missing = [n for n, there in enumerate(value.axes) if not there]
+            array = jnp.expand_dims(jnp.asarray(value.array, v.aval.dtype), missing)
+            found.append(jnp.broadcast_to(array, (*shape, *v.aval.shape)))
+        return found
+
+
+def _variables(eqn: JaxprEqn) -> list[Var]:
+    return [v for v in eqn.invars if isinstance(v, Var)]
+
+
+def _descendants(eqns: Sequence[JaxprEqn], of: Iterable[Var]) -> set[int]:
+    """Of the equations, by identity, those that wait for some variable."""
+    waits, found = set(of), set()
+    for eqn in eqns:
+        if waits.intersection(_variables(eqn)):
+            waits.update(eqn.outvars)
+            found.add(id(eqn))
+    return found
+
+
+def _ancestors(
+    eqns: Sequence[JaxprEqn], of: Iterable[Any], until: frozenset[Var] | set[Var] = frozenset()
+) -> set[int]:
+    """Of the equations, by identity, those that some variable waits for; none that make `until`."""
+    needed, found = {v for v in of if isinstance(v, Var)} - until, set()
+    for eqn in reversed(eqns):
+        if needed.intersection(eqn.outvars):
+            needed.update(v for v in _variables(eqn) if v not in until)
+            found.add(id(eqn))
+    return found
+
+
+def _for_all_steps(
+    eqns: Sequence[JaxprEqn], known: dict[Var, Value], flat: bool
+) -> dict[Var, Value]:
+    """`known` and the results of the equations."""
+    known = dict(known)
+    for eqn in eqns:
+        operands = [Value(v.val, _NONE) if isinstance(v, Literal) else known[v] for v in eqn.invars]
+        steps, groups, rows = (any(o.axes[n] for o in operands) for n in range(3))
+        results = _flat_product(eqn, operands) if flat else None
+        if results is None:
+            results = _mapped(eqn, operands)
+        known |= {
+            v: Value(r, (steps, groups, rows)) for v, r in zip(eqn.outvars, results, strict=True)
+        }
+    return known
+
+
+def _mapped(eqn: JaxprEqn, operands: Sequence[Value]) -> list[Array]:
+    def run(*arrays: Any) -> list[Array]:
+        return compat.bind_equation(eqn, list(arrays))
+
+    for axis in (2, 1, 0):
+        mapped = [0 if o.axes[axis] else None for o in operands]
+        if 0 in mapped:
+            run = jax.vmap(run, mapped)
+    return list(run(*(o.array for o in operands)))
+
+
+def _flat_product(eqn: JaxprEqn, operands: Sequence[Value]) -> list[Array] | None:
+    """Of vectors with a matrix: one product of all steps' and rows' vectors.
+
+    XLA keeps steps and rows apart otherwise, in copies where the product is transposed.
+    """
+    if eqn.primitive.name != "dot_general":
+        return None
+    contracted, batch = eqn.params["dimension_numbers"]
+    fixed = [side for side, o in enumerate(operands) if not any(o.axes)]
+    if len(fixed) != 1 or any(batch):
+        return None
+    (side,) = fixed
+    factor, matrix = operands[1 - side], operands[side].array
+    lead = factor.array.shape[: sum(factor.axes)]
+    of_factor = jaxprs.aval_of(eqn.invars[1 - side]).shape
+    if sorted(contracted[1 - side]) != list(range(len(of_factor))):
+        return None
+    axes = (tuple(1 + n for n in contracted[1 - side]), tuple(contracted[side]))
+    precision = eqn.params["precision"]
+    if side == 0 and isinstance(precision, tuple):
+        precision = precision[::-1]
+    product = lax.dot_general(
+        factor.array.reshape(-1, *of_factor),
+        matrix,
+        (axes, ((), ())),
+        precision=precision,
+        preferred_element_type=eqn.params["preferred_element_type"],
+    )
+    return [product.reshape(*lead, *product.shape[1:])]
