@@ -284,6 +284,8 @@ class RowBackward:
             added, flat = flat[:sums], flat[sums:]
             read, d_ys = flat[:sequences], flat[sequences:]
             found = jaxprs.evaluate(core.jaxpr, core.consts, [*fixed, *read, *after, *d_ys])
+            of_moved = zip(found, shapes, strict=False)
+            found = [*(a.reshape(shape) for a, shape in of_moved), *found[len(shapes) :]]
             more = [a + found[n] for a, n in zip(added, summed, strict=True)]
             return [*found[:d_carry], *more, *found[d_carry + moving :]]
 
@@ -291,8 +293,12 @@ class RowBackward:
         own = [v.aval for v in step.row.jaxpr.invars]
         moved = [n for n in range(step.consts, len(own)) if derivative.is_float(own[n])]
         moved = [*moved[:d_carry], *plan.moving_consts, *moved[d_carry:]]
-        if any(own[n].shape != a.shape for n, a in zip(moved, outs, strict=False)):
-            raise Unfit("a gradient has its rows on another axis")
+        # Of a single row, axes of size 1 may be rows or features.
+        shapes = [own[n].shape for n in moved]
+        for shape, a in zip(shapes, outs, strict=False):
+            if [n for n in shape if n > 1] != [n for n in a.shape if n > 1]:
+                raise Unfit("a gradient has its rows on another axis")
+        outs = [*map(own.__getitem__, moved), *outs[len(moved) :]]
         at = consts + sequences
         given = [*avals[:consts], *avals[at : at + d_carry], *(outs[n] for n in summed)]
         given += [*avals[consts:at], *avals[at + d_carry :]]

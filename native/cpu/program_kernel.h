@@ -254,6 +254,13 @@ class ProgramKernel {
       const int64_t first = First(vectors), last = Last(vectors);
       if (first == last) continue;
       const std::vector<SlicePlan>& plans = plan_.slices[s][l];
+      const int64_t most = last - first < kBlockVectors ? last - first : kBlockVectors;
+      const int64_t rows = kBlockVectors / most;
+      const auto block = [&](int64_t b, int64_t u) {
+        const int64_t here = last_row_ - b < rows ? last_row_ - b : rows;
+        return Block{step, Time(step), b, here, u, last - u < most ? last - u : most, first};
+      };
+      PrefetchBlock(loop, block(first_row_, first));
       for (size_t i = 0; i < loop.slices.size(); ++i) {
         const ProgramSlice& slice = loop.slices[i];
         if (program_.operands[slice.gates[0].operand].type == ValueType::kFloat32) {
@@ -262,13 +269,14 @@ class ProgramKernel {
           Multiply<bfloat16>(slice, plans[i], step);
         }
       }
-      const int64_t most = last - first < kBlockVectors ? last - first : kBlockVectors;
-      const int64_t rows = kBlockVectors / most;
       for (int64_t b = first_row_; b < last_row_; b += rows) {
-        const int64_t here = last_row_ - b < rows ? last_row_ - b : rows;
         for (int64_t u = first; u < last; u += most) {
-          const int64_t units = last - u < most ? last - u : most;
-          RunBlock(loop, plans.data(), {step, Time(step), b, here, u, units, first});
+          if (u + most < last) {
+            PrefetchBlock(loop, block(b, u + most));
+          } else if (b + rows < last_row_) {
+            PrefetchBlock(loop, block(b + rows, first));
+          }
+          RunBlock(loop, plans.data(), block(b, u));
         }
       }
     }
@@ -295,6 +303,33 @@ class ProgramKernel {
     int64_t unit, units;  // in vectors
     int64_t first;        // of the worker's units
   };
+
+  // Asks for what a block reads of xs and writes of ys: no cache has it.
+  void PrefetchBlock(const ProgramLoop& loop, const Block& block) const {
+    for (const Instruction& instruction : loop.code) {
+      const int64_t n = instruction.numbers[0];
+      if (instruction.op == Operation::kStoreY) {
+        ProgramArray array = program_.ys[n];
+        array.has_groups = array.has_rows = true;
+        PrefetchBlock<true>(array, call_.results[program_.carries + n], instruction, block);
+      } else if (instruction.op == Operation::kLoadOperand && n >= program_.consts) {
+        PrefetchBlock<false>(program_.operands[n], call_.operands[n], instruction, block);
+      }
+    }
+  }
+
+  template <bool kWrite>
+  void PrefetchBlock(const ProgramArray& array, const void* at, const Instruction& instruction,
+                     const Block& block) const {
+    const int64_t size = array.type == ValueType::kFloat32    ? sizeof(float)
+                         : array.type == ValueType::kBfloat16 ? sizeof(bfloat16)
+                                                              : 1;
+    for (int64_t r = 0; r < block.rows; ++r) {
+      const int64_t from =
+          Place(array, block.t, block.row + r) + instruction.numbers[1] + block.unit * kLanes;
+      Prefetch<kWrite>(static_cast<const char*>(at) + from * size, block.units * kLanes * size);
+    }
+  }
 
   // A register's vectors: from a row to the next, and from a vector of units to the next, floats.
   struct Operand {
