@@ -3,14 +3,15 @@
 
 A value is a vector of features. Where a step splits, slices, concatenates or broadcasts vectors,
 they are cut, so that of all those operations nothing is left: an operation works on one piece each
-of its operands, all of one width, or of width 1, which counts for every feature.
+of its operands, all of one width, or of width 1, which counts for every feature. What is still side
+by side in the end is one piece again.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from jax.lax import RoundingMethod
 
 from jax_persistent.programs import jaxprs
 from jax_persistent.programs.derivative import products_of
+from jax_persistent.programs.merging import Merger
+from jax_persistent.programs.nodes import Matrix, Node, Pieces, ProductPart, VectorProduct
 from jax_persistent.programs.rows import Unfit
 
 # jax's name of an operation: the program's, where they differ.
@@ -41,54 +44,6 @@ _STRUCTURAL = frozenset((
 _REDUCTIONS = {"reduce_sum": "sum", "reduce_max": "max", "reduce_min": "min"}
 _DTYPES = ("float32", "bfloat16", "bool")
 _MOST_CUTS, _MOST_NODES, _MOST_POWER = 512, 4000, 16
-
-
-@dataclass(frozen=True, eq=False)
-class Node:
-    """A piece: an operation on pieces, or a part of an array or of a product.
-
-    Attributes:
-      op: an operation; or "carry", "xs", "const", "product" (a part of one), "literal", "reduce".
-      args: pieces.
-      width: how many features.
-      source: which array or product, or the value of a literal, or the kind of a reduction.
-      offset: where the part begins.
-    """
-
-    op: str
-    args: tuple[Node, ...]
-    width: int
-    source: Any = None
-    offset: int = 0
-
-
-@dataclass(frozen=True, eq=False)
-class Matrix:
-    """A product's matrix [K, width] in a constant: element (k, u) is at base + k row + u column."""
-
-    const: int
-    base: int
-    row: int
-    column: int
-
-
-@dataclass(frozen=True, eq=False)
-class VectorProduct:
-    """A vector of K features, given in pieces, times a matrix."""
-
-    factor: tuple[Node, ...]
-    k: int
-    width: int
-    matrix: Matrix
-
-
-@dataclass(frozen=True)
-class Pieces:
-    """A step: the pieces of the carry after it and of the ys, each in order."""
-
-    carry: list[list[Node]]
-    ys: list[list[Node]]
-    products: list[VectorProduct]
 
 
 def pieces_of(row: ClosedJaxpr, consts: int, carry: int) -> Pieces:
@@ -135,8 +90,10 @@ class _Cutter:
             self.pieces |= dict(zip(eqn.outvars, found, strict=True))
             if len(self.known) > _MOST_NODES:
                 raise Unfit(f"the step has more than {_MOST_NODES} operations", eqn)
-        outs = [self._read(v) for v in jaxpr.outvars]
-        return Pieces(outs[: self.carry], outs[self.carry :], self.products)
+        merger = Merger(self._node)
+        outs = [merger.vector(self._read(v)) for v in jaxpr.outvars]
+        products = [replace(p, factor=tuple(merger.vector(p.factor))) for p in self.products]
+        return Pieces(outs[: self.carry], outs[self.carry :], products)
 
     def _check_types(self) -> None:
         for eqn in self.jaxpr.eqns:
@@ -282,20 +239,26 @@ class _Cutter:
         heads = _heads(eqn, self.matrices)
         factor = eqn.invars[1 - heads.side]
         pieces, spans = self._read(factor), list(self._spans(factor))
+        # Of an odd number of features a product reads the next one, too: not another head's.
+        apart = 1 if heads.k % 2 else heads.count
         found = []
-        for head in range(heads.count):
-            begin, end = head * heads.k, (head + 1) * heads.k
+        for first in range(0, heads.count, apart):
+            begin, end = first * heads.k, (first + apart) * heads.k
             own = tuple(p for p, (b, _) in zip(pieces, spans, strict=True) if begin <= b < end)
-            if not own or sum(p.width for p in own) != heads.k:
+            if not own or sum(p.width for p in own) != apart * heads.k:
                 raise Unfit("its factor is cut across heads", eqn)
-            matrix = Matrix(heads.const, heads.base(head), heads.row, heads.column)
+            base = first * heads.head
+            matrix = Matrix(heads.const, base, heads.head, heads.row, heads.column)
             number = len(self.products)
-            self.products.append(VectorProduct(own, heads.k, heads.width, matrix))
-            cuts = [c - head * heads.width for c in sorted(self._of(eqn.outvars[0]))]
-            inside = [c for c in cuts if 0 <= c <= heads.width]
-            found += [
-                self._node("product", (), e - b, number, b) for b, e in itertools.pairwise(inside)
-            ]
+            self.products.append(VectorProduct(own, apart, heads.k, heads.width, matrix))
+            for head in range(apart):
+                at = (first + head) * heads.width
+                cuts = [c - at for c in sorted(self._of(eqn.outvars[0]))]
+                inside = [c for c in cuts if 0 <= c <= heads.width]
+                part = ProductPart(number, head, 1)
+                found += [
+                    self._node("product", (), e - b, part, b) for b, e in itertools.pairwise(inside)
+                ]
         return found
 
     def _reduced(self, eqn: JaxprEqn) -> list[Node]:
@@ -456,9 +419,6 @@ class _Heads:
     head: int  # strides in the matrix
     row: int
     column: int
-
-    def base(self, head: int) -> int:
-        return head * self.head
 
 
 def _heads(eqn: JaxprEqn, matrices: Any) -> _Heads:

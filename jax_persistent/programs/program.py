@@ -10,13 +10,14 @@ native/programs/program.h decodes what `encoded` makes and has the same names.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from jax.extend.core import ClosedJaxpr
 
-from jax_persistent.programs.pieces import BINARY, UNARY, Matrix, Node, Pieces, pieces_of
+from jax_persistent.programs.nodes import Matrix, Node, Pieces
+from jax_persistent.programs.pieces import BINARY, UNARY, pieces_of
 from jax_persistent.programs.rows import Unfit
 
 DTYPES = ("float32", "bfloat16", "bool")
@@ -50,11 +51,12 @@ class Buffer:
 
 @dataclass(frozen=True)
 class Slice:
-    """Products of one vector of a buffer with columns of several matrices, the gates."""
+    """Products of a buffer's vectors, one a head, with columns of several matrices, the gates."""
 
     buffer: int
     offset: int
     k: int
+    heads: int
     gates: tuple[Matrix, ...]
 
 
@@ -105,9 +107,9 @@ class Program:
             for loop in loops:
                 code += [loop.width, loop.registers, loop.row_registers, len(loop.slices)]
                 for each in loop.slices:
-                    code += [each.buffer, each.offset, each.k, len(each.gates)]
-                    for matrix in each.gates:
-                        code += [matrix.const, matrix.base, matrix.row, matrix.column]
+                    code += [each.buffer, each.offset, each.k, each.heads, len(each.gates)]
+                    for m in each.gates:
+                        code += [m.const, m.base, m.head, m.row, m.column]
                 code.append(len(loop.code))
                 for instruction in loop.code:
                     code += instruction
@@ -118,7 +120,7 @@ class Program:
         lines = ["A step:"]
         for number, loops in enumerate(self.stages):
             for loop in loops:
-                shapes = [f"[{s.k}] x [{s.k}, {len(s.gates)}*{loop.width}]" for s in loop.slices]
+                shapes = [_shapes(each, loop.width) for each in loop.slices]
                 simple = [OPERATIONS[i[0]] for i in loop.code]
                 count = sum(not name.startswith(("load", "store", "splat")) for name in simple)
                 when = " (beside the step before)" if self.early and number == 0 else ""
@@ -128,6 +130,11 @@ class Program:
                     "features"
                 )
         return "\n".join(lines)
+
+
+def _shapes(each: Slice, width: int) -> str:
+    heads = f"{each.heads} x " if each.heads > 1 else ""
+    return f"{heads}[{each.k}] x [{each.k}, {len(each.gates)}*{width // each.heads}]"
 
 
 def program_of(row: ClosedJaxpr, consts: int, carry: int) -> Program:
@@ -192,8 +199,7 @@ class _Builder:
         if node.op in _LEAVES:
             return 0
         if node.op == "product":
-            product = self.found.products[node.source]
-            return self._ready(product.factor)
+            return self._ready(self.found.products[node.source.number].factor)
         if node.op == "reduce":
             return self._ready(node.args)
         level = 0
@@ -329,7 +335,7 @@ class _Coder:
         self.builder, self.loop, self.level = builder, loop, level
         self.registers: dict[Node, tuple[int, int]] = {}  # kind, virtual number
         self.counts = [0, 0]
-        self.gates: dict[tuple[int, int, int], list[Matrix]] = {}
+        self.gates: dict[tuple[int, int, int, int], list[Matrix]] = {}
         self.code: list[tuple[str, Any, list[Any], list[int]]] = []
 
     def store(self, node: Node, kind: str, number: int, offset: int) -> None:
@@ -359,14 +365,15 @@ class _Coder:
         if node.width == 1 and self.loop.width > 1 and builder._is_of_product(node):
             return self._emit("load_buffer", [], [*builder.temporaries[node]], kind)
         if node.op == "product":
-            product = builder.found.products[node.source]
+            part = node.source
+            product = builder.found.products[part.number]
             buffer, offset = builder.factors[product.factor]
             matrix = product.matrix
-            begin = matrix.base + node.offset * matrix.column
-            gate = Matrix(matrix.const, begin, matrix.row, matrix.column)
-            gates = self.gates.setdefault((buffer, offset, product.k), [])
-            gates.append(gate)
-            place = list(self.gates).index((buffer, offset, product.k))
+            begin = matrix.base + part.first * matrix.head + node.offset * matrix.column
+            key = buffer, offset + part.first * product.k, product.k, part.heads
+            gates = self.gates.setdefault(key, [])
+            gates.append(replace(matrix, base=begin))
+            place = list(self.gates).index(key)
             return self._emit("load_product", [], [place, len(gates) - 1], kind)
         if node.op == "reduce":
             buffer, offset = builder.factors[node.args]

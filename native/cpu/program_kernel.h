@@ -188,21 +188,36 @@ class ProgramKernel {
     }
   }
 
+  // A head's packed weights: of several, a head is packed as a whole.
+  template <class T>
+  Slice<T> SliceOf(const ProgramSlice& slice, const SlicePlan& plan, int64_t head) const {
+    return {plan.gemm, call_.memory + plan.packed + head * plan.gemm.packed_bytes,
+            slice.heads > 1 ? 0 : worker_};
+  }
+
   template <class T>
   void Pack(const ProgramSlice& slice, const SlicePlan& plan, int64_t width) const {
-    const Slice<T> to(plan.gemm, call_.memory + plan.packed, worker_);
-    const int gates = plan.gemm.gates, vectors = plan.gemm.panel_vectors;
+    for (int64_t head = 0; head < slice.heads; ++head) {
+      if (slice.heads > 1 && head % plan_.workers != worker_) continue;
+      PackHead(SliceOf<T>(slice, plan, head), slice, head, width / slice.heads);
+    }
+  }
+
+  template <class T>
+  void PackHead(const Slice<T>& to, const ProgramSlice& slice, int64_t head, int64_t width) const {
+    const int gates = to.plan.gates, vectors = to.plan.panel_vectors;
     for (int64_t p = to.first_packed; p < to.last_packed; ++p) {
       for (int c = 0; c < vectors; ++c) {
         const int64_t column = p * vectors + c, unit = to.first + column / gates;
         const GateMatrix& gate = slice.gates[column % gates];
         const T* from = static_cast<const T*>(call_.operands[gate.operand]) + gate.base +
-                        Place(program_.operands[gate.operand], 0, 0) + unit * kLanes * gate.column;
+                        head * gate.head + Place(program_.operands[gate.operand], 0, 0) +
+                        unit * kLanes * gate.column;
         const int n = to.LanesOf(unit, width);
         if (gate.column == 1) {
-          CopyColumns(to.Panel(p), vectors, c, 0, plan.gemm.k, from, gate.row, slice.k, n);
+          CopyColumns(to.Panel(p), vectors, c, 0, to.plan.k, from, gate.row, slice.k, n);
         } else {
-          TransposeRows(to.Panel(p), vectors, c, 0, plan.gemm.k, from, gate.column, slice.k, n);
+          TransposeRows(to.Panel(p), vectors, c, 0, to.plan.k, from, gate.column, slice.k, n);
         }
       }
     }
@@ -264,9 +279,9 @@ class ProgramKernel {
       for (size_t i = 0; i < loop.slices.size(); ++i) {
         const ProgramSlice& slice = loop.slices[i];
         if (program_.operands[slice.gates[0].operand].type == ValueType::kFloat32) {
-          Multiply<float>(slice, plans[i], step);
+          Multiply<float>(loop, slice, plans[i], step);
         } else {
-          Multiply<bfloat16>(slice, plans[i], step);
+          Multiply<bfloat16>(loop, slice, plans[i], step);
         }
       }
       for (int64_t b = first_row_; b < last_row_; b += rows) {
@@ -285,15 +300,29 @@ class ProgramKernel {
   int64_t Time(int64_t step) const { return program_.reverse ? program_.steps - 1 - step : step; }
 
   template <class T>
-  void Multiply(const ProgramSlice& slice, const SlicePlan& plan, int64_t step) const {
-    const Slice<T> weights(plan.gemm, call_.memory + plan.packed, worker_);
+  void Multiply(const ProgramLoop& loop, const ProgramSlice& slice, const SlicePlan& plan,
+                int64_t step) const {
+    const int64_t vectors = (loop.width + kLanes - 1) / kLanes, units = loop.width / slice.heads;
+    for (int64_t head = 0; head < slice.heads; ++head) {
+      // Of several, a worker multiplies those that it has units of.
+      const bool mine =
+          First(vectors) * kLanes < (head + 1) * units && head * units < Last(vectors) * kLanes;
+      if (mine) MultiplyHead(SliceOf<T>(slice, plan, head), slice, plan, head, step);
+    }
+  }
+
+  template <class T>
+  void MultiplyHead(const Slice<T>& weights, const ProgramSlice& slice, const SlicePlan& plan,
+                    int64_t head, int64_t step) const {
     const Traversal traversal = step % 2 == 0 ? Traversal::kForwards : Traversal::kBackwards;
     for (int64_t b = first_row_; b < last_row_; b += kChunkRows) {
       const int64_t rows = last_row_ - b < kChunkRows ? last_row_ - b : kChunkRows;
       const float* in[kChunkRows];
-      for (int64_t r = 0; r < rows; ++r) in[r] = Buffer(slice.buffer, step, b + r) + slice.offset;
-      weights.MultiplyAll(in, rows, batch_ == 1, {}, Products(plan) + b * weights.Width(),
-                          traversal);
+      for (int64_t r = 0; r < rows; ++r) {
+        in[r] = Buffer(slice.buffer, step, b + r) + slice.offset + head * slice.k;
+      }
+      weights.MultiplyAll(in, rows, batch_ == 1, {},
+                          Products(plan) + (head * batch_ + b) * weights.Width(), traversal);
     }
   }
 
@@ -389,7 +418,7 @@ class ProgramKernel {
       switch (instruction.op) {
         case Operation::kLoadOperand: LoadOperand(loop, instruction, block, to); break;
         case Operation::kLoadBuffer: LoadBuffer(instruction, block, to); break;
-        case Operation::kLoadProduct: LoadProduct(instruction, plans, block, to); break;
+        case Operation::kLoadProduct: LoadProduct(loop, instruction, plans, block, to); break;
         case Operation::kReduce: Reduce(instruction, block, to); break;
         case Operation::kStoreY: StoreY(loop, instruction, block, to); break;
         case Operation::kStoreBuffer: StoreBuffer(loop, instruction, block, to); break;
@@ -477,9 +506,11 @@ class ProgramKernel {
     }
   }
 
-  void LoadProduct(const Instruction& instruction, const SlicePlan* plans, const Block& block,
-                   const Operand& to) const {
+  void LoadProduct(const ProgramLoop& loop, const Instruction& instruction, const SlicePlan* plans,
+                   const Block& block, const Operand& to) const {
     const SlicePlan& plan = plans[instruction.numbers[0]];
+    const int64_t heads = loop.slices[instruction.numbers[0]].heads;
+    if (heads > 1) return LoadHeads(heads, loop.width / heads, instruction, plan, block, to);
     const int64_t gates = plan.gemm.gates, panel = plan.gemm.panel_vectors;
     const int64_t last = Last(plan.gemm.unit_vectors);
     const int64_t width = ((last - block.first) * gates + panel - 1) / panel * panel * kLanes;
@@ -491,6 +522,35 @@ class ProgramKernel {
         continue;
       }
       for (int64_t u = 0; u < block.units; ++u) to.Set(r, u, Load(from + u * gates * kLanes));
+    }
+  }
+
+  // Products of several heads, each with so many of the loop's units.
+  void LoadHeads(int64_t heads, int64_t units, const Instruction& instruction,
+                 const SlicePlan& plan, const Block& block, const Operand& to) const {
+    const int64_t gates = plan.gemm.gates;
+    const int64_t width = plan.gemm.panels * plan.gemm.panel_vectors * kLanes;
+    const float* const products = Products(plan) + instruction.numbers[1] * kLanes;
+    const auto place = [&](int64_t head, int64_t b, int64_t unit) {
+      return products + (head * batch_ + b) * width + unit / kLanes * gates * kLanes +
+             unit % kLanes;
+    };
+    for (int64_t r = 0; r < block.rows; ++r) {
+      const int64_t b = block.row + r;
+      for (int64_t u = 0; u < block.units; ++u) {
+        int64_t unit = (block.unit + u) * kLanes, head = unit / units;
+        unit -= head * units;
+        if (units % kLanes == 0) {
+          to.Set(r, u, Load(place(head, b, unit)));
+          continue;
+        }
+        float lanes[kLanes] = {};
+        for (int i = 0; i < kLanes && head < heads; ++i) {
+          lanes[i] = *place(head, b, unit);
+          if (++unit == units) unit = 0, ++head;
+        }
+        to.Set(r, u, Load(lanes));
+      }
     }
   }
 

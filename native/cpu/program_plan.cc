@@ -129,14 +129,19 @@ ProgramPlan PlanProgram(const Program& program, const CpuFacts& facts, int worke
       int64_t products = 0;
       for (const ProgramSlice& slice : loop.slices) {
         SlicePlan& each = slices.emplace_back();
-        each.gemm =
-            PlanGemm(slice.k, loop.width, static_cast<int>(slice.gates.size()), program.rows,
-                     WeightBytes(program, slice), plan.workers, plan.splits_batch, 2, facts);
-        each.packed = place(each.gemm.packed_bytes);
+        // A head is one worker's.
+        const int64_t heads = slice.heads, parts = heads > 1 ? 1 : plan.workers;
+        each.gemm = PlanGemm(slice.k, loop.width / heads, static_cast<int>(slice.gates.size()),
+                             program.rows, WeightBytes(program, slice), static_cast<int>(parts),
+                             plan.splits_batch && parts > 1, 2, facts);
+        each.packed = place(heads * each.gemm.packed_bytes);
         each.products = products;
-        products += program.rows * each.gemm.panels * each.gemm.panel_vectors * each.gemm.lanes;
-        plan.packed_bytes += each.gemm.packed_bytes;
-        plan.worker_bytes += each.gemm.slice_bytes;
+        const GemmPlan& gemm = each.gemm;
+        products += heads * program.rows * gemm.panels * gemm.panel_vectors * gemm.lanes;
+        plan.packed_bytes += heads * each.gemm.packed_bytes;
+        const bool all = parts > 1 || plan.splits_batch;
+        plan.worker_bytes += all ? heads * each.gemm.slice_bytes
+                                 : CeilDiv(heads, plan.workers) * each.gemm.slice_bytes;
       }
       plan.product_floats = std::max(plan.product_floats, CeilDiv(products, 16) * 16);
     }

@@ -120,24 +120,33 @@ class Parser {
     slice.buffer = from_.Next(0, Count(program_.buffers.size()) - 1);
     slice.offset = from_.Next(0, kMost);
     slice.k = from_.Next(1, kMost);
-    const int64_t end = slice.offset + slice.k, whole = program_.buffers[slice.buffer].width;
+    slice.heads = from_.Next(1, width);
+    if (width % slice.heads != 0) Fail("heads of different widths");
+    const int64_t units = width / slice.heads, whole = program_.buffers[slice.buffer].width;
+    if (slice.k > whole / slice.heads) Fail("a product reads past its buffer");
+    const int64_t end = slice.offset + slice.k * slice.heads;
     if (end > whole) Fail("a product reads past its buffer");
     // Of an odd number of features the next one is read, too, times zero.
-    if (slice.k % 2 != 0 && end != whole) Fail("an odd product within a buffer");
+    if (slice.k % 2 != 0 && (end != whole || slice.heads > 1)) {
+      Fail("an odd product within a buffer");
+    }
     slice.gates.resize(from_.Next(1, 1 << 16));
     for (GateMatrix& gate : slice.gates) {
       gate.operand = from_.Next(0, program_.consts - 1);
       gate.base = from_.Next(0, kMost);
+      gate.head = from_.Next(1, kMost);
       gate.row = from_.Next(1, kMost);
       gate.column = from_.Next(1, kMost);
       const ProgramArray& matrix = program_.operands[gate.operand];
-      if (gate.row != 1 && gate.column != 1 && width > 1) Fail("a matrix without contiguous axis");
+      if (gate.row != 1 && gate.column != 1 && units > 1) Fail("a matrix without contiguous axis");
       if (matrix.has_rows) Fail("a matrix for each row");
       if (matrix.type == ValueType::kBool) Fail("a matrix of booleans");
       if (matrix.type != program_.operands[slice.gates[0].operand].type) {
         Fail("matrices of two types side by side");
       }
-      if (gate.base + (slice.k - 1) * gate.row + (width - 1) * gate.column >= matrix.features) {
+      const int64_t last = gate.base + (slice.heads - 1) * gate.head + (slice.k - 1) * gate.row +
+                           (units - 1) * gate.column;
+      if (last >= matrix.features) {
         Fail("a product reads past its matrix");
       }
     }
@@ -209,6 +218,7 @@ class Parser {
         if (n >= Count(loop.slices.size()) || offset >= Count(loop.slices[n].gates.size())) {
           Fail("there is no such product");
         }
+        if (loop.slices[n].heads > 1 && !of_units) Fail("a product of heads as a row's value");
         break;
       default: break;
     }

@@ -77,13 +77,14 @@ struct Instruction {
   int64_t numbers[4];
 };
 
-// Element (k, u) of a product's matrix is at base + k row + u column of a constant.
+// Element (k, u) of head n's matrix is at base + n head + k row + u column of a constant.
 struct GateMatrix {
-  int64_t operand, base, row, column;
+  int64_t operand, base, head, row, column;
 };
 
+// Head n's vector is k values of a buffer from offset + n k on; the heads share a loop's width.
 struct ProgramSlice {
-  int64_t buffer, offset, k;
+  int64_t buffer, offset, k, heads;
   std::vector<GateMatrix> gates;
 };
 

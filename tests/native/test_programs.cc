@@ -116,15 +116,19 @@ class Drawn {
     for (int64_t s = 0; s < slice_count; ++s) {
       const int64_t buffer = Source(), k = buffers_[buffer], gates = Any(1, 3);
       const bool part = k > 4 && Maybe();
-      const int64_t offset = part ? 1 : 0, taken = part ? (k - 1) / 2 * 2 : k;
-      slices.insert(slices.end(), {buffer, offset, taken, gates});
+      const int64_t offset = part ? 1 : 0, heads = Heads(width, k - offset);
+      const int64_t taken = heads > 1 ? (k - offset) / heads / 2 * 2 : part ? (k - 1) / 2 * 2 : k;
+      const int64_t columns = width / heads;
+      slices.insert(slices.end(), {buffer, offset, taken, heads, gates});
       const int64_t type = Any(0, 1);
       for (int64_t g = 0; g < gates; ++g) {
         const bool transposed = Maybe();
-        const int64_t row = transposed ? 1 : width + Any(0, 3), column = transposed ? taken : 1;
-        const int64_t base = Any(0, 5);
-        consts_.push_back({base + (taken - 1) * row + (width - 1) * column + 1, type});
-        slices.insert(slices.end(), {static_cast<int64_t>(consts_.size()) - 1, base, row, column});
+        const int64_t row = transposed ? 1 : columns + Any(0, 3), column = transposed ? taken : 1;
+        const int64_t base = Any(0, 5), head = taken * columns + Any(0, 2);
+        const int64_t last = (heads - 1) * head + (taken - 1) * row + (columns - 1) * column;
+        consts_.push_back({base + last + 1, type});
+        slices.insert(slices.end(),
+                      {static_cast<int64_t>(consts_.size()) - 1, base, head, row, column});
         values.push_back(next(kind));
         add(Operation::kLoadProduct, {values.back(), s, g});
       }
@@ -177,6 +181,12 @@ class Drawn {
     loop.push_back(count);
     loop.insert(loop.end(), instructions.begin(), instructions.end());
     return loop;
+  }
+
+  // How many heads a product of so many features has in a loop of a width; often one.
+  int64_t Heads(int64_t width, int64_t features) {
+    const int64_t heads = Any(1, 3);
+    return width % heads == 0 && features >= 2 * heads ? heads : 1;
   }
 
   int64_t Pick(const Ints& values) {
@@ -334,11 +344,13 @@ std::vector<std::vector<double>> Interpret(const Program& p, const Arrays& array
                   case Operation::kLoadProduct: {
                     const ProgramSlice& slice = loop.slices[n];
                     const GateMatrix& gate = slice.gates[i.numbers[1]];
-                    const int64_t from = PlaceOf(p, p.operands[gate.operand], 0, g, b) + gate.base;
+                    const int64_t units_of_head = loop.width / slice.heads;
+                    const int64_t head = unit / units_of_head, column = unit % units_of_head;
+                    const int64_t from = PlaceOf(p, p.operands[gate.operand], 0, g, b) + gate.base +
+                                         head * gate.head + column * gate.column;
                     for (int64_t k = 0; k < slice.k; ++k) {
-                      result += now[slice.buffer][slice.offset + k] *
-                                arrays.operands[gate.operand].Get(from + k * gate.row +
-                                                                  unit * gate.column);
+                      result += now[slice.buffer][slice.offset + head * slice.k + k] *
+                                arrays.operands[gate.operand].Get(from + k * gate.row);
                     }
                     break;
                   }
