@@ -343,10 +343,12 @@ class _Traced:
         found = primitive.plan(
             operands, step=step, flags=flags, steps=body.steps, reverse=self.reverse
         )
-        hoisted = self.recurrence.hoisted
         text = f"{found['explanation']}. {self.step.program}"
-        if hoisted:
-            text += f"\n{hoisted} equations do not wait for the carry: computed before"
+        before = self.recurrence.hoisted + len(step.around.before)
+        if before:
+            text += f"\nfor all steps before, as they wait for no carry: {before} equations"
+        if step.around.after:
+            text += f"\nafter, as no carry waits for them: {len(step.around.after)} equations"
         return Plan(
             "native", text, found["residency"], found["workers"], found["packed_bytes"], found
         )
