@@ -28,7 +28,7 @@ TIGHTEST += [("gru", "float32", "sm_90"), ("lstm", "float32", "sm_90")]  # tf32,
 
 @pytest.fixture
 def cache(monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The kernels of these sources and this NVRTC alone, kept in the build tree for the next run."""
+    """Of these sources and this NVRTC alone, kept in the build tree for the next run."""
     made_of = hashlib.sha256(dict(native_module().report("CUDA"))["NVRTC"].encode())
     for source in (BUILD / "cuda/kernel_sources.cc", ROOT / "cuda/kernel_id.cc"):
         made_of.update(source.read_bytes())
