@@ -21,7 +21,6 @@ from typing import Any
 from benchmarks.cycles import exchange_cycles
 from benchmarks.gpu_layout import H100
 from benchmarks.machine import ROOT
-from jax_persistent import compat
 from jax_persistent.ffi.registration import native_module
 
 COOPERATIVE, CLUSTER, ANY_CLUSTER = 2, 4, 14  # attributes of a launch and of a kernel: cuda.h
@@ -34,13 +33,14 @@ def call(library: CDLL, name: str, *arguments: Any) -> None:
 
 
 def compiled(source: Path, architecture: int) -> bytes:
-    nvrtc = CDLL(os.environ.get("JAX_PERSISTENT_LIBNVRTC") or compat.nvrtc_files()[0])
+    """Machine code of a file that may include what is in this repository."""
+    nvrtc = CDLL(dict(native_module().report("CUDA"))["NVRTC"].split(", ", 1)[1])  # the package's
     program, size = c_void_p(), c_size_t()
     options = [f"--gpu-architecture=sm_{architecture}", f"--include-path={ROOT}", "--std=c++20"]
     options.append("--device-as-default-execution-space")
     given = (c_char_p * len(options))(*map(str.encode, options))
-    text, name = source.read_bytes(), source.name.encode()
-    call(nvrtc, "nvrtcCreateProgram", byref(program), text, name, 0, None, None)
+    text = source.read_bytes()
+    call(nvrtc, "nvrtcCreateProgram", byref(program), text, b"latency.cu", 0, None, None)
     call(nvrtc, "nvrtcCompileProgram", program, len(options), given)
     call(nvrtc, "nvrtcGetCUBINSize", program, byref(size))
     image = buffer(size.value)
@@ -68,9 +68,11 @@ class Gpu:
         """Of one launch, a cooperative one or, with messages for `each`, of one cluster."""
         function, cycles = c_void_p(), c_int64()
         call(self._cuda, "cuModuleGetFunction", byref(function), self._module, kernel.encode())
-        call(self._cuda, "cuFuncSetAttribute", function, ANY_CLUSTER, 1)
+        launch = (COOPERATIVE, 0, 1, 0, 0)
+        if each:
+            call(self._cuda, "cuFuncSetAttribute", function, ANY_CLUSTER, 1)
+            launch = (CLUSTER, 0, blocks, 1, 1)
         # CUlaunchAttribute, CUlaunchConfig and latency.cu's Args.
-        launch = (CLUSTER, 0, blocks, 1, 1) if each else (COOPERATIVE, 0, 1, 0, 0)
         attribute = buffer(struct.pack("5i52x", *launch))
         sizes = (blocks, 1, 1, threads, 1, 1, 128 + 2 * 16 * each * blocks)
         config = struct.pack("7I4xQQI4x", *sizes, self._stream.value, addressof(attribute), 1)

@@ -32,7 +32,7 @@ bool IsShared(Block& block, uint64_t address) {
 }
 
 void CheckAligned(const Warp& warp, uint32_t pc, uint64_t address, int bytes) {
-  if (address % static_cast<uint64_t>(bytes) == 0) return;
+  if ((address & static_cast<uint64_t>(bytes - 1)) == 0) return;  // a power of two
   Fail(warp, pc, "an access of " + std::to_string(bytes) + " bytes is not aligned to them",
        Failure::kAlignment);
 }
