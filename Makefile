@@ -21,6 +21,9 @@ PYTHON ?= python3
 WERROR ?= OFF
 JAX ?=
 JOBS ?= 2
+# Containers set this. The tests start scores of processes, and each would compile all of jax's
+# sources to bytecode anew: two thirds of its start.
+unexport PYTHONDONTWRITEBYTECODE
 bin := .venv/bin
 module := build/module
 pip := $(bin)/python -m pip install --quiet --disable-pip-version-check

@@ -92,10 +92,10 @@ class StepGemm {
   template <class Reader>
   JP_DEVICE void Advance(Reader& reader, int rows, int c, const WeightFragments<kTiles>& weights,
                          Vec16B& ahead, Accumulator<Dtype, kTiles>& sums) {
-    const Vec16B vector = ahead;
-    if (c + kAhead < at_.chunks) ahead = reader.Load(c + kAhead);
     arch::SyncWarp();  // lanes may have waited for different words
-    sums.Add(weights, vector, rows);
+    sums.Add(weights, ahead, rows, [&] {
+      if (c + kAhead < at_.chunks) ahead = reader.Load(c + kAhead);
+    });
   }
 
   JP_DEVICE void Share(Accumulator<Dtype, kTiles>& sums) {

@@ -33,7 +33,12 @@ class Accumulator {
  public:
   JP_DEVICE explicit Accumulator(Vec16B* /*stage*/) {}
 
-  JP_DEVICE void Add(const WeightFragments<kTiles>& w, Vec16B vector, int /*rows*/) {
+  // Has `refill` load the next vector in place of this one as soon as nothing needs it: a load
+  // into other registers would have to be moved, and the move waits for it.
+  template <class Refill>
+  JP_DEVICE void Add(const WeightFragments<kTiles>& w, const Vec16B& loaded, int /*rows*/,
+                     const Refill& refill) {
+    Vec16B vector = loaded;
     for (uint32_t& word : vector.word) word = Dtype::AsFactor(word);
     JP_UNROLL
     for (int s = 0; s < 2; ++s) {
@@ -43,6 +48,7 @@ class Accumulator {
                                           vector.word[2 * s], vector.word[2 * s + 1]);
       }
     }
+    refill();
   }
 
   JP_DEVICE void Finish(float (&value)[kTiles][4]) {
@@ -68,9 +74,12 @@ class Accumulator<Float32, kTiles> {
   // `stage`: 2 x 32 x 16 bytes of shared memory of this warp's own.
   JP_DEVICE explicit Accumulator(Vec16B* stage) : stage_(stage) {}
 
-  JP_DEVICE void Add(const WeightFragments<kTiles>& w, const Vec16B& vector, int rows) {
+  template <class Refill>
+  JP_DEVICE void Add(const WeightFragments<kTiles>& w, const Vec16B& vector, int rows,
+                     const Refill& refill) {
     const int lane = arch::Lane(), t = lane % 4;
     stage_[lane] = vector;
+    refill();
     arch::SyncWarp();
     JP_UNROLL
     for (int n = 0; n < kTileRows; ++n) {

@@ -94,6 +94,28 @@ def test_info_counts_the_cache(tmp_path: Path) -> None:
     assert f"{tmp_path}, 6 kernels, {kib} KiB" in said
 
 
+def test_nvrtc_is_found_where_the_wheels_have_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of CUDA 13 and 12, side by side in two folders of packages: the newest first."""
+    files = {
+        "site/nvidia/cuda_nvrtc/lib": ("libnvrtc.so.12", "libnvrtc.alt.so.12"),
+        "user/nvidia/cu13/lib": ("libnvrtc.so.13", "libnvrtc-builtins.so.13.5"),
+        "site/nvidia/cuda_runtime/lib": ("libcudart.so.12",),
+    }
+    for folder, names in files.items():
+        (tmp_path / folder).mkdir(parents=True)
+        for name in names:
+            (tmp_path / folder / name).touch()
+    places = [str(tmp_path / name / "nvidia") for name in ("site", "user")]
+    spec = SimpleNamespace(submodule_search_locations=places)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
+    assert [Path(file).relative_to(tmp_path).as_posix() for file in compat.nvrtc_files()] == [
+        "user/nvidia/cu13/lib/libnvrtc.so.13",
+        "site/nvidia/cuda_nvrtc/lib/libnvrtc.so.12",
+    ]
+
+
 @pytest.mark.parametrize("architecture", ["sm_75", "sm_1", "gpu"])
 def test_warm_needs_an_architecture_with_kernels(
     architecture: str, capsys: pytest.CaptureFixture[str]
