@@ -77,7 +77,7 @@ class LibraryCell(nn.RNNCellBase):
         arrays = [self.param(n, new, shape, self.param_dtype) for n, (shape, new) in of.items()]
         inputs, *arrays = promote_dtype(inputs, *arrays, dtype=self.dtype)
         noise = None
-        if not self.deterministic and _draws(cell):
+        if not self.deterministic and cell.draws():
             noise = cell.draw(self.make_rng(self.rng_collection), inputs.shape[:-1], self.features)
         return cell(dict(zip(of, arrays, strict=True)), carry, inputs, noise)
 
@@ -92,11 +92,6 @@ class LibraryCell(nn.RNNCellBase):
     @property
     def num_feature_axes(self) -> int:
         return 1
-
-
-def _draws(cell: library.StepCell) -> bool:
-    drawn = jax.eval_shape(lambda key: cell.draw(key, (), 1), random.key(0))
-    return bool(jax.tree.leaves(drawn))
 
 
 def _module(of: type[library.StepCell]) -> Any:

@@ -29,6 +29,7 @@ from jax_persistent.flax_cells import (
     Rehosted,
     lax_with,
 )
+from jax_persistent.nnx_cells import *  # noqa: F403
 from jax_persistent.ops.validation import read_lengths
 from jax_persistent.programs import functions
 

@@ -21,7 +21,7 @@ PACKAGE = "jax_persistent"
 PYTHON_LAYERS = (
     ("__main__", "linen", "nnx", "pipeline"),
     ("",),
-    ("flax_cells", "functions", "linen_cells"),
+    ("flax_cells", "functions", "linen_cells", "nnx_cells"),
     ("programs",),
     ("ops",),
     ("backends",),
@@ -152,7 +152,7 @@ def test_layers_for_flax_know_no_ffi() -> None:
     none_of(
         f"{name_of(path)} imports {module}"
         for path in python_files(PACKAGE)
-        if own_layer(path) in ("linen", "nnx", "flax_cells", "linen_cells")
+        if own_layer(path) in ("linen", "nnx", "flax_cells", "linen_cells", "nnx_cells")
         for module in imports(path)
         if layer_of(module) in ("backends", "ffi", "_native")
     )

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from cells import library_oracle
 from flax import linen as nn
+from flax import nnx as flax_nnx
 
 import jax_persistent as jp
-from jax_persistent import cells, linen
+from jax_persistent import cells, linen, nnx
 
 Tree = Any
 T, B, I, H = 5, 3, 4, 6  # noqa: E741
@@ -91,7 +92,8 @@ def assert_close(found: Tree, expected: Tree, tolerance: float = 2e-5) -> None:
 def test_all_are_here() -> None:
     assert {type(cell).__name__ for cell in CELLS.values()} == set(library_oracle.STEPS)
     assert {*library_oracle.STEPS, "StepCell"} == set(cells.library.__all__)
-    assert {f"{name}Cell" for name in library_oracle.STEPS} <= set(dir(linen))
+    for module in (linen, nnx):
+        assert {f"{name}Cell" for name in library_oracle.STEPS} <= set(dir(module))
 
 
 @each_cell
@@ -257,3 +259,48 @@ def test_dtypes_of_a_flax_cell() -> None:
     ((h, c), y), variables = rnn.init_with_output(jax.random.key(0), xs)
     assert (h.dtype, c.dtype, y.dtype) == (jnp.float32, jnp.float32, jnp.bfloat16)
     assert variables["params"]["cell"]["peephole"].dtype == jnp.float32
+
+
+# --- as nnx cells
+
+
+@pytest.mark.parametrize("layer", [flax_nnx.RNN, nnx.RNN])
+@pytest.mark.parametrize("name", ["projected_lstm", "stacked", "reset_before_gru"])
+def test_an_nnx_cell(name: str, layer: Any) -> None:
+    cell = CELLS[name]
+    w, _, xs, _ = arguments(cell)
+    options = {field.name: getattr(cell, field.name) for field in fields(cell)}
+    module = getattr(nnx, f"{type(cell).__name__}Cell")(I, H, **options, rngs=flax_nnx.Rngs(0))
+    for parameter, value in w.items():
+        assert getattr(module, parameter).shape == value.shape
+        getattr(module, parameter)[...] = value
+    found, y = layer(module, return_carry=True)(jnp.swapaxes(xs, 0, 1))
+    carry, ys = scanned(cell, "reference", w, cell.start(H, B, jnp.float32), xs, None)
+    assert_close((found, jnp.swapaxes(y, 0, 1)), (carry, ys))
+
+
+def test_masks_of_an_nnx_cell() -> None:
+    _, _, xs, _ = arguments(CELLS["zoneout_lstm"])
+
+    def run(deterministic: bool, key: int) -> jax.Array:
+        rngs = flax_nnx.Rngs(params=0, dropout=key)
+        cell = nnx.ZoneoutLSTMCell(I, H, deterministic=deterministic, rngs=rngs)
+        return nnx.RNN(cell, time_major=True)(xs)
+
+    plain = run(True, 1)
+    assert_close(run(True, 2), plain)
+    assert_close(run(False, 1), run(False, 1), 0)
+    assert np.abs(run(False, 1) - run(False, 2)).max() > 1e-3
+    assert np.abs(run(False, 1) - plain).max() > 1e-3
+
+
+def test_the_carry_of_an_nnx_cell() -> None:
+    cell = nnx.ProjectedLSTMCell(
+        I, H, projection=2, param_dtype=jnp.bfloat16, rngs=flax_nnx.Rngs(0)
+    )
+    h, c = cell.initialize_carry((B, I))
+    assert (h.shape, c.shape, h.dtype) == ((B, 2), (B, H), jnp.bfloat16)
+    drawn = cell.initialize_carry((B, I), flax_nnx.Rngs(1), jax.nn.initializers.normal())
+    assert all(np.abs(np.asarray(a, np.float32)).max() > 0 for a in drawn)
+    with pytest.raises(ValueError, match="rngs: expected streams to draw the carry from; got None"):
+        cell.initialize_carry((B, I), carry_init=jax.nn.initializers.normal())

@@ -71,6 +71,10 @@ class StepCell(ABC):
         draws nothing."""
         del key, lead, hidden
 
+    def draws(self) -> bool:
+        """Whether training draws masks or noise."""
+        return bool(jax.tree.leaves(jax.eval_shape(lambda k: self.draw(k, (), 1), random.key(0))))
+
     def init(self, key: Array, inputs: int, hidden: int, dtype: Any = jnp.float32) -> Weights:
         """New weights, by name."""
         of = self.parameters(inputs, hidden)
