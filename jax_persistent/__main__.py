@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m jax_persistent`: what is installed here, and kernels compiled ahead.
+"""`python -m jax_persistent`: what is installed here, kernels compiled ahead, weights converted.
 
-info   what is installed here, and whether it works
-warm   fills the cache of GPU kernels, for programs that start later
+info      what is installed here, and whether it works
+warm      fills the cache of GPU kernels, for programs that start later
+convert   weights in a safetensors file, from one framework's layout to another's
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from jax_persistent import compat
 from jax_persistent.backends import cuda
 from jax_persistent.cells import CELLS
 from jax_persistent.ffi.registration import native_module
+from jax_persistent.weights import files
 
 _PACKAGES = ("jax", "jaxlib", "flax")
 _SOURCES = (".cc", ".h", ".cuh", ".in", ".def", ".cmake")
@@ -102,6 +104,27 @@ def warm(options: argparse.Namespace) -> int:
     return 0
 
 
+def convert(options: argparse.Namespace) -> int:
+    """Writes weights in another layout."""
+    sizes = {n: getattr(options, n) for n in ("input_size", "hidden_size", "num_layers")}
+    given = {name: size for name, size in sizes.items() if size is not None}
+    if options.bidirectional:
+        given["bidirectional"] = True
+    if (options.given == "cudnn") != ({"input_size", "hidden_size"} <= given.keys()):
+        print(
+            "--input-size and --hidden-size are for --from cudnn, which needs both", file=sys.stderr
+        )
+        return 1
+    paths = options.source, options.target, options.given, options.wanted
+    try:
+        written = files.convert(*paths, options.prefix, **given)
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"{options.target}: {', '.join(written)}")
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m jax_persistent",
@@ -115,12 +138,23 @@ def _parser() -> argparse.ArgumentParser:
     for name, choices in known.items():
         warmed.add_argument(f"--{name}", nargs="+", choices=choices, default=choices)
     warmed.add_argument("--architecture", nargs="+", help="sm_90 and the like; default: those here")
+    converted = commands.add_parser("convert", help="weights in another framework's layout")
+    converted.add_argument("source", help="a safetensors file")
+    converted.add_argument("target", help="the safetensors file to write")
+    for name, into in (("--from", "given"), ("--to", "wanted")):
+        converted.add_argument(name, dest=into, required=True, choices=tuple(files.LAYOUTS))
+    converted.add_argument("--prefix", default="", help="of the names in the source: encoder.rnn.")
+    for name in ("--input-size", "--hidden-size", "--num-layers"):
+        converted.add_argument(name, type=int, help="of a cuDNN vector, which does not say")
+    converted.add_argument("--bidirectional", action="store_true", help="likewise")
     return parser
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
-    return info() if options.command == "info" else warm(options)
+    if options.command == "info":
+        return info()
+    return {"warm": warm, "convert": convert}[options.command](options)
 
 
 if __name__ == "__main__":

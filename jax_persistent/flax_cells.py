@@ -3,8 +3,7 @@
 
 A layer describes its cell as `CellWeights`; `kernel_dtypes` says whether this call fits the
 kernels, and `run_cell` makes it. Whatever is unusual raises `NoKernel`, which says why, and the
-layer takes flax's own path, which is right for everything. Its scan is then ours: `rehosted` has
-flax's functions call it, and flax's modules stay as they are.
+layer takes flax's own path, which is right for everything; `rehosted` has its scan be ours.
 
 Legend: T time steps, I input features, H hidden units, G gates; rows are all batch axes folded.
 """
@@ -14,8 +13,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import update_wrapper
-from types import FunctionType, ModuleType
 from typing import Any
 
 import jax
@@ -163,47 +160,6 @@ class KernelCall:
         batch = self.options.batch_shape(inputs)
         leaves = [s.astype(self.dtypes.state).reshape(*batch, self.hidden) for s in states[::-1]]
         return jax.tree.unflatten(jax.tree.structure(self.carry), leaves)
-
-
-class Rehosted:
-    """A module in which some names mean something else, to its own functions too.
-
-    Those are copies: the module itself is left alone, so that nobody else's calls change.
-    """
-
-    def __init__(self, module: ModuleType, **names: Any) -> None:
-        own = vars(module)
-        missing = sorted(names.keys() - own.keys())
-        if missing:
-            raise AttributeError(f"{module.__name__} has no {', '.join(missing)}")
-        self._module, self._globals = module, dict(own)
-        for name, function in own.items():
-            if isinstance(function, FunctionType) and function.__globals__ is own:
-                self._globals[name] = self.copied(function)
-        self._globals |= names
-
-    def copied(self, function: FunctionType) -> FunctionType:
-        """A function of the module that reads its names here."""
-        copy = FunctionType(
-            function.__code__,
-            self._globals,
-            function.__name__,
-            function.__defaults__,
-            function.__closure__,
-        )
-        copy.__kwdefaults__ = function.__kwdefaults__
-        update_wrapper(copy, function)
-        copy.__dict__.pop("__wrapped__")
-        return copy
-
-    def __getattr__(self, name: str) -> Any:
-        found = self._globals
-        return found[name] if name in found else getattr(self._module, name)
-
-
-def lax_with(scan: Callable[..., Any]) -> Any:
-    """`jax.lax` with another scan."""
-    return Rehosted(jax.lax, scan=scan)
 
 
 def check_gated_cell(cell: Any) -> None:

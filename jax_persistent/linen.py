@@ -31,12 +31,11 @@ from jax_persistent.flax_cells import (
     CellWeights,
     KernelCall,
     NoKernel,
-    Rehosted,
-    lax_with,
 )
 from jax_persistent.linen_cells import *  # noqa: F403
 from jax_persistent.ops.validation import read_lengths
 from jax_persistent.programs import functions
+from jax_persistent.rehosted import Rehosted, lax_with
 
 # flax's method without the wrapper that flax puts around a Module's methods: ours has that wrapper
 # already, and a call within a call would be captured, intercepted and tabulated twice.

@@ -26,12 +26,11 @@ from jax_persistent.flax_cells import (
     CellWeights,
     KernelCall,
     NoKernel,
-    Rehosted,
-    lax_with,
 )
 from jax_persistent.nnx_cells import *  # noqa: F403
 from jax_persistent.ops.validation import read_lengths
 from jax_persistent.programs import functions
+from jax_persistent.rehosted import Rehosted, lax_with
 
 
 def _scan_over(scan: Callable[..., Any]) -> Any:

@@ -19,7 +19,7 @@ PACKAGE = "jax_persistent"
 # From top to bottom: a layer imports those below it, and itself, but not those beside it. "" is the
 # package's own __init__, the public face of what is below it.
 PYTHON_LAYERS = (
-    ("__main__", "linen", "nnx", "pipeline"),
+    ("__main__", "equinox", "haiku", "keras", "linen", "nnx", "pipeline"),
     ("",),
     ("flax_cells", "functions", "linen_cells", "nnx_cells"),
     ("programs",),
@@ -28,7 +28,7 @@ PYTHON_LAYERS = (
     ("ffi",),
     ("problem",),
     ("cells",),
-    ("compat", "notices", "_native"),
+    ("compat", "notices", "rehosted", "weights", "_native"),
 )
 # The same for includes: folders, and single sources beside them.
 NATIVE_LAYERS = (
@@ -42,7 +42,7 @@ NATIVE_LAYERS = (
     ("native/portable.h",),
 )
 # What users import, besides the package itself.
-PUBLIC = ("cells", "linen", "nnx", "pipeline")
+PUBLIC = ("cells", "equinox", "haiku", "keras", "linen", "nnx", "pipeline", "weights")
 
 NATIVE_SUFFIXES = (".cc", ".h", ".cuh", ".cu", ".def", ".in")
 # Headers of other libraries, and the only sources that include them.

@@ -87,8 +87,15 @@ def scan_that_tells(tell: Callable[[str], None]) -> Callable[..., tuple[Any, Any
     """`scan` with the arguments of `lax.scan`; `tell` gets the reason where it runs as one."""
 
     def scan(
-        f: _Step, init: Any, xs: Any = None, length: int | None = None, **how: Any
+        f: _Step,
+        init: Any,
+        xs: Any = None,
+        length: int | None = None,
+        reverse: bool = False,
+        unroll: int | bool = 1,
+        **how: Any,
     ) -> tuple[Any, Any]:
+        how |= {"reverse": reverse, "unroll": unroll}
         return _run(f, init, xs, length, None, tell, how)
 
     return scan
