@@ -22,9 +22,9 @@ from flax_problems import (
     value_and_gradients,
 )
 
-T, B, I, H = 5, 3, 4, 6
+T, B, D, H = 5, 3, 4, 6  # D input features
 KEY = jax.random.key(1)
-X = jax.random.normal(KEY, (T, B, I))
+X = jax.random.normal(KEY, (T, B, D))
 RESETS = jax.random.bernoulli(KEY, 0.4, (T, B))
 
 
@@ -124,11 +124,16 @@ def test_random_numbers_are_haikus(loaded: Any) -> None:
     hk = loaded.hk
 
     def run(by: Any) -> Any:
-        def noisy(x: Any, h: Any) -> Any:
-            h = jnp.tanh(hk.Linear(H)(x) + h + hk.dropout(hk.next_rng_key(), 0.5, h))
-            return h, h
+        def unrolled(x: Any) -> Any:
+            linear = hk.Linear(H)
 
-        return hk.transform(lambda x: by.dynamic_unroll(noisy, x, jnp.ones((B, H))))
+            def noisy(x: Any, h: Any) -> Any:
+                h = jnp.tanh(linear(x) + h + hk.dropout(hk.next_rng_key(), 0.5, h))
+                return h, h
+
+            return by.dynamic_unroll(noisy, x, jnp.ones((B, H)))
+
+        return hk.transform(unrolled)
 
     params = run(hk).init(KEY, X)
     key = jax.random.key(3)
@@ -138,7 +143,9 @@ def test_random_numbers_are_haikus(loaded: Any) -> None:
 def lstm(hk: Any, by: Any, hidden: int = H) -> Any:
     def run(x: Any, state: Any = None) -> Any:
         core = hk.LSTM(hidden)
-        return by.dynamic_unroll(core, x, core.initial_state(x.shape[1]) if state is None else state)
+        return by.dynamic_unroll(
+            core, x, core.initial_state(x.shape[1]) if state is None else state
+        )
 
     return hk.without_apply_rng(hk.transform(run))
 
@@ -176,7 +183,7 @@ def test_calls_without_a_kernel(loaded: Any, caplog: pytest.LogCaptureFixture) -
     jax.eval_shape(unrolled(hk, adapter, Case("DeepRNN", "", static=True)).init, KEY, X)
     first, second, third = caplog.messages
     assert first.startswith("jax_persistent.haiku runs a jax_persistent.scan: ")
-    assert "one array [T, B, I] with a step and a row, and states [B, H]" in first
+    assert "one array [T, B, D] with a step and a row, and states [B, H]" in first
     assert "inputs, states and parameters of one dtype" in second
     assert third.startswith("jax_persistent.haiku runs Haiku's own static_unroll: DeepRNN has no")
 

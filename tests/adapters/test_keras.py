@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from flax_problems import assert_trees_close, compiled, drawn, runs_as, value_and_gradients
 
-T, B, I, H = 5, 3, 4, 6
-X = jax.random.normal(jax.random.key(1), (B, T, I))
+T, B, D, H = 5, 3, 4, 6  # D input features
+X = jax.random.normal(jax.random.key(1), (B, T, D))
 MASK = np.array([[1, 0, 1, 1, 0], [0, 0, 0, 0, 0], [0, 1, 1, 0, 1]], bool)
 
 
@@ -148,7 +148,9 @@ def test_mixed_precision(loaded: Any) -> None:
 
 
 def test_two_dtypes_are_left_to_the_cell(loaded: Any) -> None:
-    layer = loaded.layers.RNN(loaded.layers.GRUCell(H, dtype="bfloat16", recurrent_initializer="zeros"))
+    layer = loaded.layers.RNN(
+        loaded.layers.GRUCell(H, dtype="bfloat16", recurrent_initializer="zeros")
+    )
     layer.build(X.shape)
     call = partial(called, layer, Case("", "", "", mask=False))
     weights = [variable.value for variable in layer.trainable_variables]
@@ -196,7 +198,7 @@ def test_install_and_uninstall(loaded: Any) -> None:
 
 def test_another_backend_is_refused(loaded: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loaded.keras.backend, "backend", lambda: "torch")
-    with pytest.raises(RuntimeError, match="on JAX; it runs on 'torch'. Set KERAS_BACKEND=jax"):
+    with pytest.raises(RuntimeError, match=r"on JAX; it runs on 'torch'\. Set KERAS_BACKEND=jax"):
         loaded.adapter.install()
 
 
