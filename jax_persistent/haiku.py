@@ -72,7 +72,7 @@ def static_unroll(
         return _on_a_kernel(core, input_sequence, initial_state, time_major, reverse=False)
     except _NoKernel as reason:
         notices.inform("jax_persistent.haiku runs Haiku's own static_unroll", str(reason))
-    return hk.static_unroll(core, input_sequence, initial_state, time_major)
+    return _own_static_unroll(core, input_sequence, initial_state, time_major)
 
 
 class _NoKernel(Exception):
@@ -87,7 +87,7 @@ def _scanned() -> Callable[..., Any]:
     return Rehosted(recurrent, jax=ours, hk=names).dynamic_unroll
 
 
-_scan_of_calls = _scanned()
+_scan_of_calls, _own_static_unroll = _scanned(), hk.static_unroll
 
 
 def _on_a_kernel(core: Any, xs: Any, state: Any, time_major: bool, reverse: bool) -> Any:

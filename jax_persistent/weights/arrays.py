@@ -77,7 +77,7 @@ def sizes_of(
     gates = gates_of("recurrent_kernel", R.shape, R.shape[1], hidden)
     for name in given.keys() & set(_OPTIONAL):
         if name != "bias" and name not in _OF_A_CELL[gates]:
-            raise ValueError(f"{name}: expected none, as a {NAMES[gates]} has no such array")
+            raise ValueError(f"{name}: expected none, which the {NAMES[gates]} has no use for")
         if name not in holds:
             raise ValueError(f"{name}: expected none, as {where} has no place for it")
     columns = gates * hidden

@@ -14,9 +14,9 @@ import pytest
 from flax_problems import assert_trees_close, runs_as, value_and_gradients
 from numpy.testing import assert_allclose, assert_array_equal
 
-T, B, D, H = 5, 3, 4, 6  # D input features
+T, B, I, H = 5, 3, 4, 6  # noqa: E741
 KEY = jax.random.key(1)
-X = jax.random.normal(KEY, (B, T, D))
+X = jax.random.normal(KEY, (B, T, I))
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +37,8 @@ def loaded() -> Any:
 
     def cell(name: str, **options: Any) -> Any:
         if name == "own":
-            return Leaky(*(jax.random.normal(KEY, (H, n)) / n for n in (D, H)))
-        return getattr(equinox.nn, f"{name}Cell")(D, H, key=KEY, **options)
+            return Leaky(*(jax.random.normal(KEY, (H, n)) / n for n in (I, H)))
+        return getattr(equinox.nn, f"{name}Cell")(I, H, key=KEY, **options)
 
     return SimpleNamespace(eqx=equinox, RNN=adapter.RNN, cell=cell)
 
@@ -86,7 +86,7 @@ def test_equals_a_scan(loaded: Any, name: str, runs: str, reverse: bool, options
 
 def test_vmap_over_cells_is_one_call_too(loaded: Any) -> None:
     """An ensemble, by filter_vmap."""
-    cells = loaded.eqx.filter_vmap(lambda key: loaded.eqx.nn.GRUCell(D, H, key=key))(
+    cells = loaded.eqx.filter_vmap(lambda key: loaded.eqx.nn.GRUCell(I, H, key=key))(
         jax.random.split(KEY, B)
     )
     run = loaded.eqx.filter_vmap(lambda cell, x: loaded.RNN(cell)(x))

@@ -22,9 +22,9 @@ from flax_problems import (
     value_and_gradients,
 )
 
-T, B, D, H = 5, 3, 4, 6  # D input features
+T, B, I, H = 5, 3, 4, 6  # noqa: E741
 KEY = jax.random.key(1)
-X = jax.random.normal(KEY, (T, B, D))
+X = jax.random.normal(KEY, (T, B, I))
 RESETS = jax.random.bernoulli(KEY, 0.4, (T, B))
 
 
@@ -183,7 +183,7 @@ def test_calls_without_a_kernel(loaded: Any, caplog: pytest.LogCaptureFixture) -
     jax.eval_shape(unrolled(hk, adapter, Case("DeepRNN", "", static=True)).init, KEY, X)
     first, second, third = caplog.messages
     assert first.startswith("jax_persistent.haiku runs a jax_persistent.scan: ")
-    assert "one array [T, B, D] with a step and a row, and states [B, H]" in first
+    assert "one array [T, B, I] with a step and a row, and states [B, H]" in first
     assert "inputs, states and parameters of one dtype" in second
     assert third.startswith("jax_persistent.haiku runs Haiku's own static_unroll: DeepRNN has no")
 

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from flax_problems import assert_trees_close, compiled, drawn, runs_as, value_and_gradients
 
-T, B, D, H = 5, 3, 4, 6  # D input features
-X = jax.random.normal(jax.random.key(1), (B, T, D))
+T, B, I, H = 5, 3, 4, 6  # noqa: E741
+X = jax.random.normal(jax.random.key(1), (B, T, I))
 MASK = np.array([[1, 0, 1, 1, 0], [0, 0, 0, 0, 0], [0, 1, 1, 0, 1]], bool)
 
 
