@@ -71,8 +71,8 @@ class RNN(eqx.Module):
           and the state after the last step.
 
         Raises:
-          ValueError: there is no state for a cell whose state is unknown; those of
-            `jax_persistent.lstm` and `jax_persistent.scan` for lengths and resets.
+          ValueError: there is no state for a cell whose state is unknown, or more than one
+            sequence; those of `jax_persistent.lstm` and `scan` for lengths and resets.
         """
         del key
         cell, of_equinox = self.cell, type(self.cell) in (eqx.nn.LSTMCell, eqx.nn.GRUCell)
@@ -84,6 +84,11 @@ class RNN(eqx.Module):
                 )
             zeros = jnp.zeros(cell.hidden_size, cell.weight_hh.dtype)
             state = (zeros, zeros) if type(cell) is eqx.nn.LSTMCell else zeros
+        if of_equinox and jnp.ndim(xs) != 2:
+            raise ValueError(
+                f"xs: expected one sequence [T, I]; got shape {jnp.shape(xs)}. Use jax.vmap for "
+                "several"
+            )
         if of_equinox and _is_of_one_dtype(xs, state, cell):
             return self._on_a_kernel(xs, state, lengths, resets)
         reason = f"{type(cell).__name__} is none of Equinox's, or its arrays differ in dtype"
@@ -115,8 +120,6 @@ class RNN(eqx.Module):
         return ys[0], jax.tree.map(lambda a: a[0], final)
 
 
-def _is_of_one_dtype(*trees: Any) -> bool:
-    leaves = jax.tree.leaves(trees)
-    return all(eqx.is_array_like(leaf) for leaf in leaves) and (
-        len({jnp.result_type(leaf) for leaf in leaves}) == 1
-    )
+def _is_of_one_dtype(xs: Any, state: Any, cell: Any) -> bool:
+    plain = all(eqx.is_array(weight) for weight in (cell.weight_ih, cell.weight_hh))
+    return plain and len({jnp.result_type(a) for a in jax.tree.leaves((xs, state, cell))}) == 1

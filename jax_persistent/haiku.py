@@ -80,11 +80,18 @@ class _NoKernel(Exception):
 
 
 def _scanned() -> Callable[..., Any]:
-    """Haiku's unroll over the calls of any core, with our scan in place of `lax.scan`."""
+    """Haiku's unroll over the calls of any core, with our scan in place of `lax.scan`.
+
+    Haiku's own if this Haiku is made differently.
+    """
     warn = partial(notices.warn, "jax_persistent.haiku runs a lax.scan")
     ours = Rehosted(jax, lax=lax_with(scan_that_tells(warn)))
-    names = type("hk", (recurrent.hk,), {"scan": Rehosted(stateful, jax=ours).scan})
-    return Rehosted(recurrent, jax=ours, hk=names).dynamic_unroll
+    try:
+        names = type("hk", (recurrent.hk,), {"scan": Rehosted(stateful, jax=ours).scan})
+        return Rehosted(recurrent, jax=ours, hk=names).dynamic_unroll
+    except AttributeError as error:
+        warn(f"this Haiku's unroll is another: {error}")
+        return hk.dynamic_unroll
 
 
 _scan_of_calls, _own_static_unroll = _scanned(), hk.static_unroll
@@ -104,7 +111,12 @@ def _on_a_kernel(core: Any, xs: Any, state: Any, time_major: bool, reverse: bool
     shapes = [jnp.shape(a) for a in arrays]
     steps = shapes[0][: 2 if len(shapes[0]) == 3 else 0]
     rows = (steps[::-1] if not time_major else steps)[1:]
-    if not rows or 0 in shapes[0] or any(s != (*rows, core.hidden_size) for s in shapes[1:]):
+    if (
+        arrays[0] is not xs
+        or not rows
+        or 0 in shapes[0]
+        or any(s != (*rows, core.hidden_size) for s in shapes[1:])
+    ):
         raise _NoKernel(
             "a kernel takes one array [T, B, I] with a step and a row, and states [B, H]"
         )

@@ -76,11 +76,18 @@ def uninstall() -> None:
 
 
 def _scanned() -> Callable[..., Any]:
-    """Keras's loop over the calls of any cell, with our scan in place of `lax.scan`."""
+    """Keras's loop over the calls of any cell, with our scan in place of `lax.scan`.
+
+    Keras's own if this Keras is made differently.
+    """
     warn = partial(notices.warn, "jax_persistent.keras runs Keras's own code")
-    looped = Rehosted(backend_rnn, lax=lax_with(scan_that_tells(warn)))
-    named = Rehosted(layer_rnn, backend=Rehosted(layer_rnn.backend, rnn=looped.rnn))
-    return named.copied(layers.RNN.inner_loop)
+    try:
+        looped = Rehosted(backend_rnn, lax=lax_with(scan_that_tells(warn)))
+        named = Rehosted(layer_rnn, backend=Rehosted(layer_rnn.backend, rnn=looped.rnn))
+        return named.copied(layers.RNN.inner_loop)
+    except AttributeError as error:
+        warn(f"this Keras's loop is another: {error}")
+        return layers.RNN.inner_loop
 
 
 _scan_of_calls = _scanned()

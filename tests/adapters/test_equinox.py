@@ -120,6 +120,13 @@ def test_start_from_zeros(loaded: Any) -> None:
         loaded.RNN(loaded.cell("own"))(X[0])
 
 
+def test_several_sequences_are_for_vmap(loaded: Any) -> None:
+    with pytest.raises(
+        ValueError, match=r"xs: expected one sequence \[T, I\]; got shape \(3, 5, 4"
+    ):
+        loaded.RNN(loaded.cell("GRU"))(X)
+
+
 def test_arrays_of_several_dtypes(loaded: Any) -> None:
     cell = loaded.cell("GRU", dtype=jnp.bfloat16)
     rnn = loaded.RNN(cell)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import jax
@@ -186,6 +186,16 @@ def test_calls_without_a_kernel(loaded: Any, caplog: pytest.LogCaptureFixture) -
     assert "one array [T, B, I] with a step and a row, and states [B, H]" in first
     assert "inputs, states and parameters of one dtype" in second
     assert third.startswith("jax_persistent.haiku runs Haiku's own static_unroll: DeepRNN has no")
+
+
+def test_another_haiku_runs_its_own_unroll(
+    loaded: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loaded.adapter, "stateful", ModuleType("another"))
+    assert loaded.adapter._scanned() is loaded.hk.dynamic_unroll
+    assert caplog.messages == [
+        "jax_persistent.haiku runs a lax.scan: this Haiku's unroll is another: another has no jax"
+    ]
 
 
 def test_training_takes_the_same_course(loaded: Any) -> None:
