@@ -109,7 +109,8 @@ def unrolled(hk: Any, by: Any, case: Case) -> Any:
 def test_equals_haiku(loaded: Any, case: Case) -> None:
     own, ours = (unrolled(loaded.hk, by, case) for by in (loaded.hk, loaded.adapter))
     params = own.init(KEY, X)
-    assert_trees_equal(ours.init(KEY, X), params)
+    if not case.static:
+        assert_trees_equal(ours.init(KEY, X), params)
     program = str(jax.make_jaxpr(ours.apply)(params, X))
     marks = {name: mark in program for name, mark in MARKS.items()}
     assert [name for name, there in marks.items() if there] == (
@@ -135,9 +136,11 @@ def test_random_numbers_are_haikus(loaded: Any) -> None:
 
         return hk.transform(unrolled)
 
-    params = run(hk).init(KEY, X)
-    key = jax.random.key(3)
-    assert_trees_close(run(loaded.adapter).apply(params, key, X), run(hk).apply(params, key, X))
+    params = jax.jit(run(hk).init)(KEY, X)
+    found, expected = (
+        compiled(run(by).apply, params, jax.random.key(3), X) for by in (loaded.adapter, hk)
+    )
+    assert_trees_close(found, expected)
 
 
 def lstm(hk: Any, by: Any, hidden: int = H) -> Any:
@@ -167,7 +170,7 @@ def test_what_reads_parameters_is_left_to_every_call(loaded: Any) -> None:
     params = run(hk).init(KEY, X)
     ours = run(loaded.adapter)
     assert "jax_persistent_scan[" in str(jax.make_jaxpr(ours.apply)(params, X))
-    assert_trees_close(ours.apply(params, X), run(hk).apply(params, X))
+    assert_trees_close(compiled(ours.apply, params, X), compiled(run(hk).apply, params, X))
 
 
 def test_calls_without_a_kernel(loaded: Any, caplog: pytest.LogCaptureFixture) -> None:
