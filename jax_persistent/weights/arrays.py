@@ -65,7 +65,7 @@ def sizes_of(
       holds: the optional arrays that the layout they are for can hold.
       where: the name of that layout, for the message.
     """
-    given = {name: np.asarray(array) for name, array in weights.items() if array is not None}
+    given = given_arrays(weights)
     unknown = given.keys() - {"input_kernel", "recurrent_kernel", *_OPTIONAL}
     if unknown:
         raise ValueError(f"weights: expected the names of `lstm`, `gru`, `elman`; got {unknown}")
@@ -118,12 +118,21 @@ def without_none(**arrays: np.ndarray | None) -> Weights:
     return {name: array for name, array in arrays.items() if array is not None}
 
 
-def single_bias(weights: Mapping[str, Any], sizes: Sizes) -> np.ndarray:
-    """The one bias of a layout that always has it."""
-    return zeros_if_none(weights.get("bias"), weights, sizes)
-
-
-def zeros_if_none(bias: Any, weights: Mapping[str, Any], sizes: Sizes) -> np.ndarray:
-    if bias is not None:
-        return np.asarray(bias)
+def bias_of(weights: Mapping[str, Any], sizes: Sizes, name: str = "bias") -> np.ndarray:
+    """A bias for a layout that has to have one: zeros if the weights lack it."""
+    if weights.get(name) is not None:
+        return np.asarray(weights[name])
     return np.zeros(sizes.gates * sizes.hidden, np.asarray(weights["input_kernel"]).dtype)
+
+
+def given_arrays(weights: Mapping[str, Any]) -> Weights:
+    """The arrays that are not None, of whatever numpy can read."""
+    return {name: np.asarray(array) for name, array in weights.items() if array is not None}
+
+
+def check_directions(directions: Sequence[Any]) -> None:
+    if len(directions) not in (1, 2):
+        raise ValueError(
+            f"directions: expected those of one layer, forward and perhaps backward; got "
+            f"{len(directions)}"
+        )

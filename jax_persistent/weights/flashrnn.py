@@ -12,11 +12,11 @@ import numpy as np
 
 from jax_persistent.weights.arrays import (
     Weights,
+    bias_of,
     expect,
     expect_rank,
     gates_of,
     sizes_of,
-    zeros_if_none,
 )
 from jax_persistent.weights.gates import reordered
 
@@ -78,9 +78,9 @@ def to_flashrnn(weights: Weights, heads: int = 1) -> dict[str, np.ndarray]:
                 f"recurrent_kernel: expected zeros between the units of {heads} heads; got others"
             )
     R = np.stack([kernel[head, :, :, head].transpose(1, 2, 0) for head in range(heads)], axis=1)
-    bias = zeros_if_none(weights.get("bias"), weights, sizes)
+    bias = bias_of(weights, sizes)
     if gates == 3:  # r and z have one bias, and n two
-        other = zeros_if_none(weights.get("recurrent_bias"), weights, sizes)
+        other = bias_of(weights, sizes, "recurrent_bias")
         rz, of_n = np.split(other, [2 * sizes.hidden])
         bias = np.concatenate([of_n, bias[: 2 * sizes.hidden] + rz, bias[2 * sizes.hidden :]])
     return {"W": np.asarray(weights["input_kernel"]), "R": R, "b": bias.reshape(-1, heads, units)}

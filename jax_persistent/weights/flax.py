@@ -10,12 +10,11 @@ import numpy as np
 
 from jax_persistent.weights.arrays import (
     Weights,
+    bias_of,
     expect,
     named,
-    single_bias,
     sizes_of,
     without_none,
-    zeros_if_none,
 )
 
 Tree = dict[str, dict[str, np.ndarray]]
@@ -68,9 +67,9 @@ def to_linen(weights: Weights) -> Tree:
     gates = sizes.gates
     inputs = np.split(np.asarray(weights["input_kernel"]), gates, axis=1)
     states = np.split(np.asarray(weights["recurrent_kernel"]), gates, axis=1)
-    biases = np.split(single_bias(weights, sizes), gates)
+    biases = np.split(bias_of(weights, sizes), gates)
     if gates == 3:
-        others = np.split(zeros_if_none(weights.get("recurrent_bias"), weights, sizes), 3)
+        others = np.split(bias_of(weights, sizes, "recurrent_bias"), 3)
         biases = [biases[0] + others[0], biases[1] + others[1], biases[2]]
     tree: Tree = {}
     for n, (of_input, of_state) in enumerate(_LINEN[gates]):
@@ -120,7 +119,7 @@ def to_nnx(weights: Weights) -> Tree:
     sizes = sizes_of(weights, ("bias", "recurrent_bias"), "flax")
     inputs = {"kernel": np.asarray(weights["input_kernel"])}
     states = {"kernel": np.asarray(weights["recurrent_kernel"])}
-    (states if sizes.gates == 4 else inputs)["bias"] = single_bias(weights, sizes)
+    (states if sizes.gates == 4 else inputs)["bias"] = bias_of(weights, sizes)
     other = weights.get("recurrent_bias")
     if other is not None:  # nnx's GRUCell has one bias
         rz, of_n = np.split(np.asarray(other), [2 * sizes.hidden])

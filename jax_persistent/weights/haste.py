@@ -10,11 +10,11 @@ import numpy as np
 
 from jax_persistent.weights.arrays import (
     Weights,
+    bias_of,
     expect,
     gates_of,
     named,
     sizes_of,
-    zeros_if_none,
 )
 from jax_persistent.weights.gates import reordered
 
@@ -56,7 +56,7 @@ def to_haste(weights: Weights) -> dict[str, np.ndarray]:
     order = _order(sizes.gates)
     tensors = {}
     for name, own in list(_NAMES.items())[: 4 if sizes.gates == 3 else 3]:
-        array = weights[own] if "kernel" in own else zeros_if_none(weights.get(own), weights, sizes)
+        array = weights[own] if "kernel" in own else bias_of(weights, sizes, own)
         tensors[name] = reordered(np.asarray(array), sizes.order, order)
     return tensors
 

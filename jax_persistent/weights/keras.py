@@ -10,12 +10,14 @@ import numpy as np
 
 from jax_persistent.weights.arrays import (
     Weights,
+    bias_of,
+    check_directions,
     expect,
     expect_rank,
     gates_of,
+    given_arrays,
     sizes_of,
     without_none,
-    zeros_if_none,
 )
 from jax_persistent.weights.gates import reordered
 
@@ -69,18 +71,18 @@ def to_keras(directions: Sequence[Weights], reset_after: bool = True) -> list[np
     Raises:
       ValueError: a shape is wrong, or Keras has no place for an array.
     """
+    check_directions(directions)
     arrays: list[np.ndarray] = []
     for weights in directions:
         holds = ("bias", "recurrent_bias") if reset_after else ("bias",)
         sizes = sizes_of(weights, holds, "a Keras layer")
         kept = {
-            name: reordered(np.asarray(array), sizes.order, _ORDERS[sizes.gates])
-            for name, array in weights.items()
-            if array is not None
+            name: reordered(array, sizes.order, _ORDERS[sizes.gates])
+            for name, array in given_arrays(weights).items()
         }
         arrays += [kept["input_kernel"], kept["recurrent_kernel"]]
         if "bias" in kept or "recurrent_bias" in kept:
             names = ("bias", "recurrent_bias") if sizes.gates == 3 and reset_after else ("bias",)
-            biases = [zeros_if_none(kept.get(name), kept, sizes) for name in names]
+            biases = [bias_of(kept, sizes, name) for name in names]
             arrays.append(np.stack(biases) if len(biases) > 1 else biases[0])
     return arrays

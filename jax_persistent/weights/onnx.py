@@ -11,12 +11,14 @@ import numpy as np
 from jax_persistent.weights.arrays import (
     NAMES,
     Weights,
+    bias_of,
+    check_directions,
     expect,
     expect_rank,
     gates_of,
+    given_arrays,
     sizes_of,
     without_none,
-    zeros_if_none,
 )
 from jax_persistent.weights.gates import reordered
 
@@ -80,17 +82,16 @@ def to_onnx(directions: Sequence[Weights]) -> dict[str, np.ndarray]:
       ValueError: a shape is wrong, or there is a projection.
     """
     found: dict[str, list[np.ndarray]] = {"W": [], "R": [], "B": [], "P": []}
-    biased = any("bias" in name for weights in directions for name in weights)
-    peepholes = any("peephole" in weights for weights in directions)
-    for weights in directions:
+    check_directions(directions)
+    every = [given_arrays(weights) for weights in directions]
+    biased = any("bias" in name for arrays in every for name in arrays)
+    peepholes = any("peephole" in arrays for arrays in every)
+    for weights, arrays in zip(directions, every, strict=True):
         sizes = sizes_of(weights, ("bias", "recurrent_bias", "peephole"), "ONNX")
-        arrays = {n: np.asarray(a) for n, a in weights.items() if a is not None}
         order = _ORDERS[sizes.gates]
         peephole = arrays.pop("peephole", np.zeros(3 * sizes.hidden, arrays["input_kernel"].dtype))
         arrays = {name: reordered(a, sizes.order, order) for name, a in arrays.items()}
-        biases = [
-            zeros_if_none(arrays.get(name), arrays, sizes) for name in ("bias", "recurrent_bias")
-        ]
+        biases = [bias_of(arrays, sizes, name) for name in ("bias", "recurrent_bias")]
         found["W"].append(arrays["input_kernel"].T)
         found["R"].append(arrays["recurrent_kernel"].T)
         found["B"] += [np.concatenate(biases)] if biased else []

@@ -11,13 +11,15 @@ import numpy as np
 from jax_persistent.weights.arrays import (
     Layers,
     Weights,
+    bias_of,
+    check_directions,
     expect,
     expect_rank,
     gates_of,
+    given_arrays,
     named,
     sizes_of,
     without_none,
-    zeros_if_none,
 )
 
 _SUFFIXES = ("", "_reverse")
@@ -86,19 +88,19 @@ def to_pytorch(layers: Layers, prefix: str = "") -> dict[str, np.ndarray]:
       ValueError: a shape is wrong, or there are peepholes.
     """
     state: dict[str, np.ndarray] = {}
-    biased = any("bias" in kind for layer in layers for way in layer for kind in way)
-    for number, layer in enumerate(layers):
-        for suffix, weights in zip(_SUFFIXES, layer, strict=False):
+    every = [[given_arrays(weights) for weights in layer] for layer in layers]
+    biased = any("bias" in kind for layer in every for arrays in layer for kind in arrays)
+    for number, layer in enumerate(every):
+        check_directions(layer)
+        for suffix, arrays in zip(_SUFFIXES, layer, strict=False):
             name = f"l{number}{suffix}"
             holds = ("bias", "recurrent_bias", "projection_kernel")
-            sizes = sizes_of(weights, holds, "PyTorch")
-            arrays = {kind: np.asarray(a) for kind, a in weights.items() if a is not None}
+            sizes = sizes_of(arrays, holds, "PyTorch")
             state[f"{prefix}weight_ih_{name}"] = arrays["input_kernel"].T
             state[f"{prefix}weight_hh_{name}"] = arrays["recurrent_kernel"].T
             if biased:
-                for kind, own in (("bias_ih", "bias"), ("bias_hh", "recurrent_bias")):
-                    found = zeros_if_none(arrays.get(own), arrays, sizes)
-                    state[f"{prefix}{kind}_{name}"] = found
+                state[f"{prefix}bias_ih_{name}"] = bias_of(arrays, sizes)
+                state[f"{prefix}bias_hh_{name}"] = bias_of(arrays, sizes, "recurrent_bias")
             if "projection_kernel" in arrays:
                 state[f"{prefix}weight_hr_{name}"] = arrays["projection_kernel"].T
     return state

@@ -93,6 +93,7 @@ FLASH = weights.to_flashrnn(ELMAN)
             lambda: weights.from_pytorch(STATE | {"bias_hh_l0": ones(H)}),
             r"bias_hh_l0: expected shape \(24,\); got \(6,\)",
         ),
+        (lambda: weights.to_keras([LSTM] * 3), "directions: expected those of one layer, .* got 3"),
         (lambda: weights.from_keras([ones(I, H)]), "expected 2 or 3 a direction, .* got 1"),
         (lambda: weights.from_keras([ones(I, H), ones(H)]), r"recurrent_kernel: expected rank 2"),
         (
