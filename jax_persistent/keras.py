@@ -121,14 +121,13 @@ def _why_no_kernel(layer: Any, sequences: Any, mask: Any, training: bool) -> str
     if type(cell) not in _KERNELS:
         names = ", ".join(known.__name__ for known in _KERNELS)
         return f"{type(cell).__name__} has no kernel; {names} have, without subclasses"
-    if type(cell) is layers.SimpleRNNCell:
-        fits = cell.activation in _ELMAN
-    else:
-        fits = (cell.activation, cell.recurrent_activation) == (
-            activations.tanh,
-            activations.sigmoid,
-        )
-    if not fits or not getattr(cell, "reset_after", True):
+    gates = getattr(cell, "recurrent_activation", activations.sigmoid)
+    known = _ELMAN if type(cell) is layers.SimpleRNNCell else (activations.tanh,)
+    if (
+        gates is not activations.sigmoid
+        or cell.activation not in known
+        or not getattr(cell, "reset_after", True)
+    ):
         return f"{type(cell).__name__}: its activations, or reset_after=False, have no kernel"
     of_gates = getattr(cell, "implementation", 2) == 1
     if training and (cell.recurrent_dropout or cell.dropout == 1 or (cell.dropout and of_gates)):

@@ -33,6 +33,7 @@ LONG_FIRST = (
     "examples/test_speech_run.py",
     "examples/test_policy.py",
     "ops/test_handlers.py",
+    "adapters/test_keras.py",
 )
 
 
