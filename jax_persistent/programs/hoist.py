@@ -133,7 +133,7 @@ def _recurrence(closed: ClosedJaxpr, count: int) -> Recurrence:
         depends |= dict.fromkeys(eqn.outvars, on)
 
     outputs = [v for v in (*(carry_out[n] for n in moving), *ys_out) if isinstance(v, Var)]
-    inside = _inside(jaxpr, depends, outputs, _products(jaxpr, depends))
+    inside = _inside_with_products(jaxpr, depends, outputs)
     made = {v for e in inside for v in e.outvars}
     needed = [v for e in inside for v in e.invars if isinstance(v, Var)] + outputs
     needed = [v for v in dict.fromkeys(needed) if v not in made]
@@ -190,16 +190,26 @@ def _depends(atom: Any, depends: dict[Any, int]) -> int:
     return depends[atom] if isinstance(atom, Var) else _CONST
 
 
-def _products(jaxpr: Jaxpr, depends: dict[Any, int]) -> set[Any]:
-    """The products of xs with constants, and what is made of them cheaply."""
-    found: set[Any] = set()
+def _inside_with_products(
+    jaxpr: Jaxpr, depends: dict[Any, int], outputs: Sequence[Var]
+) -> list[JaxprEqn]:
+    """The equations of the recurrence, with the products of xs that nothing outside reads."""
+    products = [e for e in jaxpr.eqns if depends[e.outvars[0]] == _XS and _is_product(e, depends)]
+    while True:
+        inside = _inside(jaxpr, depends, outputs, _with_cheap(jaxpr, depends, products))
+        there = set(map(id, inside))
+        left = [e for e in products if id(e) in there]
+        if len(left) == len(products):
+            return inside
+        products = left
+
+
+def _with_cheap(jaxpr: Jaxpr, depends: dict[Any, int], products: Sequence[JaxprEqn]) -> set[Any]:
+    """Results of the products, and what is made of them and of xs cheaply."""
+    found: set[Any] = {e.outvars[0] for e in products}
     for eqn in jaxpr.eqns:
-        if depends[eqn.outvars[0]] != _XS:
-            continue
-        cheap = eqn.primitive.name in _CHEAP and any(
-            isinstance(v, Var) and v in found for v in eqn.invars
-        )
-        if cheap or _is_product(eqn, depends):
+        cheap = depends[eqn.outvars[0]] == _XS and eqn.primitive.name in _CHEAP
+        if cheap and any(isinstance(v, Var) and v in found for v in eqn.invars):
             found.update(eqn.outvars)
     return found
 

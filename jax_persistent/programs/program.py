@@ -9,6 +9,7 @@ native/programs/program.h decodes what `encoded` makes and has the same names.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -36,6 +37,9 @@ OPERATIONS = (
     *UNARY,
 )
 _LEAVES = ("carry", "xs", "const", "literal")
+# A few of these on operands cost no more in a later stage than what hands over their result.
+_SIMPLE = frozenset(("splat", "select", "not", "abs", "neg", "square", *BINARY)) - {"div", "pow"}
+_MOST_AGAIN = 3
 # Registers by kind: of some units of some rows; of some rows, alike in all units; a literal.
 _UNITS, _ROWS, _LITERAL = range(3)
 _KINDS = 1 << 16  # of each kind at most
@@ -159,6 +163,7 @@ class _Builder:
         self.stores: list[tuple[Node, str, int, int]] = []  # node, "buffer" or "y", which, offset
         self.temporaries: dict[Node, tuple[int, int]] = {}
         self.literals: dict[float, int] = {}
+        self.operations: dict[Node, float] = {}
 
     def run(self) -> Program:
         found = self.found
@@ -261,7 +266,7 @@ class _Builder:
             done.add((node, level, width))
             here = self._level(node)
             single = node.width == 1 and not self._is_of_product(node)
-            if here < level and not single:
+            if here < level and not single and self._operations(node) > _MOST_AGAIN:
                 self._temporary(node)
                 return
             if node.op == "product" or node.op == "reduce":
@@ -277,6 +282,14 @@ class _Builder:
             node = self.stores[seen][0]
             visit(node, self._level(node), node.width)
             seen += 1
+
+    def _operations(self, node: Node) -> float:
+        """How many simple operations make it of operands; infinitely many where others do."""
+        if node not in self.operations:
+            simple = node.op in _SIMPLE
+            of_args = sum(map(self._operations, node.args)) + 1 if simple else math.inf
+            self.operations[node] = 0 if node.op in _LEAVES else of_args
+        return self.operations[node]
 
     def _temporary(self, node: Node) -> None:
         if node in self.temporaries:
