@@ -104,6 +104,20 @@ JP_DEVICE uint32_t RoundToTf32(uint32_t bits) {
 
 JP_DEVICE float Exp(float x) { return expf(x); }
 JP_DEVICE float Tanh(float x) { return tanhf(x); }
+JP_DEVICE float Log(float x) { return logf(x); }
+JP_DEVICE float Log1p(float x) { return log1pf(x); }
+JP_DEVICE float Exp2(float x) { return exp2f(x); }
+JP_DEVICE float Expm1(float x) { return expm1f(x); }
+JP_DEVICE float Erf(float x) { return erff(x); }
+JP_DEVICE float Sin(float x) { return sinf(x); }
+JP_DEVICE float Cos(float x) { return cosf(x); }
+JP_DEVICE float Tan(float x) { return tanf(x); }
+JP_DEVICE float Sqrt(float x) { return sqrtf(x); }
+JP_DEVICE float Floor(float x) { return floorf(x); }
+JP_DEVICE float Ceil(float x) { return ceilf(x); }
+JP_DEVICE float RoundToEven(float x) { return rintf(x); }
+JP_DEVICE float RoundAwayFromZero(float x) { return roundf(x); }
+JP_DEVICE float Pow(float x, float y) { return powf(x, y); }
 JP_DEVICE float QuickExp(float x) { return __expf(x); }
 JP_DEVICE float QuickDivide(float a, float b) { return __fdividef(a, b); }
 

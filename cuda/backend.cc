@@ -11,6 +11,7 @@
 #include "cuda/device.h"
 #include "cuda/launches.h"
 #include "cuda/nvrtc.h"
+#include "cuda/program_source.h"
 
 namespace jp::cuda {
 namespace {
@@ -94,15 +95,16 @@ Resources OnDevice(int ordinal) {
 
 class GpuPlan : public Plan {
  public:
-  GpuPlan(const Problem& problem, const DeviceFacts& facts, const Choices& choices)
+  explicit GpuPlan(std::string refusal) { plan_.refusal = std::move(refusal); }
+  // `text`: the kernel of a plan that runs.
+  GpuPlan(const Problem& problem, const DeviceFacts& facts, const KernelPlan& plan,
+          const WorkspaceBound& bound, KernelText text)
       : problem_(problem),
         facts_(facts),
-        plan_(PlanKernel(problem, facts, choices.exchange, choices.width)) {
-    if (!plan_.runs()) return;
-    workspace_bytes_ = LayOutWorkspace(problem, plan_).bytes;
-    bound_ = BoundWorkspace(problem, facts, choices.exchange);
-    kernel_ = &KernelFor(KernelOf(problem, plan_), facts);
-  }
+        plan_(plan),
+        workspace_bytes_(LayOutWorkspace(problem, plan).bytes),
+        bound_(bound),
+        kernel_(&KernelFor(std::move(text), facts)) {}
 
   std::string Refusal() const override { return plan_.refusal; }
 
@@ -134,6 +136,7 @@ class GpuPlan : public Plan {
   }
 
   DeviceKernel& kernel() const { return *kernel_; }
+  const Problem& problem() const { return problem_; }
 
   template <class Arrays>
   std::string Run(const Arrays& arrays, void* workspace, const Resources& resources) const {
@@ -155,13 +158,34 @@ class GpuPlan : public Plan {
   }
 
  private:
-  const Problem problem_;
-  const DeviceFacts facts_;
-  const KernelPlan plan_;
+  Problem problem_;
+  DeviceFacts facts_;
+  KernelPlan plan_;
   int64_t workspace_bytes_ = 0;
   WorkspaceBound bound_;
   DeviceKernel* kernel_ = nullptr;  // of a plan that runs
 };
+
+std::unique_ptr<GpuPlan> PlanOfCell(const Problem& problem, const DeviceFacts& facts,
+                                    const Choices& choices) {
+  const KernelPlan plan = PlanKernel(problem, facts, choices.exchange, choices.width);
+  if (!plan.runs()) return std::make_unique<GpuPlan>(plan.refusal);
+  return std::make_unique<GpuPlan>(problem, facts, plan,
+                                   BoundWorkspace(problem, facts, choices.exchange),
+                                   TextOf(KernelOf(problem, plan)));
+}
+
+std::unique_ptr<GpuPlan> PlanOfProgram(const Program& program, const DeviceFacts& facts,
+                                       const Choices& choices) {
+  const ProgramStep step = StepOf(program);
+  if (!step.refusal.empty()) return std::make_unique<GpuPlan>(step.refusal);
+  const Problem problem = ProblemOf(program, step);
+  KernelPlan plan = PlanKernel(problem, facts, choices.exchange, choices.width, 1);
+  if (!plan.runs()) return std::make_unique<GpuPlan>(plan.refusal);
+  plan.sends_results = false;
+  return std::make_unique<GpuPlan>(problem, facts, plan, WorkspaceBound{},
+                                   ProgramKernel(program, step, plan));
+}
 
 class GpuBackend : public Backend {
  public:
@@ -196,7 +220,7 @@ class GpuBackend : public Backend {
 
   std::unique_ptr<Plan> MakePlan(const Problem& problem, const Facts& facts,
                                  const Options& options) const override {
-    return std::make_unique<GpuPlan>(problem, FromFacts(facts), ChoicesIn(options));
+    return PlanOfCell(problem, FromFacts(facts), ChoicesIn(options));
   }
 
   void Compile(const Plan& plan) const override {
@@ -213,6 +237,21 @@ class GpuBackend : public Backend {
   std::string Run(const Plan& plan, const Backward& arrays, void* workspace,
                   const Resources& resources) const override {
     return static_cast<const GpuPlan&>(plan).Run(arrays, workspace, resources);
+  }
+
+  std::unique_ptr<Plan> MakeProgramPlan(Program program, const Facts& facts,
+                                        const Options& options) const override {
+    return PlanOfProgram(program, FromFacts(facts), ChoicesIn(options));
+  }
+  std::string RunProgram(const Plan& plan, std::span<const void* const> operands,
+                         std::span<void* const> results, void* workspace,
+                         const Resources& resources) const override {
+    const auto& planned = static_cast<const GpuPlan&>(plan);
+    ProgramArrays arrays{};
+    arrays.groups = planned.problem().groups;
+    std::ranges::copy(operands, arrays.operands);
+    std::ranges::copy(results, arrays.results);
+    return planned.Run(arrays, workspace, resources);
   }
 };
 

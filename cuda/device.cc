@@ -257,7 +257,7 @@ std::vector<int> DevicesInUse() {
 
 void DeviceKernel::Compile() {
   const std::lock_guard lock(mutex_);
-  if (image_.empty()) image_ = CompileKernel(id_, facts_.architecture);
+  if (image_.empty()) image_ = CompileKernel(text_, facts_.architecture);
 }
 
 void DeviceKernel::Load(int ordinal) {
@@ -269,18 +269,18 @@ void DeviceKernel::Load(int ordinal) {
   const std::lock_guard lock(mutex_);
   if (On(ordinal) != nullptr) return;
   const DeviceScope scope(ordinal);
-  functions_[ordinal].store(LoadFunction(image_, NameOf(id_), facts_.shared_bytes, id_.cluster),
+  functions_[ordinal].store(LoadFunction(image_, text_.name, facts_.shared_bytes, text_.cluster),
                             std::memory_order_release);
 }
 
-DeviceKernel& KernelFor(const KernelId& id, const DeviceFacts& facts) {
+DeviceKernel& KernelFor(KernelText text, const DeviceFacts& facts) {
   static std::mutex mutex;
   static std::map<std::string, std::unique_ptr<DeviceKernel>> kernels;
-  const std::string key = NameOf(id) + " " + std::to_string(facts.architecture) + " " +
+  const std::string key = text.name + " " + std::to_string(facts.architecture) + " " +
                           std::to_string(facts.shared_bytes);
   const std::lock_guard lock(mutex);
   std::unique_ptr<DeviceKernel>& kernel = kernels[key];
-  if (kernel == nullptr) kernel = std::make_unique<DeviceKernel>(id, facts);
+  if (kernel == nullptr) kernel = std::make_unique<DeviceKernel>(std::move(text), facts);
   return *kernel;
 }
 
@@ -288,6 +288,9 @@ std::string EnqueueOnDevice(const DeviceCall& call, const Forward& arrays) {
   return EnqueueArrays(call, arrays);
 }
 std::string EnqueueOnDevice(const DeviceCall& call, const Backward& arrays) {
+  return EnqueueArrays(call, arrays);
+}
+std::string EnqueueOnDevice(const DeviceCall& call, const ProgramArrays& arrays) {
   return EnqueueArrays(call, arrays);
 }
 

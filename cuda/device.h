@@ -12,6 +12,7 @@
 
 #include "cuda/kernel_id.h"
 #include "cuda/launches.h"
+#include "cuda/program_arrays.h"
 #include "native/problem/arrays.h"
 
 namespace jp::cuda {
@@ -33,7 +34,7 @@ std::vector<int> DevicesInUse();
 // A kernel, compiled for one kind of device, and where it has been loaded.
 class DeviceKernel {
  public:
-  DeviceKernel(const KernelId& id, const DeviceFacts& facts) : id_(id), facts_(facts) {}
+  DeviceKernel(KernelText text, const DeviceFacts& facts) : text_(std::move(text)), facts_(facts) {}
   DeviceKernel(const DeviceKernel&) = delete;
   DeviceKernel& operator=(const DeviceKernel&) = delete;
 
@@ -50,7 +51,7 @@ class DeviceKernel {
   }
 
  private:
-  const KernelId id_;
+  const KernelText text_;
   const DeviceFacts facts_;
   std::mutex mutex_;
   std::string image_;
@@ -58,7 +59,7 @@ class DeviceKernel {
 };
 
 // The one for such a kernel and such a device, of this process. Lives as long as it does.
-DeviceKernel& KernelFor(const KernelId& id, const DeviceFacts& facts);
+DeviceKernel& KernelFor(KernelText text, const DeviceFacts& facts);
 
 // One call: what launches.h's Enqueue is given, and the machine it is for.
 struct DeviceCall {
@@ -76,5 +77,6 @@ struct DeviceCall {
 // here too.
 std::string EnqueueOnDevice(const DeviceCall& call, const Forward& arrays);
 std::string EnqueueOnDevice(const DeviceCall& call, const Backward& arrays);
+std::string EnqueueOnDevice(const DeviceCall& call, const ProgramArrays& arrays);
 
 }  // namespace jp::cuda

@@ -60,12 +60,14 @@ void CacheKey::Add(std::string_view part) {
   high_ = Hash(Hash(high_ ^ 0x9e3779b97f4a7c15u, part), length);
 }
 
-std::string CacheKey::FileName() const {
+std::string CacheKey::Digits() const {
   char digits[33];
   std::snprintf(digits, sizeof digits, "%016llx%016llx", static_cast<unsigned long long>(high_),
                 static_cast<unsigned long long>(low_));
-  return label_ + "-" + digits + kExtension;
+  return digits;
 }
+
+std::string CacheKey::FileName() const { return label_ + "-" + Digits() + kExtension; }
 
 std::string CacheFolder() {
   if (const char* named = std::getenv("JAX_PERSISTENT_CACHE_DIR")) return named;

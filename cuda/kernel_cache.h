@@ -18,7 +18,8 @@ class CacheKey {
  public:
   explicit CacheKey(std::string label) : label_(std::move(label)) {}
   void Add(std::string_view part);
-  std::string FileName() const;  // label-<32 digits>.kernel
+  std::string Digits() const;    // 32 of them
+  std::string FileName() const;  // label-<digits>.kernel
 
  private:
   std::string label_;

@@ -3,7 +3,8 @@
 set(JP_KERNEL_HEADERS "")
 file(GLOB headers RELATIVE ${PROJECT_SOURCE_DIR} CONFIGURE_DEPENDS
   cuda/*.h cuda/*.cuh native/cells/*.h native/cells/*.def native/problem/*.h)
-list(APPEND headers native/portable.h jax_persistent/problem/operands.def)
+list(APPEND headers
+  native/portable.h native/programs/operations.def jax_persistent/problem/operands.def)
 foreach(header ${headers})
   set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/${header})
   file(READ ${PROJECT_SOURCE_DIR}/${header} text)

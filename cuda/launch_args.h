@@ -22,6 +22,11 @@ struct Messages {
   int64_t state_stride;
 };
 
+// What waits call the kernel that is given these arrays.
+template <class Arrays>
+inline constexpr const char* kKernelOf = "backward";
+template <>
+inline constexpr const char* kKernelOf<Forward> = "forward";
 template <class Arrays>
 inline constexpr bool kIsForwardPass = false;
 template <>
@@ -30,7 +35,7 @@ inline constexpr bool kIsForwardPass<Forward> = true;
 template <class Arrays>
 struct LaunchArgs {
   static constexpr bool kIsForward = kIsForwardPass<Arrays>;
-  static constexpr const char* kKernel = kIsForward ? "forward" : "backward";
+  static constexpr const char* kKernel = kKernelOf<Arrays>;
 
   int hidden;
   Rows<int> rows;  // of group 0; in the type that the kernels count in

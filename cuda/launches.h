@@ -9,6 +9,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include "cuda/launch_args.h"
 #include "cuda/plan.h"
@@ -30,7 +31,7 @@ inline Workspace LayOutWorkspace(const Problem& problem, const KernelPlan& plan)
     if (is_there) at.bytes += (bytes + kWorkspaceLine - 1) / kWorkspaceLine * kWorkspaceLine;
     return first;
   };
-  const bool copies = !g.cluster() && !RowsAreAligned(problem, plan.geometry.segment);
+  const bool copies = !g.cluster() && !plan.sends_results;
   const bool copies_states = copies && problem.pass == Pass::kForward;
   const int64_t row_bytes =
       MessageRow(problem, plan.geometry.segment) * ElementBytes(plan.precision);
@@ -48,7 +49,7 @@ inline Workspace LayOutWorkspace(const Problem& problem, const KernelPlan& plan)
 template <class Device>
 const void* PrepareStates(const Problem& problem, const KernelPlan& plan, const void* states,
                           unsigned char* to, Device& device) {
-  if (states == nullptr || RowsAreAligned(problem, plan.geometry.segment)) return states;
+  if (states == nullptr || plan.sends_results) return states;
   const int64_t bytes = ElementBytes(plan.precision), width = problem.hidden * bytes;
   const int64_t pitch = plan.geometry.segment * bytes, rows = problem.groups * problem.batch;
   const bool done =
@@ -61,7 +62,7 @@ template <class Arrays, class Device>
 bool PrepareMessages(const Problem& problem, const KernelPlan& plan, const Arrays& arrays,
                      const Workspace& at, unsigned char* workspace, Device& device, Messages& m) {
   const int64_t row = MessageRow(problem, plan.geometry.segment), apart = row * problem.ways();
-  m.is_result = RowsAreAligned(problem, plan.geometry.segment);
+  m.is_result = plan.sends_results;
   const bool time_major = problem.time_major || !m.is_result;
   m.row = row;
   m.step_stride = time_major ? problem.batch * apart : apart;
@@ -76,8 +77,10 @@ bool PrepareMessages(const Problem& problem, const KernelPlan& plan, const Array
     m.reset_state =
         PrepareStates(problem, plan, arrays.reset_state[0], workspace + at.reset_state, device);
     if (m.reset_state == nullptr && arrays.reset_state[0] != nullptr) return false;
-  } else if (m.is_result) {
-    m.base = problem.cell.reset_after ? arrays.d_recurrent_gates : arrays.d_input_gates;
+  } else if constexpr (std::is_same_v<Arrays, Backward>) {
+    if (m.is_result) {
+      m.base = problem.cell.reset_after ? arrays.d_recurrent_gates : arrays.d_input_gates;
+    }
   }
   if (plan.geometry.exchange == Exchange::kGridBarrier) return true;
   const int64_t rows = problem.groups * problem.batch * problem.steps;

@@ -328,6 +328,7 @@ KernelPlan PlanKernel(const Problem& problem, const DeviceFacts& facts, Exchange
       plan.geometry.exchange == Exchange::kGridData && SequenceBytes(task) > facts.l2_bytes;
   const Geometry& g = plan.geometry;
   const KernelTraits traits = task.OfWidth(g.width).traits;
+  plan.sends_results = RowsAreAligned(problem, g.segment);
   plan.teams = static_cast<int>(problem.groups) * g.teams_per_group;
   plan.launch_teams = LaunchTeams(g, task);
   const int64_t warps = int64_t{g.blocks_per_team} * g.warps_m * g.warps_k;

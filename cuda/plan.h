@@ -34,6 +34,9 @@ struct KernelPlan {
   int64_t weight_bytes{};  // of one team, padding included
   // Of those, what every step reads from L2, all blocks of a launch together.
   int64_t streamed_bytes{};
+  // Whether the messages of a grid are a result's own rows; if not, they have rows in the
+  // workspace.
+  bool sends_results = false;
 
   bool runs() const { return refusal.empty(); }
 };

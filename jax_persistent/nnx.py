@@ -97,9 +97,9 @@ class RNN(nnx.RNN):
     plain `nnx.Linear` layers, in float32, bfloat16, float16 or float64. Subclasses, other cells, a
     user's own, other functions, layers with their own `precision`, `dot_general` or
     `promote_dtype`, scanned state and broadcast rngs run as `jax_persistent.scan` of the cell's own
-    calls: on a CPU a kernel too, for cells made of matrix products and of operations on vectors.
-    Where there is none, flax's own code runs; the logger "jax_persistent" warns then, once for each
-    reason.
+    calls: on a CPU a kernel too, for cells made of matrix products and of operations on vectors, on
+    a GPU for those with one product a step. Where there is none, flax's own code runs; the logger
+    "jax_persistent" warns then, once for each reason.
 
     With `seq_lengths` [*batch] the outputs past a row's length are flax's too: the cell goes on
     over the padding, and an LSTM that returns its carry as well runs twice for that.

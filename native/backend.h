@@ -102,16 +102,12 @@ class Backend {
   virtual std::string Run(const Plan& plan, const Backward& arrays, void* workspace,
                           const Resources& resources) const = 0;
 
-  // The same for a step function's program, whose operands and results are in its own order. A
-  // backend that runs none has no plan. Throws as MakePlan does.
-  virtual std::unique_ptr<Plan> MakeProgramPlan(Program /*program*/, const Facts& /*facts*/) const {
-    return nullptr;
-  }
-  virtual std::string RunProgram(const Plan& /*plan*/, std::span<const void* const> /*operands*/,
-                                 std::span<void* const> /*results*/,
-                                 const Resources& /*resources*/) const {
-    return "this backend runs no programs";
-  }
+  // The same for a step function's program, whose operands and results are in its own order.
+  virtual std::unique_ptr<Plan> MakeProgramPlan(Program program, const Facts& facts,
+                                                const Options& options) const = 0;
+  virtual std::string RunProgram(const Plan& plan, std::span<const void* const> operands,
+                                 std::span<void* const> results, void* workspace,
+                                 const Resources& resources) const = 0;
 };
 
 }  // namespace jp

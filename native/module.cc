@@ -14,7 +14,6 @@
 #include "native/cpu/isa.h"
 #include "native/problem/parse.h"
 #include "native/xla/handlers.h"
-#include "native/xla/program_handler.h"
 
 namespace nb = nanobind;
 
@@ -34,20 +33,17 @@ nb::dict Targets() {
   const auto backends = jp::Backends();
   for (size_t i = 0; i < backends.size(); ++i) {
     nb::dict targets;
-    for (jp::Pass pass : {jp::Pass::kForward, jp::Pass::kBackward}) {
-      const jp::ffi::Stages stages = jp::ffi::StagesOf(i, pass);
+    const auto add = [&targets](const char* name, const jp::ffi::Stages& stages) {
       nb::dict handlers;
       handlers["instantiate"] = Handler(stages.instantiate);
       if (stages.initialize != nullptr) handlers["initialize"] = Handler(stages.initialize);
       handlers["execute"] = Handler(stages.execute);
-      targets[jp::ffi::TargetOf(pass)] = handlers;
+      targets[name] = handlers;
+    };
+    for (jp::Pass pass : {jp::Pass::kForward, jp::Pass::kBackward}) {
+      add(jp::ffi::TargetOf(pass), jp::ffi::StagesOf(i, pass));
     }
-    if (backends[i]->KindOfExecutor() == jp::Executor::kThreadPool) {
-      nb::dict handlers;
-      handlers["instantiate"] = Handler(jp::ffi::InstantiateProgram);
-      handlers["execute"] = Handler(jp::ffi::ExecuteProgram);
-      targets[jp::ffi::kProgramTarget] = handlers;
-    }
+    add(jp::ffi::kProgramTarget, jp::ffi::StagesOfProgram(i));
     platforms[PlatformName(*backends[i]).c_str()] = targets;
   }
   return platforms;
@@ -88,16 +84,24 @@ jp::Attributes AttributesOf(const nb::dict& dict) {
   return attributes;
 }
 
-nb::dict AsDict(const jp::Description& description) {
+// A plan; compiled if `compiles` and it runs.
+nb::dict AsDict(const jp::Backend& backend, const jp::Plan& plan, bool compiles) {
+  const jp::Description description = plan.Describe();
+  const std::string refusal = plan.Refusal();
+  if (compiles && refusal.empty()) {
+    const nb::gil_scoped_release others_run;
+    backend.Compile(plan);
+  }
   nb::dict d;
-  d["explanation"] = description.explanation;
+  d["explanation"] = refusal.empty() ? description.explanation : refusal;
   d["residency"] = description.residency;
   for (const auto& [number, value] : description.numbers) d[number.c_str()] = value;
+  d["runs"] = refusal.empty();
+  d["workspace_bytes"] = plan.WorkspaceBytes();
   return d;
 }
 
-// A plan for a problem, given by a custom call's attributes and "pass", on a machine; compiled if
-// `compiles` and it runs.
+// A plan for a problem, given by a custom call's attributes and "pass", on a machine.
 nb::dict Plan(const std::string& platform, const nb::dict& attributes,
               const std::map<std::string, int64_t>& facts,
               const std::map<std::string, std::string>& options, bool compiles) {
@@ -115,29 +119,20 @@ nb::dict Plan(const std::string& platform, const nb::dict& attributes,
   }
   parsed.options.insert(options.begin(), options.end());
   const auto plan = backend.MakePlan(parsed.problem, {facts.begin(), facts.end()}, parsed.options);
-  const jp::Description description = plan->Describe();
-  const std::string refusal = plan->Refusal();
-  if (compiles && refusal.empty()) {
-    const nb::gil_scoped_release others_run;
-    backend.Compile(*plan);
-  }
-  nb::dict d = AsDict(description);
-  d["runs"] = refusal.empty();
-  if (!refusal.empty()) d["explanation"] = refusal;
-  d["workspace_bytes"] = plan->WorkspaceBytes();
-  return d;
+  return AsDict(backend, *plan, compiles);
 }
 
 // How a step function's program would run on a machine.
 nb::dict ProgramPlan(const std::string& platform, const std::vector<int64_t>& code,
                      const std::vector<float>& literals, const std::vector<int64_t>& layouts,
-                     int64_t steps, int64_t groups, int64_t rows, bool reverse,
-                     const std::map<std::string, int64_t>& facts) {
-  const auto plan = BackendOf(platform).MakeProgramPlan(
-      jp::ParseProgram(code, literals, layouts, steps, groups, rows, reverse),
-      {facts.begin(), facts.end()});
-  if (plan == nullptr) throw std::invalid_argument(platform + ": it runs no programs");
-  return AsDict(plan->Describe());
+                     int64_t steps, int64_t groups, int64_t rows, bool reverse, bool tf32,
+                     const std::map<std::string, int64_t>& facts,
+                     const std::map<std::string, std::string>& options, bool compiles) {
+  const jp::Backend& backend = BackendOf(platform);
+  const auto plan = backend.MakeProgramPlan(
+      jp::ParseProgram(code, literals, layouts, steps, groups, rows, reverse, tf32),
+      {facts.begin(), facts.end()}, {options.begin(), options.end()});
+  return AsDict(backend, *plan, compiles);
 }
 
 std::map<std::string, int64_t> AsDict(const jp::Facts& facts) {
@@ -183,7 +178,8 @@ NB_MODULE(_native, m) {
         nb::arg("options") = std::map<std::string, std::string>{}, nb::arg("compiles") = false);
   m.def("program_plan", &ProgramPlan, nb::arg("platform"), nb::arg("code"), nb::arg("literals"),
         nb::arg("layouts"), nb::arg("steps"), nb::arg("groups"), nb::arg("rows"),
-        nb::arg("reverse"), nb::arg("facts"));
+        nb::arg("reverse"), nb::arg("tf32"), nb::arg("facts"),
+        nb::arg("options") = std::map<std::string, std::string>{}, nb::arg("compiles") = false);
   m.def("report", &Report, nb::arg("platform"));
   m.def("search_for", &SearchFor, nb::arg("platform"), nb::arg("files"));
   m.def("facts", &FactsOf, nb::arg("platform"), nb::arg("threads") = 0, nb::arg("device") = 0);

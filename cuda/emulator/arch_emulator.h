@@ -82,6 +82,20 @@ using emulator::RoundToTf32;
 
 JP_DEVICE float Exp(float x) { return std::exp(x); }
 JP_DEVICE float Tanh(float x) { return std::tanh(x); }
+JP_DEVICE float Log(float x) { return std::log(x); }
+JP_DEVICE float Log1p(float x) { return std::log1p(x); }
+JP_DEVICE float Exp2(float x) { return std::exp2(x); }
+JP_DEVICE float Expm1(float x) { return std::expm1(x); }
+JP_DEVICE float Erf(float x) { return std::erf(x); }
+JP_DEVICE float Sin(float x) { return std::sin(x); }
+JP_DEVICE float Cos(float x) { return std::cos(x); }
+JP_DEVICE float Tan(float x) { return std::tan(x); }
+JP_DEVICE float Sqrt(float x) { return std::sqrt(x); }
+JP_DEVICE float Floor(float x) { return std::floor(x); }
+JP_DEVICE float Ceil(float x) { return std::ceil(x); }
+JP_DEVICE float RoundToEven(float x) { return std::rint(x); }
+JP_DEVICE float RoundAwayFromZero(float x) { return std::round(x); }
+JP_DEVICE float Pow(float x, float y) { return std::pow(x, y); }
 JP_DEVICE float QuickExp(float x) { return std::exp(x); }
 JP_DEVICE float QuickDivide(float a, float b) { return a / b; }
 

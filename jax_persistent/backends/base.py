@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -66,6 +67,23 @@ class Backend(abc.ABC):
     @abc.abstractmethod
     def call(self, problem: Problem, arrays: Arrays) -> Arrays:
         """The results of a problem that is not refused; traced while XLA's program is made."""
+
+    def plan_program(
+        self, program: Mapping[str, Any], device: jax.Device | str | None
+    ) -> dict[str, Any]:
+        """The same as `plan`, of a step function's program."""
+        del program, device
+        reason = f"there are no programs of step functions for the platform {self.platform!r}"
+        return {"runs": False, "explanation": reason}
+
+    def call_program(
+        self,
+        program: Mapping[str, Any],
+        operands: Sequence[Any],
+        results: Sequence[jax.ShapeDtypeStruct],
+    ) -> list[jax.Array]:
+        """The results of a program that `plan_program` runs."""
+        raise NotImplementedError
 
     def names(self, device: jax.Device | str) -> bool:
         """Whether `jp.plan` means this backend by `device`."""

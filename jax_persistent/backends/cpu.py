@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -46,3 +47,18 @@ class CpuBackend(Backend):
             return without_cell(problem)
         known = with_known_sizes(problem, "groups", "batch", "steps", "inputs", "hidden")
         return native.plan("cpu", known.encoded() | {"pass": known.pass_}, native.facts("cpu"))
+
+    def plan_program(
+        self, program: Mapping[str, Any], device: jax.Device | str | None
+    ) -> dict[str, Any]:
+        del device
+        native = native_module()
+        return native.program_plan("cpu", **program, facts=native.facts("cpu"))
+
+    def call_program(
+        self,
+        program: Mapping[str, Any],
+        operands: Sequence[Any],
+        results: Sequence[jax.ShapeDtypeStruct],
+    ) -> list[jax.Array]:
+        return call.program_call(program, operands, results)

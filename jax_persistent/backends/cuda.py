@@ -10,9 +10,11 @@ from __future__ import annotations
 import itertools
 import os
 import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+from jax import Array
 from jax.export import is_symbolic_dim
 
 from jax_persistent.backends import reference
@@ -45,21 +47,32 @@ class CudaBackend(Backend):
     def plan(self, problem: Problem, device: jax.Device | str | None) -> dict[str, Any]:
         if not call.has_cell(problem):
             return without_cell(problem)
-        here = _architecture(device) is None  # and not a plan for some other machine
-        missing = native_module().missing(_NATIVE) if here and devices() else ""
+        missing = _missing(device)
         if missing and problem.dtype in self.dtypes:
             return {"runs": False, "explanation": missing}
         if is_symbolic_dim(problem.hidden):
             reason = f"H = {problem.hidden}: where weights live is laid out for a known number"
             return {"runs": False, "explanation": f"{reason} of units"}
         # Whether there is a kernel depends on no number of rows or steps.
-        known = with_known_sizes(problem, *_SIZES_OF_ROWS)
-        try:
-            plans = [_plan(_recurrence_of(known), facts) for facts in _facts(device, missing)]
-        except RuntimeError as error:  # of CUDA: a driver that is too old, say
-            return {"runs": False, "explanation": f"CUDA can't be used: {error}"}
-        # A program may run on any of the devices that are meant.
-        return next((plan for plan in plans if not plan["runs"]), plans[0])
+        recurrence = _recurrence_of(with_known_sizes(problem, *_SIZES_OF_ROWS))
+        return _plan_of_all(lambda facts: _plan(recurrence, facts), device, missing)
+
+    def plan_program(
+        self, program: Mapping[str, Any], device: jax.Device | str | None
+    ) -> dict[str, Any]:
+        if missing := _missing(device):
+            return {"runs": False, "explanation": missing}
+        return _plan_of_all(lambda facts: _plan_program(program, facts), device, missing)
+
+    def call_program(
+        self,
+        program: Mapping[str, Any],
+        operands: Sequence[Any],
+        results: Sequence[jax.ShapeDtypeStruct],
+    ) -> list[Array]:
+        plans = [_plan_program(program, facts) for facts in _facts_here()]
+        workspace = max(plan["workspace_bytes"] for plan in plans)
+        return call.program_call(program, operands, results, workspace, exchange=exchange())
 
 
 def _recurrence_of(problem: Problem) -> Problem:
@@ -86,6 +99,31 @@ def exchange() -> str:
 def _plan(recurrence: Problem, facts: dict[str, int]) -> dict[str, Any]:
     attributes = recurrence.encoded() | {"pass": recurrence.pass_}
     return native_module().plan(_NATIVE, attributes, facts, {"exchange": exchange()})
+
+
+def _plan_program(program: Mapping[str, Any], facts: dict[str, int]) -> dict[str, Any]:
+    options = {"exchange": exchange()}
+    return native_module().program_plan(_NATIVE, **program, facts=facts, options=options)
+
+
+def _plan_of_all(
+    plan: Callable[[dict[str, int]], dict[str, Any]],
+    device: jax.Device | str | None,
+    missing: str,
+) -> dict[str, Any]:
+    """The plan for the GPUs that are meant: of those that refuse it, where there are any."""
+    try:
+        plans = [plan(facts) for facts in _facts(device, missing)]
+    except RuntimeError as error:  # of CUDA: a driver that is too old, say
+        return {"runs": False, "explanation": f"CUDA can't be used: {error}"}
+    # A program may run on any of the devices that are meant.
+    return next((plan for plan in plans if not plan["runs"]), plans[0])
+
+
+def _missing(device: jax.Device | str | None) -> str:
+    """Why no kernel can run here, or an empty text; that too where another machine is meant."""
+    here = _architecture(device) is None
+    return native_module().missing(_NATIVE) if here and devices() else ""
 
 
 def compile_ahead(cell: Cell, dtype: str, architecture: str) -> int:

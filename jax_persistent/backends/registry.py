@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from jax_persistent.backends.base import Backend
+import jax
+
+from jax_persistent.backends.base import Backend, Plan
 from jax_persistent.backends.cpu import CpuBackend
 from jax_persistent.backends.cuda import CudaBackend
 
@@ -38,6 +40,26 @@ def platforms() -> tuple[str, ...]:
 
 def backend_of(platform: str) -> Backend:
     return _BACKENDS[platform]
+
+
+def named(device: jax.Device | str) -> Backend | None:
+    """The backend of a device, a platform's name, or an architecture; None if there is none.
+
+    Raises ValueError where it is none of these.
+    """
+    if not isinstance(getattr(device, "platform", device), str):
+        raise ValueError(
+            "device: expected a jax.Device, a platform such as 'cpu', or an architecture such as "
+            f"'sm_90'; got {device!r}"
+        )
+    return next((b for b in backends() if b.names(device)), None)
+
+
+def without_kernels(device: jax.Device | str) -> Plan:
+    """The plan for a device that no backend names."""
+    name = device if isinstance(device, str) else device.platform
+    known = ", ".join(platforms())
+    return Plan("reference", f"no kernel for platform {name!r}; there are for {known}")
 
 
 register(CpuBackend())

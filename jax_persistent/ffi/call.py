@@ -1,16 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Custom calls: a problem as attributes, its arrays as operands and results."""
+"""Custom calls: a problem, or a program, as attributes, its arrays as operands and results."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
+from jax import Array
 
 from jax_persistent.ffi.registration import native_module
 from jax_persistent.problem import Arrays, Problem
 
-TARGETS = {"forward": "jax_persistent.forward", "backward": "jax_persistent.backward"}
+TARGETS = {
+    "forward": "jax_persistent.forward",
+    "backward": "jax_persistent.backward",
+    "program": "jax_persistent.program",
+}
 
 
 def has_cell(problem: Problem) -> bool:
@@ -43,3 +50,35 @@ def kernel_call(
     run = jax.ffi.ffi_call(TARGETS[problem.pass_], results)
     found = run(*problem.flat(arrays), **problem.encoded(), **options)
     return problem.named_results(found[:count])
+
+
+def program_call(
+    program: Mapping[str, Any],
+    operands: Sequence[Any],
+    results: Sequence[jax.ShapeDtypeStruct],
+    workspace_bytes: int | None = None,
+    **options: Any,
+) -> list[Array]:
+    """One call of the target of step functions' programs.
+
+    Args:
+      program: what the call is, as `programs.primitive.described` says it.
+      operands, results: in the program's order.
+      workspace_bytes, **options: as for `kernel_call`.
+
+    Raises ImportError if the native module can't be used, and says why.
+    """
+    native_module()
+    attributes = {
+        "code": np.array(program["code"], np.int64),
+        "literals": np.array(program["literals"], np.float32),
+        "layouts": np.array(program["layouts"], np.int64),
+        "reverse": program["reverse"],
+        "tf32": program["tf32"],
+        **{name: np.int64(program[name]) for name in ("steps", "groups", "rows")},
+    }
+    made = list(results)
+    if workspace_bytes is not None:
+        made.append(jax.ShapeDtypeStruct((workspace_bytes,), "uint8"))
+    found = jax.ffi.ffi_call(TARGETS["program"], made)(*operands, **attributes, **options)
+    return list(found[: len(results)])

@@ -56,16 +56,9 @@ def plan(
             raise ValueError(f"{name}: expected an int of at least 1 and below 2^31; got {size!r}")
     element = _element(dtype)
     device = jax.default_backend() if device is None else device
-    if not isinstance(getattr(device, "platform", device), str):
-        raise ValueError(
-            "device: expected a jax.Device, a platform such as 'cpu', or an architecture such as "
-            f"'sm_90'; got {device!r}"
-        )
-    backend = next((b for b in registry.backends() if b.names(device)), None)
+    backend = registry.named(device)
     if backend is None:
-        name = device if isinstance(device, str) else device.platform
-        kernels = ", ".join(registry.platforms())
-        return Plan("reference", f"no kernel for platform {name!r}; there are for {kernels}")
+        return registry.without_kernels(device)
     kept = {"residuals"} if known.residuals else set()
     forward = Problem(
         "forward",

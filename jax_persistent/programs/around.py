@@ -76,11 +76,10 @@ class Around:
 
         # What the core makes: ys, and what the equations after it read.
         apart = made_early | made_late | set(jaxpr.constvars)
-        given = set(jaxpr.invars[:consts]) | set(jaxpr.invars[consts + carry :])
+        apart |= {*jaxpr.invars[:consts], *jaxpr.invars[consts + carry :]}
         read_late = [v for e in jaxpr.eqns if id(e) in after for v in _variables(e)]
         ys = [v for v in jaxpr.outvars[carry:] if isinstance(v, Var)]
-        wanted = [v for v in (*ys, *(v for v in read_late if v not in given)) if v not in apart]
-        core_ys = tuple(dict.fromkeys(wanted))
+        core_ys = tuple(dict.fromkeys(v for v in (*ys, *read_late) if v not in apart))
         inside = _ancestors(jaxpr.eqns, [*carry_out, *core_ys], until=made_early)
         core_eqns = [e for e in jaxpr.eqns if id(e) in inside]
         read = {v for e in core_eqns for v in _variables(e)} | set(carry_out) | set(core_ys)

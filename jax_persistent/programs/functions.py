@@ -15,7 +15,8 @@ from jax.export import is_symbolic_dim
 from jax.extend.core import ClosedJaxpr
 
 from jax_persistent import compat, notices
-from jax_persistent.backends.base import Plan
+from jax_persistent.backends import registry
+from jax_persistent.backends.base import Backend, Plan
 from jax_persistent.ops import validation
 from jax_persistent.programs import hoist, jaxprs, primitive
 from jax_persistent.programs.rows import Unfit
@@ -42,9 +43,9 @@ def scan(
     Means what `jax.lax.scan(f, init, xs, length, reverse, unroll)` means, for every f. Where f's
     step is made of products of the carry with matrices that stay the same, and of operations on
     vectors of features, the whole scan is one kernel that keeps the matrices in the cores' caches;
-    its gradient is another. What of a step does not wait for the carry, such as a product with
-    x, is computed for all steps at once before. Any other step runs as `lax.scan`; `explain` says
-    what is in the way.
+    its gradient is another; so it is on an NVIDIA GPU where a step has one product and vectors of
+    one width. What of a step does not wait for the carry, such as a product with x, is computed for
+    all steps at once before. Any other step runs as `lax.scan`; `explain` says what is in the way.
 
     Args:
       f: a step, (carry, x) -> (carry, y).
@@ -140,16 +141,27 @@ def explain(
     *,
     lengths: Any = None,
     resets: Any = None,
+    device: jax.Device | str | None = None,
 ) -> Plan:
-    """Says how `scan` would run a step on this machine's CPU, without running it.
+    """Says how `scan` would run a step, without running it.
 
     Args:
       f, init, xs, length, lengths, resets: as for `scan`; arrays may be `jax.ShapeDtypeStruct`s.
+      device: as for `jp.plan`: a device, a platform's name, or a GPU architecture such as "sm_90";
+        the default device if not given.
 
     Returns:
       The plan. Its text says where the matrices live and what a step consists of; or which equation
-      has no counterpart in a program, and the line of source that it comes from.
+      has no counterpart in a program, and the line of source that it comes from; or why that device
+      has no kernel for the program, or for its gradient.
+
+    Raises:
+      ValueError: the device is none; lengths or resets are wrong.
     """
+    device = jax.default_backend() if device is None else device
+    backend = registry.named(device)
+    if backend is None:
+        return registry.without_kernels(device)
     found: list[Plan] = []
 
     def run(init: Any, xs: Any, lengths: Any, resets: Any) -> None:
@@ -158,7 +170,7 @@ def explain(
         if rows is not None:
             step, given = _masked(f, *rows), (xs, *rows)
         try:
-            found.append(_traced(_trace(step, init, given, length), False).plan())
+            found.append(_traced(_trace(step, init, given, length), False).plan(backend, device))
         except Unfit as unfit:
             found.append(Plan("reference", str(unfit)))
 
@@ -344,13 +356,16 @@ class _Traced:
         carry, ys = found.finished(restored[: step.carry], restored[step.carry :])
         return jax.tree.unflatten(body.carry_tree, carry), jax.tree.unflatten(body.ys_tree, ys)
 
-    def plan(self) -> Plan:
+    def plan(self, backend: Backend, device: jax.Device | str) -> Plan:
         step, body = self.step, self.body
         operands, flags = self.operands(self.recurrence.compute(body.init, body.xs))
-        found = primitive.plan(
-            operands, step=step, flags=flags, steps=body.steps, reverse=self.reverse
-        )
+        how: dict[str, Any] = {"flags": flags, "steps": body.steps, "reverse": self.reverse}
+        found = primitive.plan(backend, operands, step=step, device=device, **how)
+        if not found["runs"]:
+            return Plan("reference", found["explanation"], details=found)
         text = f"{found['explanation']}. {self.step.program}"
+        if found["of_gradient"] is not None:
+            text += f"\nIts gradient runs as a lax.scan: {found['of_gradient']}"
         before = self.recurrence.hoisted + len(step.around.before)
         if before:
             text += f"\nfor all steps before, as they wait for no carry: {before} equations"

@@ -16,14 +16,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir, partial_eval
 
 from jax_persistent import compat, notices
+from jax_persistent.backends import registry
+from jax_persistent.backends.base import Backend
 from jax_persistent.ffi import sharding
-from jax_persistent.ffi.registration import native_module
 from jax_persistent.ops.batching import folded, unfolded
 from jax_persistent.programs import derivative, jaxprs
 from jax_persistent.programs.around import Value
@@ -31,7 +31,6 @@ from jax_persistent.programs.rows import Unfit
 from jax_persistent.programs.step import Step
 from jax_persistent.programs.weight_gradients import outer_products
 
-TARGET = "jax_persistent.program"
 _FEW_STEPS = 2
 Flags = tuple[tuple[bool, bool], ...]  # of each operand: whether it has groups, and rows
 _ALL = (True, True)
@@ -221,7 +220,6 @@ def _transpose(cotangents: Sequence[Any], *flat: Any, moving: tuple[int, ...], *
     float_carry = sum(derivative.is_float(a) for a in outs[: step.carry])
     d_carry, d_ys = given[:float_carry], given[float_carry:]
     consts, xs = operands[: step.consts], operands[step.consts + step.carry :]
-    of_xs = flags[step.consts + step.carry :]
     backward = row.backward
     first = len(plan.read_consts) + float_carry
     zeros = [
@@ -230,11 +228,8 @@ def _transpose(cotangents: Sequence[Any], *flat: Any, moving: tuple[int, ...], *
     ]
     flat_in = [*(consts[n] for n in plan.read_consts), *d_carry, *zeros, *kept]
     flat_in += [*(xs[n] for n in plan.read_xs), *d_ys]
-    flags_in = [*(flags[n] for n in plan.read_consts)]
-    flags_in += [_ALL] * (len(d_carry) + len(zeros) + len(kept))
-    flags_in += [*(of_xs[n] for n in plan.read_xs), *[_ALL] * len(d_ys)]
     how = {**how, "reverse": not how["reverse"]}
-    found = bind(flat_in, **_how(backward, tuple(flags_in), how))
+    found = bind(flat_in, **_how(backward, _backward_flags(step, flags), how))
     d_init, found = found[:float_carry], found[float_carry:]
     in_carry, found = iter(found[: len(zeros)]), found[len(zeros) :]
     sums = [next(in_carry) if n is None else found[n].sum(0) for n in row.same_as]
@@ -271,6 +266,17 @@ def _transpose(cotangents: Sequence[Any], *flat: Any, moving: tuple[int, ...], *
         *[None] * (len(flat) - len(moving)),
         *(gradients[n].astype(operands[n].dtype) for n in moving),
     ]
+
+
+def _backward_flags(step: Step, flags: Flags) -> Flags:
+    """Those of the operands of the step that runs backward."""
+    plan = step.backward.plan
+    first_x, count = step.consts + step.carry, len(step.backward.backward.row.jaxpr.invars)
+    found = [flags[n] for n in plan.read_consts]
+    float_ys = sum(derivative.is_float(v.aval) for v in step.row.jaxpr.outvars[step.carry :])
+    of_xs = [flags[first_x + n] for n in plan.read_xs]
+    found += [_ALL] * (count - len(found) - len(of_xs) - float_ys)
+    return (*found, *of_xs, *[_ALL] * float_ys)
 
 
 def _shape(step: Step, flags: Any, n: int, groups: int, rows: int) -> tuple[int, ...]:
@@ -400,31 +406,79 @@ def why_not(step: Step, flags: Flags) -> Unfit | None:
     return None
 
 
-def _attributes(step: Step, flags: Flags, steps: int, reverse: bool) -> dict[str, Any]:
-    """What a call of a core is, but for its number of groups and rows."""
+def described(
+    operands: Sequence[Any], *, step: Step, flags: Flags, steps: int, reverse: bool
+) -> dict[str, Any]:
+    """What a call of a core is, as JSON has it; operands are arrays or their types."""
+    groups, rows = _sizes(step, operands)
     code, literals = step.program.encoded()
-    layouts = np.array([g + 2 * b for g, b in flags], np.int64)
-    how = {"steps": np.int64(steps), "reverse": reverse}
-    return {"code": code, "literals": literals, "layouts": layouts, **how}
+    return {
+        "code": code.tolist(),
+        "literals": literals.tolist(),
+        "layouts": [g + 2 * b for g, b in flags],
+        "steps": steps,
+        "reverse": reverse,
+        "tf32": compat.tf32_is_asked_for(),
+        "groups": groups,
+        "rows": rows,
+    }
 
 
 def plan(
-    operands: Sequence[Any], *, step: Step, flags: Flags, steps: int, reverse: bool
+    backend: Backend,
+    operands: Sequence[Any],
+    *,
+    step: Step,
+    flags: Flags,
+    device: jax.Device | str | None,
+    **how: Any,
 ) -> dict[str, Any]:
-    """How a call would run on this machine's CPU."""
-    native = native_module()
-    around = partial(_around, step=step, flags=flags, steps=steps, reverse=reverse, flat=True)
-    whole = jax.make_jaxpr(around)(*operands)
+    """How a call would run; "of_gradient" is why its gradient would not, or None."""
+    found = backend.plan_program(described_core(operands, step=step, flags=flags, **how), device)
+    return found | {"of_gradient": _why_no_gradient(backend, operands, step, flags, device, **how)}
+
+
+def described_core(operands: Sequence[Any], **how: Any) -> dict[str, Any]:
+    """What the call in a scan is, as JSON has it."""
+    whole = jax.make_jaxpr(partial(_around, flat=True, backend=None, **how))(*operands)
     (core,) = (e for e in whole.jaxpr.eqns if e.primitive is core_p)
-    attributes = _attributes(**core.params)
-    lists = {n: a.tolist() for n, a in attributes.items() if n != "reverse"}
-    groups, rows = _sizes(step, operands)
-    sizes = {"groups": groups, "rows": rows, "reverse": reverse}
-    return native.program_plan("cpu", **lists, **sizes, facts=native.facts("cpu"))
+    params = {name: value for name, value in core.params.items() if name != "backend"}
+    return described(jaxprs.avals_of(core.invars), **params)
+
+
+def _why_no_gradient(
+    backend: Backend,
+    operands: Sequence[Any],
+    step: Step,
+    flags: Flags,
+    device: jax.Device | str | None,
+    **how: Any,
+) -> str | None:
+    try:
+        backward = step.backward.backward
+        backward.program  # noqa: B018
+    except Unfit as unfit:
+        return str(unfit)
+    flags = _backward_flags(step, flags)
+    of_xs = backward.consts + backward.carry
+    given = []
+    for n, (v, f) in enumerate(zip(backward.row.jaxpr.invars, flags, strict=True)):
+        lead = [size for size, there in zip(_sizes(step, operands), f, strict=True) if there]
+        shape = (*[how["steps"]] * (n >= of_xs), *lead, *v.aval.shape)
+        given.append(jax.ShapeDtypeStruct(shape, v.aval.dtype))
+    program = described_core(given, step=backward, flags=flags, **how)
+    found = backend.plan_program(program, device)
+    return None if found["runs"] else found["explanation"]
 
 
 def _around(
-    *operands: Any, step: Step, flags: Flags, steps: int, reverse: bool, flat: bool
+    *operands: Any,
+    step: Step,
+    flags: Flags,
+    steps: int,
+    reverse: bool,
+    flat: bool,
+    backend: str | None,
 ) -> list[Array]:
     """A scan: the call of its core, and what is computed for all steps before and after it.
 
@@ -443,28 +497,19 @@ def _around(
         flags=tuple(v.axes[1:] for v in given),
         steps=steps,
         reverse=reverse,
+        backend=backend,
     )
     shape = (steps, *_sizes(step, operands))
     return [*made[: step.carry], *parts.ys(known, made[step.carry :], shape, flat)]
 
 
-def _call(operands: Sequence[Any], *, step: Step, **how: Any) -> list[Array]:
+def _call(backend: Backend, operands: Sequence[Any], **how: Any) -> list[Array]:
     """The custom call of a core's program."""
-    native_module()
-    attributes = _attributes(step, **how)
-    groups, rows = _sizes(step, operands)
+    program = described(operands, **how)
     results = [
-        jax.ShapeDtypeStruct(a.shape, a.dtype)
-        for a in _abstract(*map(jax.typeof, operands), step=step, **how)
+        jax.ShapeDtypeStruct(a.shape, a.dtype) for a in _abstract(*map(jax.typeof, operands), **how)
     ]
-    return _call_of(operands, results, attributes, groups, rows)
-
-
-def _call_of(
-    operands: Sequence[Any], results: Sequence[Any], attributes: Any, groups: int, rows: int
-) -> list[Array]:
-    sizes = {"groups": np.int64(groups), "rows": np.int64(rows)}
-    return list(jax.ffi.ffi_call(TARGET, list(results))(*operands, **attributes, **sizes))
+    return backend.call_program(program, operands, results)
 
 
 # --- the same split over devices: by groups and rows
@@ -473,13 +518,15 @@ _KIND = "program"
 
 
 def _split_call(
-    ctx: Any, operands: Sequence[Any], *, step: Step, flags: Flags, **how: Any
+    ctx: Any, backend: Backend, operands: Sequence[Any], *, step: Step, flags: Flags, **how: Any
 ) -> Sequence[Any]:
-    attributes = _attributes(step, flags, how["steps"], how["reverse"])
     row_results = [(v.aval.shape, v.aval.dtype.name) for v in step.row.jaxpr.outvars]
-    lists = {n: a.tolist() for n, a in attributes.items() if n != "reverse"}
-    what = lists | {"reverse": how["reverse"], "results": row_results}
-    what |= {"consts": step.consts, "carry": step.carry}
+    what = {
+        "program": described(ctx.avals_in, step=step, flags=flags, **how),
+        "results": row_results,
+        "consts": step.consts,
+        "carry": step.carry,
+    }
     count = iter(range(1 << 20))
 
     def dims(features: int, has_steps: bool, groups: bool, rows: bool) -> tuple[str, ...]:
@@ -492,28 +539,20 @@ def _split_call(
         for n, (v, f) in enumerate(zip(step.row.jaxpr.invars, flags, strict=True))
     ]
     made = [dims(len(s), n >= step.carry, True, True) for n, (s, _) in enumerate(row_results)]
-    return sharding.split_call(ctx, _KIND, "cpu", what, operands, given, made)
+    return sharding.split_call(ctx, _KIND, backend.platform, what, operands, given, made)
 
 
 def _program(platform: str, what: Any, *operands: Array) -> list[Array]:
     """What one device has of a split call."""
-    del platform
-    native_module()
     groups, rows = operands[what["consts"]].shape[:2]
+    program = {**what["program"], "groups": groups, "rows": rows}
     results = [
         jax.ShapeDtypeStruct(
-            (*((what["steps"],) if n >= what["carry"] else ()), groups, rows, *shape), dtype
+            (*((program["steps"],) if n >= what["carry"] else ()), groups, rows, *shape), dtype
         )
         for n, (shape, dtype) in enumerate(what["results"])
     ]
-    attributes = {
-        "code": np.array(what["code"], np.int64),
-        "literals": np.array(what["literals"], np.float32),
-        "layouts": np.array(what["layouts"], np.int64),
-        "steps": np.int64(what["steps"]),
-        "reverse": what["reverse"],
-    }
-    return _call_of(operands, results, attributes, groups, rows)
+    return registry.backend_of(platform).call_program(program, operands, results)
 
 
 sharding.split_by(_KIND, _program)
@@ -536,42 +575,68 @@ ad.primitive_transposes[tangent_p] = _transpose
 partial_eval.dce_rules[scan_p] = _prune
 
 
-def _elsewhere(*operands: Any, backend: Any, **how: Any) -> list[Array]:
-    reason = "programs of step functions run on a CPU"
-    if backend == "native":
+def _fall_back(choice: str | None, reason: str, say: Callable[[str, str], None]) -> None:
+    if choice == "native":
         raise NotImplementedError(f"backend='native': {reason}. Use backend=None or 'reference'")
-    if backend is None:
-        notices.warn("jax_persistent.scan runs as a lax.scan", reason)
+    if choice is None:
+        say("jax_persistent.scan runs as a lax.scan", reason)
+
+
+def _elsewhere(*operands: Any, backend: Any, **how: Any) -> list[Array]:
+    known = ", ".join(registry.platforms())
+    reason = f"no programs of step functions for this platform; there are for {known}"
+    _fall_back(backend, reason, notices.warn)
     return reference(operands, **how)
 
 
-def _on_cpu(ctx: Any, *operands: Any, **params: Any) -> Any:
-    how = dict(params)
-    backend = how.pop("backend")
-    reason = why_not(how["step"], how["flags"])
-    if backend == "native" and reason is not None:
-        raise NotImplementedError(f"backend='native': {reason}. Use backend=None or 'reference'")
-    if backend is None and reason is not None:
-        notices.inform("jax_persistent.scan runs as a lax.scan", str(reason))
-    if backend is None and how["steps"] < _FEW_STEPS:
-        reason = reason or Unfit("a single step does not repay the packing of its matrices")
-    if backend == "reference" or reason is not None:
-        run: Any = lambda *flat: reference(flat, **how)  # noqa: E731
-    else:
-        run = partial(_around, flat=not compat.is_split_by_xla(ctx), **how)
-    return mlir.lower_fun(run, multiple_results=True)(ctx, *operands)
+def _runs(choice: str | None, how: dict[str, Any]) -> bool:
+    """Whether a scan is the call of a program, where the platform has one; users are told if not.
+
+    Raises NotImplementedError where it has no program, and the caller asks for it.
+    """
+    if choice == "reference":
+        return False
+    unfit = why_not(how["step"], how["flags"])
+    if unfit is not None:
+        _fall_back(choice, str(unfit), notices.inform)
+        return False
+    # A single step does not repay the packing of its matrices.
+    return choice == "native" or how["steps"] >= _FEW_STEPS
 
 
-def _core_on_cpu(ctx: Any, *operands: Any, **how: Any) -> Any:
-    if compat.is_split_by_xla(ctx):
-        return _split_call(ctx, operands, **how)
-    return mlir.lower_fun(lambda *flat: _call(flat, **how), multiple_results=True)(ctx, *operands)
+def _register_platform(backend: Backend) -> None:
+    def lowered(ctx: Any, function: Callable[..., Any], *operands: Any) -> Any:
+        return mlir.lower_fun(function, multiple_results=True)(ctx, *operands)
+
+    def of_scan(ctx: Any, *operands: Any, **params: Any) -> Any:
+        how = dict(params)
+        choice = how.pop("backend")
+        if not _runs(choice, how):
+            return lowered(ctx, lambda *flat: reference(flat, **how), *operands)
+        flat = not compat.is_split_by_xla(ctx)
+        return lowered(ctx, partial(_around, flat=flat, backend=choice, **how), *operands)
+
+    def of_core(ctx: Any, *operands: Any, **params: Any) -> Any:
+        how = dict(params)
+        choice = how.pop("backend")
+        is_split = compat.is_split_by_xla(ctx)
+        # What a device has of a split call is known later: one row of one group is the least.
+        least = {"groups": 1, "rows": 1} if is_split else {}
+        found = backend.plan_program(described(ctx.avals_in, **how) | least, None)
+        if not found["runs"]:
+            _fall_back(choice, found["explanation"], notices.warn)
+            return lowered(ctx, lambda *flat: reference(flat, **how), *operands)
+        if is_split:
+            return _split_call(ctx, backend, operands, **how)
+        return lowered(ctx, lambda *flat: _call(backend, flat, **how), *operands)
+
+    mlir.register_lowering(scan_p, of_scan, platform=backend.platform)
+    mlir.register_lowering(core_p, of_core, platform=backend.platform)
 
 
 core_p = Primitive("jax_persistent_program")  # the custom call of a step's core
 core_p.multiple_results = True
 core_p.def_abstract_eval(_abstract)
-mlir.register_lowering(core_p, _core_on_cpu, platform="cpu")
 mlir.register_lowering(scan_p, mlir.lower_fun(_elsewhere, multiple_results=True))
-mlir.register_lowering(scan_p, _on_cpu, platform="cpu")
+registry.for_each(_register_platform)
 mlir.register_lowering(tangent_p, mlir.lower_fun(_tangent, multiple_results=True))

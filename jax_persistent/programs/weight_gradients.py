@@ -26,7 +26,7 @@ def outer_products(rule: str, a: Array, b: Array) -> Array:
 
 
 def _einsum(a: Any, b: Any, *, rule: str) -> Any:
-    wide = jnp.promote_types(a.dtype, b.dtype)
+    wide = max(a.dtype, b.dtype, key=lambda dtype: dtype.itemsize)
     return jnp.einsum(rule, a.astype(wide), b.astype(wide), preferred_element_type=jnp.float32)
 
 

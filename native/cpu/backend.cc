@@ -127,6 +127,12 @@ class ProgramPlanned : public Plan {
   ProgramPlan plan_;
 };
 
+void RefuseOptions(const Options& options) {
+  if (options.empty()) return;
+  throw std::invalid_argument("options: expected none on a CPU; got '" + options.begin()->first +
+                              "'");
+}
+
 class CpuBackend : public Backend {
  public:
   std::string_view Platform() const override { return "cpu"; }
@@ -148,10 +154,7 @@ class CpuBackend : public Backend {
 
   std::unique_ptr<Plan> MakePlan(const Problem& problem, const Facts& facts,
                                  const Options& options) const override {
-    if (!options.empty()) {
-      throw std::invalid_argument("options: expected none on a CPU; got '" +
-                                  options.begin()->first + "'");
-    }
+    RefuseOptions(options);
     return std::make_unique<CpuPlanned>(problem, Parsed(facts));
   }
 
@@ -165,11 +168,13 @@ class CpuBackend : public Backend {
     return static_cast<const CpuPlanned&>(plan).Run(arrays, resources);
   }
 
-  std::unique_ptr<Plan> MakeProgramPlan(Program program, const Facts& facts) const override {
+  std::unique_ptr<Plan> MakeProgramPlan(Program program, const Facts& facts,
+                                        const Options& options) const override {
+    RefuseOptions(options);
     return std::make_unique<ProgramPlanned>(std::move(program), Parsed(facts));
   }
   std::string RunProgram(const Plan& plan, std::span<const void* const> operands,
-                         std::span<void* const> results,
+                         std::span<void* const> results, void* /*workspace*/,
                          const Resources& resources) const override {
     return static_cast<const ProgramPlanned&>(plan).Run(operands, results, resources);
   }

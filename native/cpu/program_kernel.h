@@ -6,83 +6,11 @@
 // each row. So an instruction is looked at once for hundreds of values.
 #pragma once
 
+#include "native/cpu/program_math.h"
 #include "native/cpu/program_plan.h"
 #include "native/cpu/slice.h"
 
 namespace jp::cpu::JP_ISA {
-
-// Functions that few steps use, lane by lane.
-template <class F>
-[[gnu::noinline]] static Vec EachLane(Vec x, const F& f) {
-  float lanes[kLanes];
-  Store(lanes, x);
-  for (float& lane : lanes) lane = f(lane);
-  return Load(lanes);
-}
-
-[[gnu::noinline]] static Vec Power(Vec x, Vec y) {
-  float a[kLanes], b[kLanes];
-  Store(a, x);
-  Store(b, y);
-  for (int i = 0; i < kLanes; ++i) a[i] = __builtin_powf(a[i], b[i]);
-  return Load(a);
-}
-
-static inline Vec Truth(VecI mask) { return Select(mask, Broadcast(1.0f), Vec{}); }
-
-static inline Vec Sqrt(Vec x) {
-  float lanes[kLanes];
-  Store(lanes, x);
-  for (int i = 0; i < kLanes; ++i) lanes[i] = __builtin_sqrtf(lanes[i]);
-  return Load(lanes);
-}
-
-// exp(x) up to the largest float32, and 0 where it is below the least normal one.
-static inline Vec FlushedExp(Vec x) {
-  const VecI large = x > 88.0f;
-  const Vec y = Exp(Select(large, x - 1.0f, x));
-  return Select(x < -87.3f, Vec{}, Select(large, y * 2.71828183f, y));
-}
-
-// log(x) within 2 ulp (Cephes logf); minus infinity for 0, NaN below.
-static inline Vec Log(Vec x) {
-  const VecI bits = (VecI)x;
-  VecI exponent = (bits >> 23) - 126;
-  Vec m = (Vec)((bits & 0x007fffff) | 0x3f000000);  // in 0.5..1
-  const VecI small = m < 0.70710678f;
-  exponent += small;  // true is -1
-  m = Select(small, m + m, m) - 1.0f;
-  const Vec e = __builtin_convertvector(exponent, Vec), z = m * m;
-  Vec y = 7.0376836292e-2f * m - 1.1514610310e-1f;
-  y = y * m + 1.1676998740e-1f;
-  y = y * m - 1.2420140846e-1f;
-  y = y * m + 1.4249322787e-1f;
-  y = y * m - 1.6668057665e-1f;
-  y = y * m + 2.0000714765e-1f;
-  y = y * m - 2.4999993993e-1f;
-  y = y * m + 3.3333331174e-1f;
-  y = y * m * z + -2.12194440e-4f * e - 0.5f * z;
-  const Vec normal = m + y + 0.693359375f * e;
-  const Vec infinity = Broadcast(__builtin_inff());
-  const Vec rest = Select(x < 0.0f, Broadcast(__builtin_nanf("")), -infinity);
-  const Vec positive = Select(x < infinity, normal, x);  // a NaN stays one
-  return Select((x >= 1.17549435e-38f) | (x != x), positive, rest);
-}
-
-// log(1 + x): the error of 1 + x is divided out (Kahan).
-static inline Vec Log1p(Vec x) {
-  const Vec u = x + 1.0f, d = u - 1.0f;
-  const VecI tiny = d == 0.0f;
-  const Vec log = Log(u);
-  const Vec y = log * (x / Select(tiny, Broadcast(1.0f), d));
-  return Select(tiny, x, Select(u < 1e30f, y, log));
-}
-
-// As XLA has them: a NaN on either side stays one.
-static inline Vec Larger(Vec a, Vec b) { return Select((a > b) | (a != a), a, b); }
-static inline Vec Smaller(Vec a, Vec b) { return Select((a < b) | (a != a), a, b); }
-
-static inline Vec Sign(Vec x) { return Select(x == x, Truth(x > Vec{}) - Truth(x < Vec{}), x); }
 
 class ProgramKernel {
  public:
@@ -412,9 +340,6 @@ class ProgramKernel {
     for (const Instruction& instruction : loop.code) {
       const Operand to = At(loop, instruction.at[0], block.units);
       const auto operand = [&](int i) { return At(loop, instruction.at[i], block.units); };
-      const auto one = [&](const auto& f) { Each(block, to, f, operand(1)); };
-      const auto two = [&](const auto& f) { Each(block, to, f, operand(1), operand(2)); };
-      const auto lanes = [&](const auto& f) { one([&](Vec a) { return EachLane(a, f); }); };
       switch (instruction.op) {
         case Operation::kLoadOperand: LoadOperand(loop, instruction, block, to); break;
         case Operation::kLoadBuffer: LoadBuffer(instruction, block, to); break;
@@ -422,48 +347,24 @@ class ProgramKernel {
         case Operation::kReduce: Reduce(instruction, block, to); break;
         case Operation::kStoreY: StoreY(loop, instruction, block, to); break;
         case Operation::kStoreBuffer: StoreBuffer(loop, instruction, block, to); break;
-        case Operation::kSplat: one([](Vec a) { return a; }); break;
-        case Operation::kSelect: {
-          const auto select = [](Vec p, Vec no, Vec yes) { return Select(p != 0.0f, yes, no); };
-          Each(block, to, select, operand(1), operand(2), operand(3));
-          break;
-        }
-        case Operation::kAdd: two([](Vec a, Vec b) { return a + b; }); break;
-        case Operation::kSub: two([](Vec a, Vec b) { return a - b; }); break;
-        case Operation::kMul: two([](Vec a, Vec b) { return a * b; }); break;
-        case Operation::kDiv: two([](Vec a, Vec b) { return a / b; }); break;
-        case Operation::kMax: two(Larger); break;
-        case Operation::kMin: two(Smaller); break;
-        case Operation::kPow: two(Power); break;
-        case Operation::kEq: two([](Vec a, Vec b) { return Truth(a == b); }); break;
-        case Operation::kNe: two([](Vec a, Vec b) { return Truth(a != b); }); break;
-        case Operation::kLt: two([](Vec a, Vec b) { return Truth(a < b); }); break;
-        case Operation::kLe: two([](Vec a, Vec b) { return Truth(a <= b); }); break;
-        case Operation::kGt: two([](Vec a, Vec b) { return Truth(a > b); }); break;
-        case Operation::kGe: two([](Vec a, Vec b) { return Truth(a >= b); }); break;
-        case Operation::kAbs: one([](Vec a) { return (Vec)((VecU)a & 0x7fffffffu); }); break;
-        case Operation::kNeg: one([](Vec a) { return -a; }); break;
-        case Operation::kNot: one([](Vec a) { return 1.0f - a; }); break;
-        case Operation::kSquare: one([](Vec a) { return a * a; }); break;
-        case Operation::kSign: one(Sign); break;
-        case Operation::kIsFinite: one([](Vec a) { return Truth(a - a == 0.0f); }); break;
-        case Operation::kSqrt: one(Sqrt); break;
-        case Operation::kRsqrt: one([](Vec a) { return 1.0f / Sqrt(a); }); break;
-        case Operation::kExp: one(FlushedExp); break;
-        case Operation::kLog: one(Log); break;
-        case Operation::kLog1p: one(Log1p); break;
-        case Operation::kLogistic: one(Sigmoid); break;
-        case Operation::kTanh: one(Tanh); break;
-        case Operation::kRint: lanes([](float a) { return __builtin_rintf(a); }); break;
-        case Operation::kRound: lanes([](float a) { return __builtin_roundf(a); }); break;
-        case Operation::kCeil: lanes([](float a) { return __builtin_ceilf(a); }); break;
-        case Operation::kFloor: lanes([](float a) { return __builtin_floorf(a); }); break;
-        case Operation::kCos: lanes([](float a) { return __builtin_cosf(a); }); break;
-        case Operation::kSin: lanes([](float a) { return __builtin_sinf(a); }); break;
-        case Operation::kTan: lanes([](float a) { return __builtin_tanf(a); }); break;
-        case Operation::kErf: lanes([](float a) { return __builtin_erff(a); }); break;
-        case Operation::kExp2: lanes([](float a) { return __builtin_exp2f(a); }); break;
-        case Operation::kExpm1: lanes([](float a) { return __builtin_expm1f(a); }); break;
+#define JP_MOVE(name, registers, numbers)
+#define JP_UNARY(name, expression) \
+  case Operation::k##name: Each(block, to, [](Vec a) { return expression; }, operand(1)); break;
+#define JP_BINARY(name, expression)                                                   \
+  case Operation::k##name:                                                            \
+    Each(block, to, [](Vec a, Vec b) { return expression; }, operand(1), operand(2)); \
+    break;
+#define JP_TERNARY(name, expression)                                                       \
+  case Operation::k##name:                                                                 \
+    Each(                                                                                  \
+        block, to, [](Vec a, Vec b, Vec c) { return expression; }, operand(1), operand(2), \
+        operand(3));                                                                       \
+    break;
+#include "native/programs/operations.def"
+#undef JP_MOVE
+#undef JP_UNARY
+#undef JP_BINARY
+#undef JP_TERNARY
       }
     }
   }

@@ -2,6 +2,7 @@
 // Decodes programs, and refuses those that would read or write past an array.
 #include "native/programs/program.h"
 
+#include <iterator>
 #include <stdexcept>
 
 namespace jp {
@@ -32,35 +33,6 @@ class Reader {
 };
 
 int64_t Count(size_t size) { return static_cast<int64_t>(size); }
-
-// How many registers an operation reads, and whether it has a result.
-int Reads(Operation op) {
-  switch (op) {
-    case Operation::kLoadOperand:
-    case Operation::kLoadBuffer:
-    case Operation::kLoadProduct:
-    case Operation::kReduce: return 0;
-    case Operation::kStoreY:
-    case Operation::kStoreBuffer:
-    case Operation::kSplat: return 1;
-    case Operation::kSelect: return 3;
-    default: return op >= Operation::kAdd && op <= Operation::kGe ? 2 : 1;
-  }
-}
-
-bool IsStore(Operation op) { return op == Operation::kStoreY || op == Operation::kStoreBuffer; }
-
-int Numbers(Operation op) {
-  switch (op) {
-    case Operation::kLoadOperand:
-    case Operation::kLoadBuffer:
-    case Operation::kLoadProduct:
-    case Operation::kStoreY:
-    case Operation::kStoreBuffer: return 2;
-    case Operation::kReduce: return 4;
-    default: return 0;
-  }
-}
 
 class Parser {
  public:
@@ -164,14 +136,15 @@ class Parser {
 
   void ParseInstruction(Instruction& instruction, const ProgramLoop& loop) {
     instruction = {};
-    instruction.op = static_cast<Operation>(from_.Next(0, kOperations - 1));
+    instruction.op = static_cast<Operation>(from_.Next(0, std::ssize(kOperations) - 1));
     int64_t rest[5];
     for (int64_t& number : rest) number = from_.Next(0, kMost);
     const int64_t* next = rest;
     const bool has_result = !IsStore(instruction.op);
-    const int registers = Reads(instruction.op) + has_result;
+    const OperationTraits& traits = TraitsOf(instruction.op);
+    const int registers = traits.reads + has_result;
     for (int i = 0; i < registers; ++i) instruction.at[i] = NextRegister(*next++, loop);
-    for (int i = 0; i < Numbers(instruction.op); ++i) instruction.numbers[i] = *next++;
+    for (int i = 0; i < traits.numbers; ++i) instruction.numbers[i] = *next++;
     if (has_result) CheckKinds(instruction, registers);
     CheckPlace(instruction, loop);
   }
@@ -232,13 +205,14 @@ class Parser {
 
 Program ParseProgram(std::span<const int64_t> code, std::span<const float> literals,
                      std::span<const int64_t> layouts, int64_t steps, int64_t groups, int64_t rows,
-                     bool reverse) {
+                     bool reverse, bool tf32) {
   Program program;
   program.literals.assign(literals.begin(), literals.end());
   program.steps = steps;
   program.groups = groups;
   program.rows = rows;
   program.reverse = reverse;
+  program.tf32 = tf32;
   if (steps < 1 || groups < 1 || rows < 1) Fail("it has no steps or no rows");
   Parser(code, program).Parse(layouts);
   return program;

@@ -10,54 +10,44 @@
 
 namespace jp {
 
-// In the order of program.py's OPERATIONS.
 enum class Operation {
-  kLoadOperand,
-  kLoadBuffer,
-  kLoadProduct,
-  kReduce,
-  kStoreY,
-  kStoreBuffer,
-  kSplat,
-  kSelect,
-  kAdd,
-  kSub,
-  kMul,
-  kDiv,
-  kMax,
-  kMin,
-  kPow,
-  kEq,
-  kNe,
-  kLt,
-  kLe,
-  kGt,
-  kGe,
-  kAbs,
-  kCeil,
-  kCos,
-  kErf,
-  kExp,
-  kExp2,
-  kExpm1,
-  kFloor,
-  kIsFinite,
-  kLog,
-  kLog1p,
-  kLogistic,
-  kNeg,
-  kNot,
-  kRint,
-  kRound,
-  kRsqrt,
-  kSign,
-  kSin,
-  kSqrt,
-  kSquare,
-  kTan,
-  kTanh,
+#define JP_MOVE(name, registers, numbers) k##name,
+#define JP_COMPUTE(name, expression) k##name,
+#define JP_UNARY JP_COMPUTE
+#define JP_BINARY JP_COMPUTE
+#define JP_TERNARY JP_COMPUTE
+#include "native/programs/operations.def"
+#undef JP_MOVE
+#undef JP_COMPUTE
+#undef JP_UNARY
+#undef JP_BINARY
+#undef JP_TERNARY
 };
-inline constexpr int64_t kOperations = static_cast<int64_t>(Operation::kTanh) + 1;
+
+// How many registers an operation reads, how many numbers it has besides, and whether it computes a
+// value of registers alone; its name in operations.def.
+struct OperationTraits {
+  const char* name;
+  int reads, numbers;
+  bool computes;
+};
+inline constexpr OperationTraits kOperations[] = {
+#define JP_MOVE(name, registers, numbers) {#name, registers, numbers, false},
+#define JP_UNARY(name, expression) {#name, 1, 0, true},
+#define JP_BINARY(name, expression) {#name, 2, 0, true},
+#define JP_TERNARY(name, expression) {#name, 3, 0, true},
+#include "native/programs/operations.def"
+#undef JP_MOVE
+#undef JP_UNARY
+#undef JP_BINARY
+#undef JP_TERNARY
+};
+constexpr bool IsStore(Operation op) {
+  return op == Operation::kStoreY || op == Operation::kStoreBuffer;
+}
+constexpr const OperationTraits& TraitsOf(Operation op) {
+  return kOperations[static_cast<int>(op)];
+}
 
 enum class ValueType { kFloat32, kBfloat16, kBool };
 enum class Reduction { kSum, kMax, kMin };
@@ -118,12 +108,13 @@ struct Program {
   bool early = false;
   int64_t steps = 1, groups = 1, rows = 1;
   bool reverse = false;
+  bool tf32 = false;  // float32 products may be rounded to it, where the hardware has it
 };
 
 // Throws std::invalid_argument where the code is not what program.py makes. `layouts` has two bits
 // for each operand: 1 if it has groups, 2 if it has rows.
 Program ParseProgram(std::span<const int64_t> code, std::span<const float> literals,
                      std::span<const int64_t> layouts, int64_t steps, int64_t groups, int64_t rows,
-                     bool reverse);
+                     bool reverse, bool tf32 = false);
 
 }  // namespace jp

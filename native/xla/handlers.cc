@@ -24,8 +24,6 @@
 namespace jp::ffi {
 namespace {
 
-constexpr size_t kMostBackends = 4;
-
 // What the instantiate stage hands to the execute stage. XLA sets the id; it has one registry of
 // types for each platform, so that each platform needs a type of its own.
 template <size_t kBackend>
@@ -111,13 +109,6 @@ xffi::Error ExecuteOnPool(State<kBackend>* state, xffi::RemainingArgs operands,
   return Execute<kPass>(state->calls, operands, results, OnPool(pool));
 }
 
-Resources OnStream(void* stream, int32_t device) {
-  Resources resources;
-  resources.stream = stream;
-  resources.device = device;
-  return resources;
-}
-
 // Before every execution, and before any of the program's devices executes.
 template <size_t kBackend, Pass kPass>
 xffi::Error InitializeOnStream(State<kBackend>* state, xffi::RemainingArgs operands,
@@ -131,25 +122,11 @@ xffi::Error ExecuteOnStream(State<kBackend>* state, xffi::RemainingArgs operands
   return Execute<kPass>(state->calls, operands, results, OnStream(stream, device));
 }
 
-// Registers the type of a platform's state with XLA, which must know it before it knows a handler
-// that makes one. jax can be told of types, too, but as long as it has not started a platform, it
-// only keeps what it is told, and then hands over the handlers first.
-template <size_t kBackend>
-XLA_FFI_Error* RegisterState(const XLA_FFI_Api* api) {
-  if (State<kBackend>::id != XLA_FFI_UNKNOWN_TYPE_ID) return nullptr;
-  static const XLA_FFI_TypeInfo info = xffi::MakeTypeInfo<State<kBackend>>();
-  const std::string name =
-      "jax_persistent.planned_calls." + std::string(Backends()[kBackend]->Platform());
-  return xffi::Ffi::RegisterTypeId(api, name, &State<kBackend>::id, &info);
-}
-
 template <size_t kBackend, Pass kPass>
 XLA_FFI_Error* CallInstantiate(XLA_FFI_CallFrame* frame) {
-  const bool asks_for_metadata = frame->extension_start != nullptr &&
-                                 frame->extension_start->type == XLA_FFI_Extension_Metadata;
-  if (asks_for_metadata) {
-    if (XLA_FFI_Error* error = RegisterState<kBackend>(frame->api)) return error;
-  }
+  const std::string name =
+      "jax_persistent.planned_calls." + std::string(Backends()[kBackend]->Platform());
+  if (XLA_FFI_Error* error = RegisterState<State<kBackend>>(frame, name)) return error;
   static const auto* const handler = xffi::Ffi::BindInstantiate()
                                          .Attrs<xffi::Dictionary>()
                                          .To(Instantiate<kBackend, kPass>)
@@ -169,30 +146,17 @@ XLA_FFI_Error* CallExecuteOnPool(XLA_FFI_CallFrame* frame) {
   return handler->Call(frame);
 }
 
-// What a stage on a stream is given, the same at each.
-template <size_t kBackend, class Binding, class Function>
-const auto* BindOnStream(Binding binding, const Function& function) {
-  return std::move(binding)
-      .template Ctx<xffi::State<State<kBackend>>>()
-      .RemainingArgs()
-      .RemainingRets()
-      .template Ctx<xffi::PlatformStream<void*>>()
-      .template Ctx<xffi::DeviceOrdinal>()
-      .To(function)
-      .release();
-}
-
 template <size_t kBackend, Pass kPass>
 XLA_FFI_Error* CallExecuteOnStream(XLA_FFI_CallFrame* frame) {
   static const auto* const handler =
-      BindOnStream<kBackend>(xffi::Ffi::BindExecute(), ExecuteOnStream<kBackend, kPass>);
+      BindOnStream<State<kBackend>>(xffi::Ffi::BindExecute(), ExecuteOnStream<kBackend, kPass>);
   return handler->Call(frame);
 }
 
 template <size_t kBackend, Pass kPass>
 XLA_FFI_Error* CallInitializeOnStream(XLA_FFI_CallFrame* frame) {
-  static const auto* const handler =
-      BindOnStream<kBackend>(xffi::Ffi::BindInitialize(), InitializeOnStream<kBackend, kPass>);
+  static const auto* const handler = BindOnStream<State<kBackend>>(
+      xffi::Ffi::BindInitialize(), InitializeOnStream<kBackend, kPass>);
   return handler->Call(frame);
 }
 
@@ -204,19 +168,13 @@ Stages StagesOfBackend() {
           pool ? CallExecuteOnPool<kBackend, kPass> : CallExecuteOnStream<kBackend, kPass>};
 }
 
-template <size_t... kBackend>
-Stages Select(size_t backend, Pass pass, std::index_sequence<kBackend...>) {
-  using Make = Stages (*)();
-  constexpr Make kForward[] = {StagesOfBackend<kBackend, Pass::kForward>...};
-  constexpr Make kBackward[] = {StagesOfBackend<kBackend, Pass::kBackward>...};
-  return (pass == Pass::kForward ? kForward : kBackward)[backend]();
-}
-
 }  // namespace
 
 Stages StagesOf(size_t backend, Pass pass) {
-  if (backend >= kMostBackends) throw std::logic_error("more backends than kMostBackends");
-  return Select(backend, pass, std::make_index_sequence<kMostBackends>());
+  return ForBackend(backend, [pass]<size_t kBackend>() {
+    return pass == Pass::kForward ? StagesOfBackend<kBackend, Pass::kForward>()
+                                  : StagesOfBackend<kBackend, Pass::kBackward>();
+  });
 }
 
 }  // namespace jp::ffi

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// XLA's FFI handlers of the two targets, for each backend of this build.
+// XLA's FFI handlers of the targets, for each backend of this build.
 #pragma once
 
 #include <cstddef>
@@ -13,6 +13,8 @@ constexpr const char* TargetOf(Pass pass) {
   return pass == Pass::kForward ? "jax_persistent.forward" : "jax_persistent.backward";
 }
 
+inline constexpr const char* kProgramTarget = "jax_persistent.program";
+
 // The handlers of a target on one platform.
 struct Stages {
   XLA_FFI_Handler* instantiate;
@@ -21,5 +23,6 @@ struct Stages {
 };
 // `backend` counts in Backends().
 Stages StagesOf(size_t backend, Pass pass);
+Stages StagesOfProgram(size_t backend);  // of kProgramTarget
 
 }  // namespace jp::ffi

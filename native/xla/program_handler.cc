@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Decodes a program when XLA instantiates an executable, and runs it when it executes.
-#include "native/xla/program_handler.h"
-
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -12,6 +11,7 @@
 
 #include "native/backends.h"
 #include "native/programs/program.h"
+#include "native/xla/handlers.h"
 #include "native/xla/stage.h"
 
 namespace jp::ffi {
@@ -19,30 +19,50 @@ namespace {
 
 namespace xffi = ::xla::ffi;
 
-const Backend& PoolBackend() {
-  for (const Backend* backend : Backends()) {
-    if (backend->KindOfExecutor() == Executor::kThreadPool) return *backend;
+// A program, and its plan for each number of threads or device that has run it.
+class PlannedProgram {
+ public:
+  // Plans and compiles for the places where it may run. Throws std::exception where that fails, and
+  // std::invalid_argument where all of them refuse it.
+  PlannedProgram(const Backend& backend, Program program, Options options)
+      : backend_(backend), program_(std::move(program)), options_(std::move(options)) {
+    std::string refusal;
+    bool runs = false;
+    for (const Resources& place : backend_.Places()) {
+      const std::string why = For(place).Refusal();
+      runs = runs || why.empty();
+      if (!why.empty()) refusal = why;
+    }
+    if (!runs && !refusal.empty()) throw std::invalid_argument(refusal);
   }
-  throw std::logic_error("no backend runs on threads");
-}
 
-// A program, and its plan for each number of threads that has run it.
-struct ProgramState {
-  static inline xffi::TypeId id = XLA_FFI_UNKNOWN_TYPE_ID;
-  Program program;
-  std::mutex mutex;
-  std::map<int, std::unique_ptr<Plan>> plans;
-
-  const Plan& For(int threads) {
-    const std::lock_guard lock(mutex);
-    std::unique_ptr<Plan>& plan = plans[threads];
+  const Plan& For(const Resources& where) {
+    const std::lock_guard lock(mutex_);
+    std::unique_ptr<Plan>& plan = plans_[{where.threads, where.device}];
     if (plan == nullptr) {
-      Resources where;
-      where.threads = threads;
-      plan = PoolBackend().MakeProgramPlan(program, PoolBackend().FactsOf(where));
+      auto made = backend_.MakeProgramPlan(program_, backend_.FactsOf(where), options_);
+      if (made->Refusal().empty()) backend_.Compile(*made);
+      plan = std::move(made);
     }
     return *plan;
   }
+
+  const Backend& backend() const { return backend_; }
+  const Program& program() const { return program_; }
+
+ private:
+  const Backend& backend_;
+  const Program program_;
+  const Options options_;
+  std::mutex mutex_;
+  std::map<std::pair<int, int>, std::unique_ptr<Plan>> plans_;
+};
+
+// XLA has one registry of types for each platform: each needs one of its own.
+template <size_t kBackend>
+struct ProgramState {
+  static inline xffi::TypeId id = XLA_FFI_UNKNOWN_TYPE_ID;
+  PlannedProgram planned;
 };
 
 template <class T>
@@ -52,18 +72,24 @@ T Attribute(const xffi::Dictionary& attributes, const char* name) {
   return *found;
 }
 
-xffi::ErrorOr<std::unique_ptr<ProgramState>> Instantiate(xffi::Dictionary attributes) {
+template <size_t kBackend>
+xffi::ErrorOr<std::unique_ptr<ProgramState<kBackend>>> Instantiate(xffi::Dictionary attributes) {
   try {
     const auto code = Attribute<xffi::Span<const int64_t>>(attributes, "code");
     const auto literals = Attribute<xffi::Span<const float>>(attributes, "literals");
     const auto layouts = Attribute<xffi::Span<const int64_t>>(attributes, "layouts");
-    auto state = std::make_unique<ProgramState>();
-    state->program = ParseProgram(
+    Program program = ParseProgram(
         {code.begin(), code.size()}, {literals.begin(), literals.size()},
         {layouts.begin(), layouts.size()}, Attribute<int64_t>(attributes, "steps"),
         Attribute<int64_t>(attributes, "groups"), Attribute<int64_t>(attributes, "rows"),
-        Attribute<bool>(attributes, "reverse"));
-    return state;
+        Attribute<bool>(attributes, "reverse"), Attribute<bool>(attributes, "tf32"));
+    Options options;
+    const char* const exchange = "exchange";  // of those backends that have a choice
+    if (attributes.contains(exchange)) {
+      options[exchange] = Attribute<std::string_view>(attributes, exchange);
+    }
+    return std::unique_ptr<ProgramState<kBackend>>(new ProgramState<kBackend>{
+        {*Backends()[kBackend], std::move(program), std::move(options)}});
   } catch (...) {
     return xffi::Unexpected(CurrentError(kProgramTarget));
   }
@@ -86,34 +112,70 @@ void Check(const xffi::AnyBuffer& buffer, const ProgramArray& array, int64_t ste
   }
 }
 
-xffi::Error Execute(ProgramState* state, xffi::RemainingArgs operands, xffi::RemainingRets results,
-                    xffi::ThreadPool pool) {
+struct Buffers {
+  std::vector<const void*> operands;
+  std::vector<void*> results;
+  void* workspace = nullptr;
+};
+
+// The pointers to buffers that are of the program's sizes and types; behind its own results, those
+// of a stream have the workspace. Throws std::invalid_argument.
+Buffers TakeBuffers(const PlannedProgram& planned, const Plan& plan,
+                    const xffi::RemainingArgs& operands, const xffi::RemainingRets& results) {
+  const Program& program = planned.program();
+  const size_t consts = program.consts, carries = program.carries;
+  const size_t made = carries + program.ys.size();
+  const bool has_workspace = planned.backend().KindOfExecutor() == Executor::kStream;
+  if (operands.size() != program.operands.size() || results.size() != made + has_workspace) {
+    throw std::invalid_argument("the number of buffers is not the program's");
+  }
+  Buffers buffers;
+  for (size_t i = 0; i < operands.size(); ++i) {
+    const auto buffer = operands.get<xffi::AnyBuffer>(i);
+    if (buffer.has_error()) throw std::invalid_argument("an operand is no buffer");
+    Check(*buffer, program.operands[i], i < consts + carries ? 1 : program.steps, program);
+    buffers.operands.push_back(buffer->untyped_data());
+  }
+  for (size_t i = 0; i < results.size(); ++i) {
+    auto buffer = results.get<xffi::AnyBuffer>(i);
+    if (buffer.has_error()) throw std::invalid_argument("a result is no buffer");
+    if (i == made) {
+      const auto bytes = static_cast<int64_t>((*buffer)->size_bytes());
+      if (bytes < plan.WorkspaceBytes()) {
+        throw std::invalid_argument("workspace: expected at least " +
+                                    std::to_string(plan.WorkspaceBytes()) + " bytes; got " +
+                                    std::to_string(bytes));
+      }
+      buffers.workspace = (*buffer)->untyped_data();
+      continue;
+    }
+    ProgramArray array = i < carries ? program.operands[consts + i] : program.ys[i - carries];
+    array.has_groups = array.has_rows = true;
+    Check(**buffer, array, i < carries ? 1 : program.steps, program);
+    buffers.results.push_back((*buffer)->untyped_data());
+  }
+  return buffers;
+}
+
+// Nothing may unwind into XLA.
+xffi::Error Initialize(PlannedProgram& planned, const Resources& resources) {
   try {
-    const Program& program = state->program;
-    const size_t consts = program.consts, carries = program.carries;
-    if (operands.size() != program.operands.size() ||
-        results.size() != carries + program.ys.size()) {
-      throw std::invalid_argument("the number of buffers is not the program's");
-    }
-    std::vector<const void*> from(operands.size());
-    std::vector<void*> to(results.size());
-    for (size_t i = 0; i < operands.size(); ++i) {
-      const auto buffer = operands.get<xffi::AnyBuffer>(i);
-      if (buffer.has_error()) throw std::invalid_argument("an operand is no buffer");
-      Check(*buffer, program.operands[i], i < consts + carries ? 1 : program.steps, program);
-      from[i] = buffer->untyped_data();
-    }
-    for (size_t i = 0; i < results.size(); ++i) {
-      auto buffer = results.get<xffi::AnyBuffer>(i);
-      if (buffer.has_error()) throw std::invalid_argument("a result is no buffer");
-      ProgramArray array = i < carries ? program.operands[consts + i] : program.ys[i - carries];
-      array.has_groups = array.has_rows = true;
-      Check(**buffer, array, i < carries ? 1 : program.steps, program);
-      to[i] = (*buffer)->untyped_data();
-    }
-    const Resources resources = OnPool(pool);
-    const std::string error =
-        PoolBackend().RunProgram(state->For(resources.threads), from, to, resources);
+    const Plan& plan = planned.For(resources);
+    if (plan.Refusal().empty()) planned.backend().Load(plan, resources);
+  } catch (...) {
+    return CurrentError(kProgramTarget);
+  }
+  return xffi::Error::Success();
+}
+
+xffi::Error Execute(PlannedProgram& planned, const xffi::RemainingArgs& operands,
+                    const xffi::RemainingRets& results, const Resources& resources) {
+  try {
+    const Plan& plan = planned.For(resources);
+    if (!plan.Refusal().empty()) throw std::invalid_argument(plan.Refusal());
+    const Buffers buffers = TakeBuffers(planned, plan, operands, results);
+    const std::string error = planned.backend().RunProgram(plan, buffers.operands, buffers.results,
+                                                           buffers.workspace, resources);
     if (!error.empty()) throw std::runtime_error(error);
   } catch (...) {
     return CurrentError(kProgramTarget);
@@ -121,35 +183,68 @@ xffi::Error Execute(ProgramState* state, xffi::RemainingArgs operands, xffi::Rem
   return xffi::Error::Success();
 }
 
-// XLA must know the state's type before the handler that makes it; see handlers.cc.
-XLA_FFI_Error* RegisterState(const XLA_FFI_Api* api) {
-  if (ProgramState::id != XLA_FFI_UNKNOWN_TYPE_ID) return nullptr;
-  static const XLA_FFI_TypeInfo info = xffi::MakeTypeInfo<ProgramState>();
-  return xffi::Ffi::RegisterTypeId(api, "jax_persistent.program", &ProgramState::id, &info);
+template <size_t kBackend>
+xffi::Error ExecuteOnPool(ProgramState<kBackend>* state, xffi::RemainingArgs operands,
+                          xffi::RemainingRets results, xffi::ThreadPool pool) {
+  return Execute(state->planned, operands, results, OnPool(pool));
+}
+
+template <size_t kBackend>
+xffi::Error InitializeOnStream(ProgramState<kBackend>* state, xffi::RemainingArgs /*operands*/,
+                               xffi::RemainingRets /*results*/, void* stream, int32_t device) {
+  return Initialize(state->planned, OnStream(stream, device));
+}
+
+template <size_t kBackend>
+xffi::Error ExecuteOnStream(ProgramState<kBackend>* state, xffi::RemainingArgs operands,
+                            xffi::RemainingRets results, void* stream, int32_t device) {
+  return Execute(state->planned, operands, results, OnStream(stream, device));
+}
+
+template <size_t kBackend>
+XLA_FFI_Error* CallInstantiate(XLA_FFI_CallFrame* frame) {
+  const std::string name =
+      "jax_persistent.programs." + std::string(Backends()[kBackend]->Platform());
+  if (XLA_FFI_Error* error = RegisterState<ProgramState<kBackend>>(frame, name)) return error;
+  static const auto* const handler =
+      xffi::Ffi::BindInstantiate().Attrs<xffi::Dictionary>().To(Instantiate<kBackend>).release();
+  return handler->Call(frame);
+}
+
+template <size_t kBackend>
+XLA_FFI_Error* CallExecuteOnPool(XLA_FFI_CallFrame* frame) {
+  static const auto* const handler = xffi::Ffi::BindExecute()
+                                         .Ctx<xffi::State<ProgramState<kBackend>>>()
+                                         .RemainingArgs()
+                                         .RemainingRets()
+                                         .template Ctx<xffi::ThreadPool>()
+                                         .To(ExecuteOnPool<kBackend>)
+                                         .release();
+  return handler->Call(frame);
+}
+
+template <size_t kBackend>
+XLA_FFI_Error* CallInitializeOnStream(XLA_FFI_CallFrame* frame) {
+  static const auto* const handler = BindOnStream<ProgramState<kBackend>>(
+      xffi::Ffi::BindInitialize(), InitializeOnStream<kBackend>);
+  return handler->Call(frame);
+}
+
+template <size_t kBackend>
+XLA_FFI_Error* CallExecuteOnStream(XLA_FFI_CallFrame* frame) {
+  static const auto* const handler =
+      BindOnStream<ProgramState<kBackend>>(xffi::Ffi::BindExecute(), ExecuteOnStream<kBackend>);
+  return handler->Call(frame);
 }
 
 }  // namespace
 
-XLA_FFI_Error* InstantiateProgram(XLA_FFI_CallFrame* frame) {
-  const bool asks_for_metadata = frame->extension_start != nullptr &&
-                                 frame->extension_start->type == XLA_FFI_Extension_Metadata;
-  if (asks_for_metadata) {
-    if (XLA_FFI_Error* error = RegisterState(frame->api)) return error;
-  }
-  static const auto* const handler =
-      xffi::Ffi::BindInstantiate().Attrs<xffi::Dictionary>().To(Instantiate).release();
-  return handler->Call(frame);
-}
-
-XLA_FFI_Error* ExecuteProgram(XLA_FFI_CallFrame* frame) {
-  static const auto* const handler = xffi::Ffi::BindExecute()
-                                         .Ctx<xffi::State<ProgramState>>()
-                                         .RemainingArgs()
-                                         .RemainingRets()
-                                         .Ctx<xffi::ThreadPool>()
-                                         .To(Execute)
-                                         .release();
-  return handler->Call(frame);
+Stages StagesOfProgram(size_t backend) {
+  return ForBackend(backend, []<size_t kBackend>() -> Stages {
+    const bool pool = Backends()[kBackend]->KindOfExecutor() == Executor::kThreadPool;
+    return {CallInstantiate<kBackend>, pool ? nullptr : CallInitializeOnStream<kBackend>,
+            pool ? CallExecuteOnPool<kBackend> : CallExecuteOnStream<kBackend>};
+  });
 }
 
 }  // namespace jp::ffi

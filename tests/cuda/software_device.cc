@@ -55,7 +55,7 @@ std::string Run(const DeviceRun& run, const Arrays& arrays) {
   SoftwareGpuSetRoundNs(run.timeout_ns / 20000);  // rounds enough for all but a standstill
   SoftwareGpuSetSeed(run.options.jitter_seed + 1);
   AllowMemory(run, arrays);
-  cuda::DeviceKernel& kernel = cuda::KernelFor(KernelOf(run.problem, run.plan), run.facts);
+  cuda::DeviceKernel& kernel = cuda::KernelFor(TextOf(KernelOf(run.problem, run.plan)), run.facts);
   kernel.Load(0);
   const cuda::DeviceCall call{.problem = run.problem,
                               .plan = run.plan,

@@ -10,14 +10,19 @@ import hashlib
 import re
 import shutil
 import subprocess
+from functools import partial
 from importlib.metadata import distribution
 from pathlib import Path
+from typing import Any
 
+import jax
 import pytest
+from programs import steps
 
 from jax_persistent.backends import cuda
 from jax_persistent.cells import CELLS
 from jax_persistent.ffi.registration import native_module
+from jax_persistent.programs import functions, primitive
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build/module"
@@ -30,7 +35,8 @@ TIGHTEST += [("gru", "float32", "sm_90"), ("lstm", "float32", "sm_90")]  # tf32,
 def cache(monkeypatch: pytest.MonkeyPatch) -> Path:
     """Of these sources and this NVRTC alone, kept in the build tree for the next run."""
     made_of = hashlib.sha256(dict(native_module().report("CUDA"))["NVRTC"].encode())
-    for source in (BUILD / "cuda/kernel_sources.cc", ROOT / "cuda/kernel_id.cc"):
+    written = [ROOT / "cuda" / name for name in ("kernel_id.cc", "program_source.cc")]
+    for source in (BUILD / "cuda/kernel_sources.cc", *written):
         made_of.update(source.read_bytes())
     folder = BUILD / "device_kernels" / made_of.hexdigest()
     if not folder.exists():
@@ -48,6 +54,14 @@ def resources(binary: Path) -> dict[str, int]:
     return {key: int(value) for key, value in re.findall(r"([A-Z]+):(\d+)", numbers)}
 
 
+def check_resources(entry: Path, binary: Path) -> None:
+    binary.write_bytes(entry.read_bytes()[HEADER_BYTES:])
+    used = resources(binary)
+    assert (used["STACK"], used["LOCAL"]) == (0, 0), (entry.name, used)
+    # The kernel is there, not only its name: it keeps most of its weights in registers.
+    assert 128 <= used["REG"] <= 255, (entry.name, used)
+
+
 @pytest.mark.parametrize(("cell", "dtype", "architecture"), TIGHTEST)
 def test_the_tightest_kernels_stay_in_registers(
     cell: str, dtype: str, architecture: str, cache: Path, tmp_path: Path
@@ -63,11 +77,32 @@ def test_the_tightest_kernels_stay_in_registers(
     assert len(entries) == kernels
     binary = tmp_path / "kernel.cubin"
     for entry in entries:
-        binary.write_bytes(entry.read_bytes()[HEADER_BYTES:])
-        used = resources(binary)
-        assert (used["STACK"], used["LOCAL"]) == (0, 0), (entry.name, used)
-        # The kernel is there, not only its name: it keeps most of its weights in registers.
-        assert 128 <= used["REG"] <= 255, (entry.name, used)
+        check_resources(entry, binary)
+
+
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_100", "sm_120"])
+def test_a_step_function_stays_in_registers(architecture: str, cache: Path, tmp_path: Path) -> None:
+    """One of four gates and four states, with what its gradient will read: 31 operations."""
+    case = steps.CASES["stabilised"]
+    weights, carry, xs = steps.arguments(case, seed=0)
+    programs = []
+
+    def trace(carry: Any, xs: Any) -> None:
+        body = functions._trace(partial(case.step, weights), carry, xs, None)
+        traced = functions._traced(body, False)
+        operands, flags = traced.operands(
+            traced.recurrence.compute(traced.body.init, traced.body.xs)
+        )
+        how = {"step": traced.step.backward.forward, "flags": flags}
+        programs.append(primitive.described_core(operands, steps=steps.T, reverse=False, **how))
+
+    jax.eval_shape(trace, carry, xs)
+    native = native_module()
+    facts = native.architecture_facts("CUDA", architecture)
+    how = {"facts": facts, "options": {"exchange": "grid", "width": "1"}, "compiles": True}
+    assert native.program_plan("CUDA", **programs[0], **how)["runs"]
+    (entry,) = cache.glob(f"scan_4_float32_grid_1_*_{architecture}*.kernel")
+    check_resources(entry, tmp_path / "kernel.cubin")
 
 
 def arch_functions(header: str) -> set[str]:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +138,45 @@ def test_the_planners_choice(cell: str) -> None:
     with on_cpu():
         truth(case), budget_of(case)
     check_within_budget(case, evaluate(case, None))
+
+
+def leaky(w: tuple[jax.Array, jax.Array], h: jax.Array, x: jax.Array) -> tuple[Any, Any]:
+    """A network of rates with a gate: its message is computed from what it carries."""
+    rates = jax.nn.relu(h)
+    gate = jax.nn.sigmoid(rates @ w[0] + x)
+    h = h + gate * (jnp.tanh(rates @ w[1] - x) - h)
+    return h, rates
+
+
+@pytest.mark.parametrize("name", EXCHANGES)
+@pytest.mark.parametrize("sizes", [(7, 9, 37)] if REHEARSAL else [(7, 9, 37), (129, 20, 264)])
+def test_a_step_function(sizes: tuple[int, int, int], name: str) -> None:
+    """Written out and compiled, with its gradient: within a few times plain JAX's error."""
+    steps, batch, hidden = sizes
+    random = np.random.default_rng(hidden)
+    normal = lambda *shape: random.standard_normal(shape) * shape[0] ** -0.5  # noqa: E731
+    given = ((normal(hidden, hidden), normal(hidden, hidden)), normal(batch, hidden))
+    given = (*given, normal(steps, batch, hidden))
+
+    def both(backend: str, dtype: str) -> list[Any]:
+        def loss(w: Any, h: Any, xs: Any) -> Any:
+            found = jp.scan(partial(leaky, w), h, xs, backend=backend)
+            return sum(jnp.sum(jnp.sin(each)) for each in found), found
+
+        operands = jax.tree.map(lambda a: jnp.asarray(a, dtype), given)
+        with jax.default_matmul_precision("highest"):
+            found = jax.jit(jax.grad(loss, (0, 1, 2), has_aux=True))(*operands)
+        return [np.asarray(each, np.float64) for each in jax.tree.leaves(found)]
+
+    with exchange(name):
+        found = both("native", "float32")
+    with on_cpu(), jax.enable_x64(True):
+        exact = both("reference", "float64")
+    with on_cpu():
+        plain = both("reference", "float32")
+    for a, b, e in zip(found, plain, exact, strict=True):
+        scale = np.finfo(np.float32).eps * max(1, np.abs(e).max())
+        assert np.abs(a - e).max() <= 4 * np.abs(b - e).max() + 8 * scale
 
 
 @lru_cache

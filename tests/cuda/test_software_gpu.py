@@ -57,5 +57,9 @@ def test_a_compiler_that_will_not_do(version: str, says: str) -> None:
     assert "pip: jax-persistent[cuda13] or jax-persistent[cuda12]" in done.stderr
 
 
+def test_scans() -> None:
+    run("tests/cuda/scans_on_software_gpu.py")
+
+
 def test_what_any_backend_does() -> None:
     run(*(f"tests/{name}" for name in OF_ANY_BACKEND))

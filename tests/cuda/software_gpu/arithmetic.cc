@@ -133,6 +133,16 @@ void Bits(Warp& warp, const Instruction& in, uint32_t mask, const F& f) {
   });
 }
 
+float Rounded(const Instruction& in, float a) {
+  switch (static_cast<Rounding>(in.kind)) {
+    case Rounding::kToEven: return std::nearbyint(a);
+    case Rounding::kToZero: return std::trunc(a);
+    case Rounding::kDown: return std::floor(a);
+    case Rounding::kUp: return std::ceil(a);
+  }
+  return a;
+}
+
 void SetPredicate(Warp& warp, const Instruction& in, uint32_t mask) {
   WithType(in.type, [&](auto v) {
     using T = decltype(v);
@@ -151,6 +161,8 @@ void SetPredicate(Warp& warp, const Instruction& in, uint32_t mask) {
       case Compare::kLeu: return with([](T a, T b) { return !(a > b); });
       case Compare::kGtu: return with([](T a, T b) { return !(a <= b); });
       case Compare::kGeu: return with([](T a, T b) { return !(a < b); });
+      case Compare::kNum: return with([](T a, T b) { return a == a && b == b; });
+      case Compare::kNan: return with([](T a, T b) { return a != a || b != b; });
     }
   });
 }
@@ -391,6 +403,23 @@ bool Compute(Warp& warp, const Instruction& in, uint32_t mask) {
     case Op::kCvtSat:
       Map<float, float>(warp, in, mask, [](float a) { return a > 0 ? std::min(a, 1.0f) : 0.0f; });
       return true;
+    case Op::kRound:
+      Map<float, float>(warp, in, mask, [&in](float a) { return Rounded(in, a); });
+      return true;
+    case Op::kToDouble:
+      Map<uint64_t, int64_t>(warp, in, mask, [](int64_t a) {
+        return std::bit_cast<uint64_t>(static_cast<double>(a));
+      });
+      return true;
+    case Op::kFromDouble:
+      Map<float, uint64_t>(warp, in, mask,
+                           [](uint64_t a) { return static_cast<float>(std::bit_cast<double>(a)); });
+      return true;
+    case Op::kMulDouble:
+      Map<uint64_t, uint64_t, uint64_t>(warp, in, mask, [](uint64_t a, uint64_t b) {
+        return std::bit_cast<uint64_t>(std::bit_cast<double>(a) * std::bit_cast<double>(b));
+      });
+      return true;
     case Op::kToBfloat16: Map<uint16_t, float>(warp, in, mask, ToBfloat16); return true;
     case Op::kToFloat16: Map<uint16_t, float>(warp, in, mask, ToFloat16); return true;
     case Op::kToTf32: Map<uint32_t, uint32_t>(warp, in, mask, ToTf32); return true;
@@ -407,8 +436,9 @@ bool Compute(Warp& warp, const Instruction& in, uint32_t mask) {
     case Op::kToInt:
       Integers(in.type, [&](auto v) {
         using T = decltype(v);
-        Map<T, float>(warp, in, mask, [](float a) {
+        Map<T, float>(warp, in, mask, [&in](float a) {
           if (std::isnan(a)) return T{0};
+          a = Rounded(in, a);
           const double least = static_cast<double>(std::numeric_limits<T>::min());
           const double most = static_cast<double>(std::numeric_limits<T>::max());
           if (a <= least) return std::numeric_limits<T>::min();

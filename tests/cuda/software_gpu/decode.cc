@@ -139,6 +139,11 @@ class Decoder {
       if (a.size() < first + count) throw std::invalid_argument("too few operands");
       for (size_t i = first; i < first + count; ++i) in.x[i] = operands_.Column(a[i], type);
     };
+    if (parts.back() == "f64") {
+      if (opcode != "mul.rn.f64" && opcode != "mul.f64") throw std::invalid_argument("unknown");
+      in.op = Op::kMulDouble;
+      return take(0, 3, in.type);
+    }
     static const std::map<std::string, Op> unary = {
         {"not", Op::kNot},   {"neg", Op::kNeg},  {"abs", Op::kAbs}, {"rcp", Op::kRcp},
         {"sqrt", Op::kSqrt}, {"ex2", Op::kExp2}, {"lg2", Op::kLog2}};
@@ -187,7 +192,7 @@ class Decoder {
           {"lo", Compare::kLt},   {"ls", Compare::kLe},   {"hi", Compare::kGt},
           {"hs", Compare::kGe},   {"equ", Compare::kEqu}, {"neu", Compare::kNeu},
           {"ltu", Compare::kLtu}, {"leu", Compare::kLeu}, {"gtu", Compare::kGtu},
-          {"geu", Compare::kGeu}};
+          {"geu", Compare::kGeu}, {"num", Compare::kNum}, {"nan", Compare::kNan}};
       in.kind = static_cast<uint8_t>(kinds.at(parts[1]));
       in.x[0] = operands_.Column(a[0], Type::kPred);
       take(1, 2, in.type);
@@ -245,6 +250,20 @@ class Decoder {
       in.op = Op::kCvtSat;
       return columns(Type::kF32, Type::kF32);
     }
+    // The few that sine's reduction of large arguments has.
+    if (opcode == "cvt.rn.f64.s64" || opcode == "cvt.rn.f32.f64") {
+      in.op = to == "f64" ? Op::kToDouble : Op::kFromDouble;
+      return columns(TypeOf(to), Type::kB64);
+    }
+    static const std::map<std::string, Rounding> roundings = {{"rni", Rounding::kToEven},
+                                                              {"rzi", Rounding::kToZero},
+                                                              {"rmi", Rounding::kDown},
+                                                              {"rpi", Rounding::kUp}};
+    if (from == "f32" && roundings.contains(parts[1])) {
+      in.op = to == "f32" ? Op::kRound : Op::kToInt;
+      in.kind = static_cast<uint8_t>(roundings.at(parts[1]));
+      return columns(TypeOf(to), Type::kF32);
+    }
     if (opcode == "cvt.rna.tf32.f32") {
       in.op = Op::kToTf32;
       return columns(Type::kB32, Type::kF32);
@@ -260,10 +279,6 @@ class Decoder {
     if (to == "f32" && Has(parts, "rn")) {
       in.op = Op::kFromInt;
       return columns(Type::kF32, TypeOf(from));
-    }
-    if (from == "f32" && Has(parts, "rzi")) {
-      in.op = Op::kToInt;
-      return columns(TypeOf(to), Type::kF32);
     }
     if (parts.size() != 3 || to[0] == 'f' || from[0] == 'f') throw std::invalid_argument("unknown");
     in.op = Op::kCvt;
@@ -288,9 +303,9 @@ class Decoder {
       return;
     }
     static const std::set<std::string> known = {
-        "ld",    "st",  "red",     "relaxed", "acquire", "release",        "volatile",
-        "gpu",   "sys", "cluster", "cta",     "global",  "shared",         "shared::cta",
-        "param", "nc",  "v2",      "v4",      "add",     "L1::no_allocate"};
+        "ld",    "st",  "red",     "relaxed", "acquire", "release",         "volatile",
+        "gpu",   "sys", "cluster", "cta",     "global",  "shared",          "shared::cta",
+        "param", "nc",  "v2",      "v4",      "add",     "L1::no_allocate", "local"};
     for (size_t i = 0; i + 1 < parts.size(); ++i) {
       if (!known.contains(parts[i])) throw std::invalid_argument("unknown ." + parts[i]);
     }
@@ -298,6 +313,7 @@ class Decoder {
     in.space = Has(parts, "global")                                ? Space::kGlobal
                : Has(parts, "shared") || Has(parts, "shared::cta") ? Space::kShared
                : Has(parts, "param")                               ? Space::kParam
+               : Has(parts, "local")                               ? Space::kLocal
                                                                    : Space::kGeneric;
     in.strong = Has(parts, "relaxed") || Has(parts, "acquire") || Has(parts, "volatile");
     in.release = Has(parts, "release");

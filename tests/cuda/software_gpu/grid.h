@@ -62,6 +62,7 @@ struct Warp {
   int index = 0;
   std::vector<uint32_t> r32;  // columns of 32 lanes
   std::vector<uint64_t> r64;
+  std::vector<unsigned char> local;  // of lane after lane
   std::array<uint32_t, kLanes> pc{};
   uint32_t done = 0;     // lanes that have ended
   uint32_t waiting = 0;  // lanes at a collective, for the others

@@ -80,6 +80,7 @@ class Machine {
       warp->block = &block;
       warp->index = w;
       warp->r32.assign(size_t{kernel_.columns32} * kLanes, 0xcdcdcdcd);
+      warp->local.assign(kernel_.local_bytes * kLanes, 0xcd);
       warp->r64.assign(size_t{kernel_.columns64} * kLanes, 0xcdcdcdcdcdcdcdcd);
       const auto fill = [&](uint32_t column, const auto& value) {
         if (column == kNone) return;

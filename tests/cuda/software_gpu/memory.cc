@@ -141,13 +141,24 @@ void Memory::StoreGlobal(Block& block, uint64_t address, const void* from, int b
   }
 }
 
+// Where a lane's own memory has these bytes.
+unsigned char* Local(Warp& warp, uint32_t pc, int lane, uint64_t offset, int bytes) {
+  const size_t each = warp.local.size() / kLanes;
+  if (offset + static_cast<uint64_t>(bytes) > each) {
+    Fail(warp, pc, "an access astray of local memory");
+  }
+  return warp.local.data() + static_cast<size_t>(lane) * each + offset;
+}
+
 bool Memory::Load(Warp& warp, const Instruction& in, uint32_t mask, uint32_t pc) {
   Block& block = *warp.block;
   const int each = BytesOf(in.type), bytes = each * in.vector;
   ForLanes(mask, [&](int l) {
     const uint64_t address = AddressOf(warp, in, l);
     unsigned char value[16];
-    if (in.space == Space::kShared) {
+    if (in.space == Space::kLocal) {
+      std::memcpy(value, Local(warp, pc, l, address, bytes), bytes);
+    } else if (in.space == Space::kShared) {
       std::memcpy(value, block.shared() + SharedOffset(warp, pc, address, bytes), bytes);
     } else if (in.space != Space::kParam && IsShared(block, address)) {
       const uint64_t begin = reinterpret_cast<uint64_t>(block.shared());
@@ -175,7 +186,9 @@ void Memory::Store(Warp& warp, const Instruction& in, uint32_t mask, uint32_t pc
                                                : static_cast<void*>(&warp.Words(in.x[2 + i])[l]);
       std::memcpy(value + i * each, from, static_cast<size_t>(each));
     }
-    if (in.space == Space::kShared) {
+    if (in.space == Space::kLocal) {
+      std::memcpy(Local(warp, pc, l, address, bytes), value, bytes);
+    } else if (in.space == Space::kShared) {
       std::memcpy(block.shared() + SharedOffset(warp, pc, address, bytes), value, bytes);
     } else if (IsShared(block, address)) {
       const uint64_t begin = reinterpret_cast<uint64_t>(block.shared());

@@ -13,7 +13,7 @@ Type TypeOf(const std::string& name) {
       {"pred", Type::kPred}, {"b8", Type::kB8},   {"u8", Type::kB8},   {"s8", Type::kS8},
       {"b16", Type::kB16},   {"u16", Type::kB16}, {"s16", Type::kS16}, {"b32", Type::kB32},
       {"u32", Type::kB32},   {"s32", Type::kS32}, {"f32", Type::kF32}, {"b64", Type::kB64},
-      {"u64", Type::kB64},   {"s64", Type::kS64}};
+      {"u64", Type::kB64},   {"s64", Type::kS64}, {"f64", Type::kB64}};
   const auto found = types.find(name);
   if (found == types.end()) throw std::invalid_argument("type " + name);
   return found->second;
@@ -37,6 +37,13 @@ void Operands::Declare(const std::string& statement) {
 
 void Operands::DeclareParameter(const std::string& statement) {
   call_parameters_[Split(statement, ' ').back()] = New64();
+}
+
+void Operands::DeclareLocal(const std::string& statement) {
+  const std::string name = Split(statement, ' ').back();
+  const size_t open = name.find('[');
+  locals_[name.substr(0, open)] = kernel_.local_bytes;
+  kernel_.local_bytes += (std::stoul(name.substr(open + 1)) + 15) / 16 * 16;
 }
 
 void Operands::Add(const std::string& name, bool wide) {
@@ -76,6 +83,9 @@ uint32_t Operands::Column(const std::string& operand, Type type) {
   if (const auto global = names_.globals.find(operand); global != names_.globals.end()) {
     return Constant64(global->second);
   }
+  if (const auto local = locals_.find(operand); local != locals_.end()) {
+    return Constant64(local->second);
+  }
   if (operand == parameters_) {
     if (kernel_.parameters == kNone) kernel_.parameters = New64();
     return kernel_.parameters;
@@ -83,6 +93,9 @@ uint32_t Operands::Column(const std::string& operand, Type type) {
   if (names_.shared.contains(operand)) return IsWide(type) ? Constant64(0) : Constant32(0);
   if (operand.starts_with("0f") || operand.starts_with("0F")) {
     return Constant32(static_cast<uint32_t>(std::stoul(operand.substr(2), nullptr, 16)));
+  }
+  if (operand.starts_with("0d") || operand.starts_with("0D")) {
+    return Constant64(std::stoull(operand.substr(2), nullptr, 16));
   }
   try {
     size_t used = 0;
@@ -105,7 +118,8 @@ uint32_t Operands::Address(const std::string& operand, int64_t& offset, bool& wi
     offset = std::stoll(base.substr(plus + 1));
     base = base.substr(0, plus);
   }
-  wide = wide_.contains(base) || names_.globals.contains(base) || base == parameters_;
+  wide = wide_.contains(base) || names_.globals.contains(base) || locals_.contains(base) ||
+         base == parameters_;
   return Column(base, wide ? Type::kB64 : Type::kB32);
 }
 

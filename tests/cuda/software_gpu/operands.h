@@ -33,6 +33,9 @@ class Operands {
   // .param .b64 name: of a call.
   void DeclareParameter(const std::string& statement);
 
+  // .local .align 4 .b8 name[28]
+  void DeclareLocal(const std::string& statement);
+
   // The column of an operand that is read as `type`.
   uint32_t Column(const std::string& operand, Type type);
   // [base+offset]: the column of the base, of 64 bits or, in shared memory, of its register's
@@ -54,6 +57,7 @@ class Operands {
   const std::string parameters_;
   const Names& names_;
   std::map<std::string, uint32_t> registers_, call_parameters_;
+  std::map<std::string, uint64_t> locals_;  // where each begins in a lane's local memory
   std::set<std::string> wide_;
   std::map<uint32_t, uint32_t> constants32_;
   std::map<uint64_t, uint32_t> constants64_;

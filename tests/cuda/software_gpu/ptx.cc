@@ -25,6 +25,8 @@ void ParseKernel(const std::string& body, uint32_t line, const std::string& para
       operands.Declare(text);
     } else if (text.starts_with(".param")) {
       operands.DeclareParameter(text);
+    } else if (text.starts_with(".local")) {
+      operands.DeclareLocal(text);
     } else if (!text.starts_with(".pragma") && !text.starts_with(".loc")) {
       Decoded decoded = Decode(text, operands);
       decoded.instruction.line = line;

@@ -70,6 +70,10 @@ enum class Op : uint8_t {
   kPrmt,
   kCvt,
   kCvtSat,
+  kRound,
+  kToDouble,
+  kFromDouble,
+  kMulDouble,
   kToBfloat16,
   kToFloat16,
   kToTf32,
@@ -104,8 +108,24 @@ enum class Op : uint8_t {
   kStAsync,
 };  // clang-format: a line a kind
 
-enum class Compare : uint8_t { kEq, kNe, kLt, kLe, kGt, kGe, kEqu, kNeu, kLtu, kLeu, kGtu, kGeu };
-enum class Space : uint8_t { kGeneric, kGlobal, kShared, kParam };
+enum class Compare : uint8_t {
+  kEq,
+  kNe,
+  kLt,
+  kLe,
+  kGt,
+  kGe,
+  kEqu,
+  kNeu,
+  kLtu,
+  kLeu,
+  kGtu,
+  kGeu,
+  kNum,
+  kNan,
+};
+enum class Rounding : uint8_t { kToEven, kToZero, kDown, kUp };
+enum class Space : uint8_t { kGeneric, kGlobal, kShared, kParam, kLocal };
 enum class Shuffle : uint8_t { kIdx, kBfly, kUp, kDown };
 enum class Factors : uint8_t { kBfloat16, kFloat16, kTf32 };
 
@@ -115,7 +135,7 @@ struct Instruction {
   Op op{};
   Type type{}, from{};  // `from`: of what is converted
   Space space{};
-  uint8_t kind = 0;      // Compare, Shuffle or Factors
+  uint8_t kind = 0;      // Compare, Rounding, Shuffle or Factors
   uint8_t vector = 1;    // values of a load or a store
   bool strong = false;   // of a load: others write there meanwhile
   bool release = false;  // of a store, red or fence
@@ -130,6 +150,7 @@ struct Instruction {
 struct Kernel {
   std::string name;
   size_t parameter_bytes = 0;
+  size_t local_bytes = 0;  // of each lane
   int most_threads = 1024;
   uint32_t columns32 = 0, columns64 = 0;
   std::vector<std::pair<uint32_t, uint32_t>> constants32;  // column, value
