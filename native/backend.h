@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "native/problem/arrays.h"
+#include "native/problem/packed.h"
 #include "native/problem/problem.h"
 #include "native/programs/program.h"
 
@@ -102,7 +103,13 @@ class Backend {
   virtual std::string Run(const Plan& plan, const Backward& arrays, void* workspace,
                           const Resources& resources) const = 0;
 
-  // The same for a step function's program, whose operands and results are in its own order. A
+  // Packs kernels for problems with packed_lanes. Returns what went wrong, or an empty text.
+  virtual std::string Pack(const Packing& /*packing*/, const void* /*from*/, void* /*to*/,
+                           const Resources& /*resources*/) const {
+    return "this backend reads no packed kernels";
+  }
+
+  // Plans and runs a step function's program, whose operands and results are in its own order. A
   // backend that runs none has no plan. Throws as MakePlan does.
   virtual std::unique_ptr<Plan> MakeProgramPlan(Program /*program*/, const Facts& /*facts*/) const {
     return nullptr;

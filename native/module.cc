@@ -14,6 +14,7 @@
 #include "native/cpu/isa.h"
 #include "native/problem/parse.h"
 #include "native/xla/handlers.h"
+#include "native/xla/pack_handler.h"
 #include "native/xla/program_handler.h"
 
 namespace nb = nanobind;
@@ -47,6 +48,9 @@ nb::dict Targets() {
       handlers["instantiate"] = Handler(jp::ffi::InstantiateProgram);
       handlers["execute"] = Handler(jp::ffi::ExecuteProgram);
       targets[jp::ffi::kProgramTarget] = handlers;
+      nb::dict packs;
+      packs["execute"] = Handler(jp::ffi::ExecutePack);
+      targets[jp::ffi::kPackTarget] = packs;
     }
     platforms[PlatformName(*backends[i]).c_str()] = targets;
   }

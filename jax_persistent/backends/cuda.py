@@ -45,6 +45,8 @@ class CudaBackend(Backend):
     def plan(self, problem: Problem, device: jax.Device | str | None) -> dict[str, Any]:
         if not call.has_cell(problem):
             return without_cell(problem)
+        if problem.packed_lanes:
+            return {"runs": False, "explanation": "the kernels were packed for a CPU"}
         here = _architecture(device) is None  # and not a plan for some other machine
         missing = native_module().missing(_NATIVE) if here and devices() else ""
         if missing and problem.dtype in self.dtypes:

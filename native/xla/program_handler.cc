@@ -19,13 +19,6 @@ namespace {
 
 namespace xffi = ::xla::ffi;
 
-const Backend& PoolBackend() {
-  for (const Backend* backend : Backends()) {
-    if (backend->KindOfExecutor() == Executor::kThreadPool) return *backend;
-  }
-  throw std::logic_error("no backend runs on threads");
-}
-
 // A program, and its plan for each number of threads that has run it.
 struct ProgramState {
   static inline xffi::TypeId id = XLA_FFI_UNKNOWN_TYPE_ID;
