@@ -83,9 +83,11 @@ class JaxPeer:
 
 
 class Ours(JaxPeer):
+    backend: str | None = "native"
+
     def _apply(self, weights: Weights, x: Array) -> Array:
         function: Any = {"lstm": jp.lstm, "gru": jp.gru, "elman": jp.elman}[self.shape.cell]
-        return function(x, **weights, time_major=True, backend="native")[0]
+        return function(x, **weights, time_major=True, backend=self.backend)[0]
 
     def _pack(self, arrays: Arrays) -> Weights:
         names = ["input_kernel", "recurrent_kernel", "bias"]
@@ -94,6 +96,32 @@ class Ours(JaxPeer):
 
     def _unpack(self, gradients: Weights) -> dict[str, np.ndarray]:
         return {name: gradients[name] for name in ("input_kernel", "recurrent_kernel", "bias")}
+
+
+class Scan(Ours):
+    """Our reference, a `lax.scan`."""
+
+    backend = "reference"
+
+
+class Chosen(Ours):
+    """Whichever of the two the package takes by itself."""
+
+    backend = None
+
+
+class Packed(Ours):
+    """The kernel on weights that were packed before the call; forward only."""
+
+    def __init__(self, shape: Shape, arrays: Arrays, threads: int) -> None:
+        super().__init__(shape, arrays, threads)
+        names = ("input_kernel", "recurrent_kernel")
+        kernels = {name: self._weights[name] for name in names}
+        self._weights |= jp.pack(shape.cell, kernels)
+
+    @staticmethod
+    def refuses(shape: Shape, direction: str) -> str | None:
+        return None if direction == "forward" else "packed weights are for inference"
 
 
 class Flax(JaxPeer):

@@ -6,10 +6,22 @@ import contextlib
 from jax_persistent.backends.base import Plan
 from jax_persistent.ffi.registration import native_module
 from jax_persistent.functions import elman, gru, lstm
+from jax_persistent.ops.packing import pack
 from jax_persistent.ops.plan import plan
+from jax_persistent.problem import PackedKernel
 from jax_persistent.programs.functions import explain, scan
 
-__all__ = ["Plan", "elman", "explain", "gru", "lstm", "plan", "scan"]
+__all__ = [
+    "PackedKernel",
+    "Plan",
+    "elman",
+    "explain",
+    "gru",
+    "lstm",
+    "pack",
+    "plan",
+    "scan",
+]
 __version__ = "0.1.0"
 
 # Programs that jax.export serialised elsewhere find the kernels once this package is imported. A

@@ -23,9 +23,9 @@ from jax import Array
 
 from jax_persistent.cells import Cell
 from jax_persistent.cells.elman import ELMAN
-from jax_persistent.ops import functions
+from jax_persistent.ops import functions, packing
 from jax_persistent.ops.validation import check_lengths, check_range
-from jax_persistent.problem import DTYPES, Arrays
+from jax_persistent.problem import DTYPES, Arrays, PackedKernel
 
 _SIGMOIDS = (jax.nn.sigmoid, jax.lax.logistic)
 _TANHS = (jnp.tanh, jax.nn.tanh, jax.lax.tanh)
@@ -47,6 +47,7 @@ class CellWeights:
     recurrent_dtype: Any  # of the recurrent product; likewise
     recurrent_bias: Array | None = None  # [G*H], cells that reset after the product
     mixes_states: bool = True  # whether a step promotes its result with the state before it
+    packed: dict[str, PackedKernel] | None = None  # of both kernels, by name
 
     @property
     def arrays(self) -> dict[str, Array]:
@@ -57,6 +58,30 @@ class CellWeights:
             "recurrent_bias": self.recurrent_bias,
         }
         return {name: array for name, array in every.items() if array is not None}
+
+    def pack(self) -> dict[str, PackedKernel]:
+        """Both kernels packed, in the dtype of a call whose inputs have that of the parameters."""
+        found = {}
+        dtypes = {"input_kernel": self.input_dtype, "recurrent_kernel": self.recurrent_dtype}
+        for name, dtype in dtypes.items():
+            kernel = self.arrays[name]
+            kernel = kernel if dtype is None else kernel.astype(dtype)
+            found[name] = packing.pack_kernel(self.cell, name, kernel)
+        return found
+
+    def in_dtype(self, dtype: Any) -> dict[str, Any]:
+        """The arrays of one dtype; of the kernels those that are packed, if they are."""
+        arrays: dict[str, Any] = {name: array.astype(dtype) for name, array in self.arrays.items()}
+        for name, packed in (self.packed or {}).items():
+            kernel = arrays[name]
+            if (packed.shape, packed.dtype) != (kernel.shape, kernel.dtype):
+                raise ValueError(
+                    f"packed {name}: expected {kernel.dtype.name} of shape {kernel.shape}, as this "
+                    f"call computes in; got {packed.dtype.name} of shape {packed.shape}. Pack the "
+                    "layer again, or cast its inputs"
+                )
+            arrays[name] = packing.in_place_of(kernel, packed)
+        return arrays
 
 
 @dataclass(frozen=True)
@@ -139,7 +164,7 @@ class KernelCall:
     @property
     def arrays(self) -> dict[str, Any]:
         """The weights and the initial state."""
-        weights = {n: a.astype(self.dtypes.compute) for n, a in self.weights.arrays.items()}
+        weights = self.weights.in_dtype(self.dtypes.compute)
         return weights | {"initial_state": self.states_of(self.carry)}
 
     def sequences(self, inputs: Array, seq_lengths: Any) -> tuple[Array, Array | None]:
@@ -160,6 +185,13 @@ class KernelCall:
         batch = self.options.batch_shape(inputs)
         leaves = [s.astype(self.dtypes.state).reshape(*batch, self.hidden) for s in states[::-1]]
         return jax.tree.unflatten(jax.tree.structure(self.carry), leaves)
+
+
+def unpackable(cell: Any, reason: NoKernel) -> NotImplementedError:
+    """The error of a layer that has nothing to pack."""
+    return NotImplementedError(
+        f"pack: expected a cell with a kernel of its own; got {type(cell).__name__}: {reason}"
+    )
 
 
 def check_gated_cell(cell: Any) -> None:

@@ -18,13 +18,14 @@ from jax_persistent.cells import Cell
 from jax_persistent.cells.gru import GRU
 from jax_persistent.cells.lstm import LSTM
 from jax_persistent.ops import functions, validation
+from jax_persistent.problem import PackedKernel
 from jax_persistent.programs import sequences
 
 
 def lstm(
     x: ArrayLike,
-    input_kernel: ArrayLike,
-    recurrent_kernel: ArrayLike,
+    input_kernel: ArrayLike | PackedKernel,
+    recurrent_kernel: ArrayLike | PackedKernel,
     bias: ArrayLike | None = None,
     initial_state: tuple[ArrayLike, ArrayLike] | None = None,
     *,
@@ -50,7 +51,8 @@ def lstm(
         other array has the same dtype. Narrow types accumulate, and keep c, in float32.
         Without rows (B = 0) or steps (T = 0) the outputs are empty, and the final state is the
         initial one; so are those of `jax.vmap` over an axis of size 0.
-      input_kernel: W [I, 4*H], gates in the order i, f, g, o.
+      input_kernel: W [I, 4*H], gates in the order i, f, g, o. Both kernels may be packed: see
+        `pack`.
       recurrent_kernel: R [H, 4*H].
       bias: b [4*H]; zeros if not given.
       initial_state: (h0, c0), each [B, H]; zeros if not given.
@@ -97,8 +99,8 @@ def lstm(
 
 def gru(
     x: ArrayLike,
-    input_kernel: ArrayLike,
-    recurrent_kernel: ArrayLike,
+    input_kernel: ArrayLike | PackedKernel,
+    recurrent_kernel: ArrayLike | PackedKernel,
     bias: ArrayLike | None = None,
     recurrent_bias: ArrayLike | None = None,
     initial_state: ArrayLike | None = None,
@@ -124,7 +126,7 @@ def gru(
 
     Args:
       x: [B, T, I], or [T, B, I] with `time_major`.
-      input_kernel: W [I, 3*H], gates in the order r, z, n.
+      input_kernel: W [I, 3*H], gates in the order r, z, n. Both kernels may be packed.
       recurrent_kernel: R [H, 3*H].
       bias: b [3*H]; zeros if not given.
       recurrent_bias: b' [3*H]; zeros if not given.
@@ -158,8 +160,8 @@ def gru(
 
 def elman(
     x: ArrayLike,
-    input_kernel: ArrayLike,
-    recurrent_kernel: ArrayLike,
+    input_kernel: ArrayLike | PackedKernel,
+    recurrent_kernel: ArrayLike | PackedKernel,
     bias: ArrayLike | None = None,
     initial_state: ArrayLike | None = None,
     *,
@@ -177,7 +179,7 @@ def elman(
 
     Args:
       x: [B, T, I], or [T, B, I] with `time_major`.
-      input_kernel: W [I, H].
+      input_kernel: W [I, H]. Both kernels may be packed.
       recurrent_kernel: R [H, H].
       bias: b [H]; zeros if not given.
       initial_state: h0 [B, H]; zeros if not given.
@@ -220,4 +222,5 @@ def _checked_run(
     how: dict[str, Any] = {"time_major": time_major, "backend": backend}
     if variant is None:
         return functions.run(cell, arrays, directions="reverse" if reverse else "forward", **how)
+    validation.check_unpacked(arrays, variant)
     return sequences.run(getattr(cells, variant)(), arrays, reverse=reverse, **how)

@@ -7,7 +7,7 @@ The cells of `jax_persistent.cells` are here too, as flax cells: `PeepholeLSTMCe
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -201,6 +201,35 @@ class RNN(nn.RNN):
             result = _with_resets(self.cell, scanned, inputs, carry, resets, reset_carry)
         return flax_cells.mask_padding(result, seq_lengths, options)
 
+    @nn.nowrap
+    def pack(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+        """The layer's variables with its kernels packed beside them, for calls of few steps.
+
+            >>> packed = rnn.pack(variables)
+            >>> carry, y = rnn.apply(packed, x, initial_carry=carry)  # x [*batch, 1, I]
+
+        They are in the collection "packed", and read in place of the kernels in "params", of which
+        the results are those bit for bit; see `jax_persistent.pack`. Parameters that change are
+        packed again. The layers of a larger model pack themselves in a call that says "packed" is
+        mutable:
+
+            >>> _, packed = model.apply(variables, x, mutable=["packed"])
+            >>> y = model.apply({**variables, **packed}, x)
+
+        Raises:
+          NotImplementedError: the cell has no kernel of its own.
+          ValueError: its dtype has no kernel on a CPU.
+        """
+        _, packed = self.apply(variables, method="_pack", mutable=["packed"])
+        return {**variables, **packed}
+
+    def _pack(self) -> None:
+        try:
+            weights = flax_cells.gatherer(self.cell, _GATHERERS)(self.cell)
+        except NoKernel as error:
+            raise flax_cells.unpackable(self.cell, error) from error
+        self.put_variable("packed", "kernels", weights.pack())
+
     def _of_a_direction(self, *arguments: Any) -> KernelCall:
         """For Bidirectional; as it is a method, flax sets the cell up."""
         return _kernel_call(self, *arguments)
@@ -338,7 +367,7 @@ def _weights(rnn: RNN, inputs: Any, init_key: Array | None, options: CallOptions
     if rnn.variable_axes or rnn.variable_carry or not in_filter(rnn.variable_broadcast, "params"):
         raise NoKernel("variable_axes and variable_carry ask for a scan, and so do own parameters")
     try:
-        return gather(rnn.cell)
+        return _with_packed(rnn, gather(rnn.cell))
     except NoKernel:
         if not rnn.cell.is_mutable_collection("params"):
             raise
@@ -347,6 +376,18 @@ def _weights(rnn: RNN, inputs: Any, init_key: Array | None, options: CallOptions
     zeros = jnp.zeros(step.shape, step.dtype)
     _flax_rnn(rnn, zeros, init_key=init_key, time_major=options.time_major)
     return gather(rnn.cell)
+
+
+def _with_packed(rnn: RNN, weights: CellWeights) -> CellWeights:
+    """A layer's weights with its packed kernels, if it has some or the caller asks for them."""
+    assert rnn.scope is not None
+    mutable = rnn.scope.mutable  # where all collections are, nobody has asked for this one
+    named = (mutable,) if isinstance(mutable, str) else mutable
+    if isinstance(named, Container) and "packed" in named:
+        rnn.put_variable("packed", "kernels", weights.pack())
+    if not rnn.has_variable("packed", "kernels"):
+        return weights
+    return replace(weights, packed=rnn.get_variable("packed", "kernels"))
 
 
 def _lstm(cell: Any) -> CellWeights:

@@ -216,6 +216,30 @@ class RNN(nnx.RNN):
             result = _with_resets(self, inputs, carry, resets, reset_carry, flags)
         return flax_cells.mask_padding(result, seq_lengths, options)
 
+    def pack(self) -> None:
+        """Packs the layer's kernels, for calls of few steps.
+
+            >>> rnn.pack()
+            >>> carry, y = rnn(x, initial_carry=carry)  # x [*batch, 1, I]
+
+        They are a variable of type `Packed`, and read in place of the cell's own kernels, of which
+        the results are those bit for bit; see `jax_persistent.pack`. Parameters that change are
+        packed again; `del rnn.packed` goes back to them.
+
+        Raises:
+          NotImplementedError: the cell has no kernel of its own.
+          ValueError: its dtype has no kernel on a CPU.
+        """
+        try:
+            weights = flax_cells.gatherer(self.cell, _GATHERERS)(self.cell)
+        except NoKernel as error:
+            raise flax_cells.unpackable(self.cell, error) from error
+        self.packed = Packed(weights.pack())
+
+
+class Packed(nnx.Variable):
+    """The kernels of a layer that `RNN.pack` has packed, by name."""
+
 
 def _with_resets(
     rnn: RNN, inputs: Array, carry: Any, resets: Array, reset_carry: Any, flags: dict[str, Any]
@@ -364,7 +388,8 @@ def _weights(rnn: RNN, inputs: Any) -> CellWeights:
         raise NoKernel("broadcast_rngs asks for a scan over the cell's own calls")
     if any(axis not in (None, iteration.Carry) for _, axis in rnn.state_axes.items()):
         raise NoKernel("state_axes asks for a scan over the cell's own calls")
-    return gather(rnn.cell)
+    packed = getattr(rnn, "packed", None)
+    return replace(gather(rnn.cell), packed=None if packed is None else packed.get_value())
 
 
 def _lstm(cell: nnx.LSTMCell) -> CellWeights:

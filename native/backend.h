@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "native/problem/arrays.h"
+#include "native/problem/packed.h"
 #include "native/problem/problem.h"
 #include "native/programs/program.h"
 
@@ -108,6 +109,12 @@ class Backend {
   virtual std::string RunProgram(const Plan& plan, std::span<const void* const> operands,
                                  std::span<void* const> results, void* workspace,
                                  const Resources& resources) const = 0;
+
+  // Packs kernels for problems with packed_lanes. Returns what went wrong, or an empty text.
+  virtual std::string Pack(const Packing& /*packing*/, const void* /*from*/, void* /*to*/,
+                           const Resources& /*resources*/) const {
+    return "this backend reads no packed kernels";
+  }
 };
 
 }  // namespace jp

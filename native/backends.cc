@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cctype>
+#include <stdexcept>
 
 #include "cuda/backend.h"
 #include "native/cpu/backend.h"
@@ -29,6 +30,13 @@ const Backend* FindBackend(std::string_view platform) {
     }
   }
   return nullptr;
+}
+
+const Backend& PoolBackend() {
+  for (const Backend* backend : Backends()) {
+    if (backend->KindOfExecutor() == Executor::kThreadPool) return *backend;
+  }
+  throw std::logic_error("no backend runs on threads");
 }
 
 }  // namespace jp

@@ -14,4 +14,7 @@ std::span<const Backend* const> Backends();
 // The one for a platform, or null. jax says "cuda" where XLA says "CUDA": case does not matter.
 const Backend* FindBackend(std::string_view platform);
 
+// The one that runs on threads.
+const Backend& PoolBackend();
+
 }  // namespace jp

@@ -14,6 +14,7 @@
 #include "native/cpu/isa.h"
 #include "native/problem/parse.h"
 #include "native/xla/handlers.h"
+#include "native/xla/pack_handler.h"
 
 namespace nb = nanobind;
 
@@ -44,6 +45,11 @@ nb::dict Targets() {
       add(jp::ffi::TargetOf(pass), jp::ffi::StagesOf(i, pass));
     }
     add(jp::ffi::kProgramTarget, jp::ffi::StagesOfProgram(i));
+    if (backends[i]->KindOfExecutor() == jp::Executor::kThreadPool) {
+      nb::dict packs;
+      packs["execute"] = Handler(jp::ffi::ExecutePack);
+      targets[jp::ffi::kPackTarget] = packs;
+    }
     platforms[PlatformName(*backends[i]).c_str()] = targets;
   }
   return platforms;

@@ -113,7 +113,11 @@ def evaluate(model: CharLM, params: Params, text: np.ndarray, batch: int, length
 def sample(model: CharLM, params: Params, prompt: bytes, count: int, seed: int) -> bytes:
     """The prompt's continuation, drawn at temperature 0.8."""
     seen = jnp.frombuffer(prompt, jnp.uint8)[None]
-    state: Any = model.apply(params, seen, model.start(1))
+    # On a CPU the layers' weights are packed once for all the single steps that follow.
+    mutable = ["packed"] if jax.default_backend() == "cpu" else []
+    state: Any
+    state, packed = model.apply(params, seen, model.start(1), mutable=mutable)
+    params = {**params, **packed}
 
     def draw(state: Any, key: jax.Array) -> tuple[Any, jax.Array]:
         logits, carry = state

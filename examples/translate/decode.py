@@ -44,19 +44,23 @@ def beam_search(
     The score is the mean log-probability of a piece, the end mark included: hypotheses of different
     lengths compete on it at every step, and one that `limit` cuts off competes as it is.
     """
-    model = Translator(config)
+    model, variables = Translator(config), {"params": params}
     batch = source.shape[0]
-    memory, carries = model.apply({"params": params}, source, lengths, method="encode")
+    memory, carries = model.apply(variables, source, lengths, method="encode")
     memory, carries = jax.tree.map(lambda x: jnp.repeat(x, beam, 0), (memory, carries))
+    if jax.default_backend() == "cpu":  # the decoder's weights are packed once for all steps
+        begin = jnp.full(batch * beam, BEGIN)
+        _, packed = model.apply(
+            variables, begin, carries, memory, method="step", mutable=["packed"]
+        )
+        variables |= packed
     rows = jnp.arange(batch)[:, None]
     empty = source[:, :1] == PAD  # rows that only fill the batch must not keep the search going
 
     def extend(search: _Search) -> _Search:
         last = search.pieces[:, :, search.time - 1].reshape(-1)
         last = jnp.where(search.time == 0, BEGIN, last)
-        logits, _, stepped = model.apply(
-            {"params": params}, last, search.carries, memory, method="step"
-        )
+        logits, _, stepped = model.apply(variables, last, search.carries, memory, method="step")
         step_scores = jax.nn.log_softmax(logits).reshape(batch, beam, -1)  # [B,K,V]
         vocabulary = step_scores.shape[-1]
         step_scores = step_scores.at[:, :, jnp.array([PAD, BEGIN])].set(MASKED)

@@ -115,11 +115,11 @@ class Translator(nn.Module):
     ) -> tuple[jax.Array, jax.Array, list[Carry]]:
         """piece [B], carries, memory -> logits [B,V], attention [B,S], carries."""
         x = self._embed(self.target_embedding, piece)  # [B,E]
-        stepped = []
-        for cell, carry in zip(self.decoder_cells, carries, strict=True):
-            carry, x = cell(carry, x)
+        x, stepped = x[:, None], []
+        for rnn, carry in zip(self.decoder, carries, strict=True):
+            carry, x = rnn(x, initial_carry=carry, return_carry=True)  # x [B,1,H]
             stepped.append(carry)
-        logits, attention = self._attend(x[:, None], memory, train=False)
+        logits, attention = self._attend(x, memory, train=False)
         return logits[:, 0], attention[:, 0], stepped
 
     def _teacher_forced(

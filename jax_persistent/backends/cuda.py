@@ -47,6 +47,8 @@ class CudaBackend(Backend):
     def plan(self, problem: Problem, device: jax.Device | str | None) -> dict[str, Any]:
         if not call.has_cell(problem):
             return without_cell(problem)
+        if problem.packed_lanes:
+            return {"runs": False, "explanation": "the kernels were packed for a CPU"}
         missing = _missing(device)
         if missing and problem.dtype in self.dtypes:
             return {"runs": False, "explanation": missing}

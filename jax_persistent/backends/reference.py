@@ -17,6 +17,7 @@ reset is set and the row runs, the states before the step are the reset state.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -30,6 +31,7 @@ from jax_persistent.problem import Arrays, Problem
 
 def run(problem: Problem, flat: Sequence[Array]) -> list[Array]:
     """A problem's results from its operands, both flat."""
+    problem, flat = unpacked(problem, flat)
     function = {"forward": forward, "tangent": tangent, "backward": backward}[problem.pass_]
 
     def layer(*flat: Array) -> list[Array]:
@@ -43,6 +45,34 @@ def run(problem: Problem, flat: Sequence[Array]) -> list[Array]:
         return problem.flat_results(found)
 
     return each_layer(layer, *flat)
+
+
+def unpacked(problem: Problem, flat: Sequence[Array]) -> tuple[Problem, Sequence[Array]]:
+    """The same problem and operands with its kernels as they were before they were packed."""
+    if not problem.packed_lanes:
+        return problem, flat
+    arrays = problem.arrays(flat)
+    for name, rows in (("input_kernel", problem.inputs), ("recurrent_kernel", problem.hidden)):
+        arrays[name] = _unpacked(problem, arrays[name], rows)
+    plain = replace(problem, packed_lanes=0)
+    return plain, plain.flat(arrays)
+
+
+def _unpacked(problem: Problem, kernel: Array, rows: int) -> Array:
+    """[N, D, panels, rows made even, width] -> [N, D, rows, G*H]; the layout is packed.h's."""
+    gates, lanes = problem.cell.gates, problem.packed_lanes
+    *leading, panels, even, width = kernel.shape
+    vectors = width // lanes
+    if kernel.dtype.itemsize == 2:  # pairs of rows are interleaved
+        kernel = kernel.reshape(*leading, panels, even // 2, width, 2)
+        kernel = jnp.swapaxes(kernel, -1, -2)
+    columns = kernel.reshape(*leading, panels, even, vectors, lanes)
+    columns = jnp.moveaxis(columns, -4, -3).reshape(*leading, even, panels * vectors, lanes)
+    of_units = panels * vectors // gates
+    columns = columns[..., : of_units * gates, :].reshape(*leading, even, of_units, gates, lanes)
+    columns = jnp.swapaxes(columns, -2, -3).reshape(*leading, even, gates, of_units * lanes)
+    found = columns[..., :rows, :, : problem.hidden]
+    return found.reshape(*leading, rows, gates * problem.hidden)
 
 
 def each_layer(function: Callable[..., Any], *arrays: Array | None) -> Any:

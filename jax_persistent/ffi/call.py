@@ -11,13 +11,15 @@ import numpy as np
 from jax import Array
 
 from jax_persistent.ffi.registration import native_module
-from jax_persistent.problem import Arrays, Problem
+from jax_persistent.problem import Arrays, PackedKernel, Problem
 
 TARGETS = {
     "forward": "jax_persistent.forward",
     "backward": "jax_persistent.backward",
     "program": "jax_persistent.program",
 }
+
+PACK_TARGET = "jax_persistent.pack"
 
 
 def has_cell(problem: Problem) -> bool:
@@ -82,3 +84,13 @@ def program_call(
         made.append(jax.ShapeDtypeStruct((workspace_bytes,), "uint8"))
     found = jax.ffi.ffi_call(TARGETS["program"], made)(*operands, **attributes, **options)
     return list(found[: len(results)])
+
+
+def pack_call(kernels: Array, *, gates: int, lanes: int) -> list[Array]:
+    """One call that packs kernels [N, K, G*H], each by itself: [N, panels, ..]."""
+    native_module()
+    count, rows, columns = kernels.shape
+    one = PackedKernel(kernels, gates, rows, columns // gates, lanes)
+    result = jax.ShapeDtypeStruct((count, *one.panels_shape), kernels.dtype)
+    run = jax.ffi.ffi_call(PACK_TARGET, result)
+    return [run(kernels, gates=np.int64(gates), lanes=np.int64(lanes))]

@@ -13,11 +13,12 @@ from jax_persistent import compat
 from jax_persistent.cells import Cell
 from jax_persistent.ops import primitives
 from jax_persistent.ops.explicit_sharding import in_auto_axes
-from jax_persistent.problem import DIRECTIONS, Arrays, Problem, operands
+from jax_persistent.problem import DIRECTIONS, Arrays, PackedKernel, Problem, operands
 from jax_persistent.problem.operands import Leaf
 
 _OPTIONAL = ("bias", "recurrent_bias", "lengths", "resets", "reset_state")
 _LETTERS = {"d": "D", "b": "B", "t": "T", "i": "I", "h": "H", "g": "G*H"}
+_LETTERS |= {"p": "P", "j": "I", "k": "H", "w": "W"}  # of packed kernels
 
 
 def run(
@@ -27,7 +28,8 @@ def run(
 
     Args:
       cell: the cell.
-      arrays: as `validation.check_call` returns them: "x", "input_kernel", "recurrent_kernel", and
+      arrays: as `validation.check_call` returns them: "x", "input_kernel", "recurrent_kernel", both
+        of which may be packed, and
         of "bias", "recurrent_bias", "lengths", "resets", "reset_state" and "initial_state" those
         that there are. With both directions all but x and lengths have an axis D of two, first.
       directions: "forward", "reverse" or "both".
@@ -43,6 +45,9 @@ def run(
         shape = (batch, hidden) if ways == 1 else (ways, batch, hidden)
         zeros = tuple(jnp.zeros(shape, x.dtype) for _ in cell.states)
         arrays = Arrays(arrays | {"initial_state": zeros})
+    kernels = {name: arrays[name] for name in ("input_kernel", "recurrent_kernel")}
+    packed = {n: k for n, k in kernels.items() if isinstance(k, PackedKernel)}
+    arrays = Arrays(arrays | {name: kernel.panels for name, kernel in packed.items()})
     parts = {"inputs", *(name for name in _OPTIONAL if name in arrays)}
     problem = Problem(
         "forward",
@@ -56,6 +61,7 @@ def run(
         directions=directions,
         time_major=bool(time_major),
         tf32=compat.tf32_is_asked_for(),
+        packed_lanes=packed["recurrent_kernel"].lanes if packed else 0,
         backend=backend,
         parts=operands.in_order(parts),
     )

@@ -32,6 +32,8 @@ def register(primitive: Primitive, in_parts: Callable[..., list[Array]] | None =
     """
 
     def elsewhere(*flat: Array, problem: Problem) -> list[Array]:
+        if problem.backend != "reference" and problem.packed_lanes:
+            raise _unreadable("no kernel of this platform reads them")
         if problem.backend != "reference":
             known = ", ".join(registry.platforms())
             _fall_back(problem, f"no kernel for this platform; kernels exist for {known}")
@@ -86,9 +88,12 @@ def register_reference(primitive: Primitive) -> None:
 def chosen(backend: Backend, problem: Problem) -> str | None:
     """Why one device's problem runs as the reference, which users are told; None for a kernel.
 
-    Raises NotImplementedError where there is no kernel and the caller asks for one.
+    Raises NotImplementedError where there is no kernel and the caller asks for one, and ValueError
+    where packed kernels can't be read.
     """
     reason = backend.refusal(problem)
+    if reason is not None and problem.packed_lanes:
+        raise _unreadable(reason)
     if reason is not None:
         _fall_back(problem, reason, by_choice=problem.dtype not in backend.dtypes)
     elif problem.backend is None:
@@ -96,6 +101,13 @@ def chosen(backend: Backend, problem: Problem) -> str | None:
         if reason is not None:
             _fall_back(problem, reason, by_choice=True)
     return reason
+
+
+def _unreadable(reason: str) -> ValueError:
+    return ValueError(
+        f"packed kernels: expected those of the machine that runs them; {reason}. Call "
+        "jax_persistent.pack where they are used, or pass the kernels themselves"
+    )
 
 
 def _fall_back(problem: Problem, reason: str, by_choice: bool = False) -> None:

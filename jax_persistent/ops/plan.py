@@ -50,7 +50,7 @@ def plan(
       ImportError: the native module can't be loaded.
       RuntimeError: an environment variable for the CPU's kernels is wrong.
     """
-    known = _cell(cell)
+    known = cell_of(cell)
     for name, size in (("hidden", hidden), ("batch", batch), ("steps", steps)):
         if isinstance(size, bool) or not isinstance(size, int) or not 1 <= size <= _LARGEST:
             raise ValueError(f"{name}: expected an int of at least 1 and below 2^31; got {size!r}")
@@ -93,7 +93,8 @@ def plan(
     )
 
 
-def _cell(name: Any) -> Cell:
+def cell_of(name: Any) -> Cell:
+    """The cell of a public name; ValueError for one that is none."""
     known_names = CELLS | _DEFAULTS
     found = known_names.get(name) if isinstance(name, str) else None
     if found is None:

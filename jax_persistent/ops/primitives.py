@@ -23,10 +23,12 @@ from jax.interpreters import ad, batching, partial_eval
 
 from jax_persistent import compat
 from jax_persistent.backends import reference
-from jax_persistent.ops import lowering
+from jax_persistent.ops import lowering, packing
 from jax_persistent.ops.batching import Axes, empty, fold, maps_weights, unfold
 from jax_persistent.problem import Arrays, Problem
 from jax_persistent.problem.operands import Leaf
+
+_KERNELS = ("input_kernel", "recurrent_kernel")
 
 
 def forward(problem: Problem, arrays: Arrays) -> Arrays:
@@ -138,6 +140,8 @@ partial_eval.dce_rules[forward_p] = _without_residuals
 def _forward_jvp(
     primals: Sequence[Any], tangents: Sequence[Any], *, problem: Problem
 ) -> tuple[list[Any], list[Any]]:
+    if problem.packed_lanes:
+        return _jvp_of_packed(primals, tangents, problem)
     kept = {"residuals"} if problem.cell.residuals else set()
     keeping = problem.having("forward", set(problem.parts) | kept)
     arrays, d = problem.arrays(primals), problem.arrays(tangents)
@@ -148,6 +152,17 @@ def _forward_jvp(
     d_results = of_tangent.named_results(_bind(tangent_p, of_tangent, flat))
     of_results = {name.removeprefix("d_"): tangent for name, tangent in d_results.items()}
     return problem.flat_results(results), problem.flat_results(of_results)
+
+
+def _jvp_of_packed(
+    primals: Sequence[Any], tangents: Sequence[Any], problem: Problem
+) -> tuple[list[Any], list[Any]]:
+    """Packed kernels are constants; what else is differentiated goes through the kernels."""
+    d = problem.arrays(tangents)
+    packing.check_constant(_moves(d.input_kernel) or _moves(d.recurrent_kernel))
+    plain, operands = reference.unpacked(problem, primals)
+    zeros = {n: ad.Zero(jax.typeof(plain.arrays(operands)[n]).to_tangent_aval()) for n in _KERNELS}
+    return _forward_jvp(operands, plain.flat(d | zeros), problem=plain)
 
 
 def _differentiated(problem: Problem, d: Arrays) -> set[str]:

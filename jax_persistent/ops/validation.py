@@ -16,7 +16,7 @@ from jax.export import is_symbolic_dim
 
 from jax_persistent.cells import Cell
 from jax_persistent.cells.elman import ELMAN
-from jax_persistent.problem import DTYPES, Arrays
+from jax_persistent.problem import DTYPES, Arrays, PackedKernel
 
 BACKENDS = (None, "native", "reference")
 
@@ -125,7 +125,44 @@ def check_weights(cell: Cell, time_major: bool, given: dict[str, Any]) -> Arrays
         raise ValueError(f"x: expected dtype {', '.join(DTYPES)}; got {x.dtype.name}")
     for name, array in arrays.items():
         check_dtype(name, array, x)
+    check_packed(arrays)
     return arrays
+
+
+def check_packed(arrays: Arrays) -> None:
+    """Packed kernels come in pairs, of one machine, with the panels that they say."""
+    kernels = {name: arrays[name] for name in ("input_kernel", "recurrent_kernel")}
+    packed = {n: k for n, k in kernels.items() if isinstance(k, PackedKernel)}
+    if not packed:
+        return
+    for name, kernel in kernels.items():
+        if name not in packed:
+            other = next(iter(packed))
+            raise ValueError(
+                f"{name}: expected a packed kernel, as {other} is; got an array. Pack both: "
+                "input_kernel, recurrent_kernel = jax_persistent.pack(cell, (.., ..))"
+            )
+        if kernel.panels.shape != kernel.panels_shape:
+            raise ValueError(
+                f"{name}: expected panels {kernel.panels_shape}, as jax_persistent.pack makes them "
+                f"of {kernel.shape}; got {kernel.panels.shape}. Use jax.vmap over further axes"
+            )
+    lanes = [kernel.lanes for kernel in packed.values()]
+    if lanes[0] != lanes[1]:
+        raise ValueError(
+            "recurrent_kernel: expected to be packed on the machine that input_kernel was packed "
+            f"on, for vectors of {lanes[0]} units; got {lanes[1]}. Pack both where they are used"
+        )
+
+
+def check_unpacked(arrays: Arrays, cell: str) -> None:
+    """Raises where a cell that runs as a scan is given packed kernels."""
+    for name in ("input_kernel", "recurrent_kernel"):
+        if isinstance(arrays[name], PackedKernel):
+            raise ValueError(
+                f"{name}: expected an array, as {cell} is no cell that reads packed kernels; got a "
+                "packed one. Pass the kernel itself"
+            )
 
 
 def check_state(
@@ -216,7 +253,12 @@ def check_resets(resets: Any, batch: int, steps: int, time_major: bool) -> Array
     return array
 
 
-def check_dtype(name: str, array: Array, x: Array) -> None:
+def check_dtype(name: str, array: Array | PackedKernel, x: Array) -> None:
+    if array.dtype != x.dtype and isinstance(array, PackedKernel):
+        raise ValueError(
+            f"{name}: expected {x.dtype.name}, the dtype of x; got a kernel packed as "
+            f"{array.dtype.name}. Pack kernel.astype({x.dtype.name!r}), or cast x"
+        )
     if array.dtype != x.dtype:
         raise ValueError(
             f"{name}: expected {x.dtype.name}, the dtype of x; got {array.dtype.name}. "
@@ -238,7 +280,11 @@ def _known(value: Any) -> np.ndarray | None:
         return None
 
 
-def _as_array(name: str, value: Any) -> Array:
+def _as_array(name: str, value: Any) -> Any:
+    if isinstance(value, PackedKernel):
+        if name in ("input_kernel", "recurrent_kernel"):
+            return value
+        raise ValueError(f"{name}: expected an array; got a packed kernel")
     try:
         return jnp.asarray(value)
     except (TypeError, ValueError, OverflowError) as error:

@@ -12,13 +12,17 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from jax_persistent.cells import CELLS, Cell
-from jax_persistent.problem import operands
+from jax_persistent.problem import operands, packed
 from jax_persistent.problem.operands import Arrays, Leaf
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 # By their name: of each direction of a layer, whether its rows run from their last step.
 DIRECTIONS = {"forward": (False,), "reverse": (True,), "both": (False, True)}
 _SIZES = {"n": "groups", "b": "batch", "t": "steps", "i": "inputs", "h": "hidden"}
+_PACKED: dict[tuple[str, ...], tuple[str, ...]] = {  # dimensions of kernels
+    ("i", "g"): ("p", "j", "w"),
+    ("h", "g"): ("p", "k", "w"),
+}
 _UNKNOWN = -1
 
 
@@ -38,6 +42,7 @@ class Problem:
         and the lengths.
       time_major: whether sequences have T before B.
       tf32: whether float32 products may be rounded to it, where the hardware has it.
+      packed_lanes: of packed kernels, for vectors of how many units they are; 0 if they are not.
       backend: None chooses, "native" is a kernel or an error, "reference" a plain scan.
       parts: the optional parts that this problem has, in operands.def's order.
     """
@@ -53,6 +58,7 @@ class Problem:
     directions: str = "forward"
     time_major: bool = False
     tf32: bool = False
+    packed_lanes: int = 0
     backend: str | None = None
     parts: tuple[str, ...] = ()
 
@@ -93,6 +99,12 @@ class Problem:
             return len(self.ways)
         if dimension == "n":
             return self.groups // len(self.ways)
+        if dimension in "jk":
+            return packed.even(self.inputs if dimension == "j" else self.hidden)
+        if dimension == "p":
+            return packed.panels(self.cell.gates, self.hidden, self.packed_lanes)
+        if dimension == "w":
+            return packed.panel_vectors(self.cell.gates) * self.packed_lanes
         return getattr(self, _SIZES[dimension])
 
     def sizes(self) -> tuple[Any, ...]:
@@ -108,7 +120,10 @@ class Problem:
 
     def dims_of(self, leaf: Leaf) -> tuple[str, ...]:
         """A leaf's dimensions as they lie in memory."""
-        return leaf.time_major if self.time_major else leaf.batch_major
+        dims = leaf.time_major if self.time_major else leaf.batch_major
+        if self.packed_lanes and dims[-2:] in _PACKED:
+            dims = (*dims[:-2], *_PACKED[dims[-2:]])
+        return dims
 
     def shape_of(self, leaf: Leaf) -> tuple[Any, ...]:
         return tuple(map(self.size, self.dims_of(leaf)))

@@ -42,7 +42,7 @@ CpuFacts Parsed(const Facts& facts) {
 class CpuPlanned : public Plan {
  public:
   CpuPlanned(const Problem& problem, const CpuFacts& facts)
-      : refusal_(jp::cpu::Refusal(problem)), facts_(facts) {
+      : refusal_(jp::cpu::Refusal(problem, facts)), facts_(facts) {
     if (!refusal_.empty()) return;
     plan_ = PlanCpu(problem, facts);
     if (problem.pass == Pass::kForward) {
@@ -168,6 +168,18 @@ class CpuBackend : public Backend {
     return static_cast<const CpuPlanned&>(plan).Run(arrays, resources);
   }
 
+  std::string Pack(const Packing& packing, const void* from, void* to,
+                   const Resources& resources) const override {
+    const CpuFacts facts = ThisMachine(resources.threads);
+    const Problem problem{.dtype = packing.dtype, .packed_lanes = packing.lanes};
+    const std::string refusal = jp::cpu::Refusal(problem, facts);
+    if (!refusal.empty()) return refusal;
+    const PackCall call{packing, PlanPacking(packing, facts), from, to};
+    Team::Run(call.plan.workers, 1, resources.schedule,
+              [&call, pack = ChosenIsa().pack](int worker, int64_t) { pack(call, worker); });
+    return {};
+  }
+
   std::unique_ptr<Plan> MakeProgramPlan(Program program, const Facts& facts,
                                         const Options& options) const override {
     RefuseOptions(options);
@@ -182,7 +194,12 @@ class CpuBackend : public Backend {
 
 }  // namespace
 
-std::string Refusal(const Problem& problem) {
+std::string Refusal(const Problem& problem, const CpuFacts& facts) {
+  if (problem.packed_lanes != 0 && problem.packed_lanes != facts.vector_lanes) {
+    return "the kernels were packed for vectors of " + std::to_string(problem.packed_lanes) +
+           " units, and this machine's have " + std::to_string(facts.vector_lanes) +
+           ": pack them where they are used, by the same JAX_PERSISTENT_ISA";
+  }
   if (problem.dtype != DType::kFloat32 && problem.dtype != DType::kBfloat16) {
     return "no cpu kernel for " + std::string(NameOf(problem.dtype)) +
            "; there is one for float32 and bfloat16";

@@ -12,8 +12,8 @@ namespace jp::cpu {
 
 const Backend& TheBackend();
 
-// Why there is no CPU kernel for a problem; empty: there is one.
-std::string Refusal(const Problem& problem);
+// Why there is no CPU kernel for a problem on a machine; empty: there is one.
+std::string Refusal(const Problem& problem, const CpuFacts& facts);
 
 // The forward and the backward kernel of an instruction set, chosen by their argument.
 inline auto PhaseOf(const Isa& isa, const Workspace<Forward>&) { return isa.forward; }

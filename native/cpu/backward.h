@@ -133,7 +133,7 @@ struct BackwardKernel {
     const int64_t count = rows.Count();
     const auto b = [&](int64_t r) { return rows.first + r % count; };
     const auto step = [&](int64_t r) { return begin + r / count; };
-    float* const products = space.products + worker * space.part_rows * space.InputColumns();
+    float* const products = space.products + worker * space.ProductRows() * space.InputColumns();
     const bool adds = at.way > 0 && !space.SumsParts();
     void* const d_x = at.way > 0 && !adds ? space.d_x_parts : space.arrays.d_x;
     const auto row = [&](int64_t r) { return DInputGates(step(r), b(r)); };

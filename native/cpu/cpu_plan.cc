@@ -29,6 +29,11 @@ constexpr int64_t kBlockBytes = 400 << 10;
 // first would take several times as long.
 constexpr int64_t kPackedAtOnce = 64;
 
+// Weights that so few tiles of rows use, at all steps together, are read where they lie: measured
+// at 1 to 10 steps, 1 to 4 rows and 64 to 1024 units, where packing them first took up to 5 times
+// as long (AMD EPYC, AVX-512).
+constexpr int64_t kInPlaceUses = 10;
+
 // Bytes of a weight where a tile reads it.
 int TileBytes(int64_t rows, int weight_bytes) { return rows < kWidenedRows ? weight_bytes : 4; }
 
@@ -60,7 +65,7 @@ double PanelCost(int64_t rows, bool single_row, int vectors, int weight_bytes,
 }
 
 // The fastest width of panels for this many rows and vectors of columns.
-int PanelVectors(int64_t rows, bool single_row, int64_t columns, int weight_bytes,
+int FastestPanel(int64_t rows, bool single_row, int64_t columns, int weight_bytes,
                  const CpuFacts& facts) {
   int best = 0;
   double least = 0;
@@ -90,10 +95,13 @@ Division Divide(const Problem& problem, int64_t values, int weight_bytes, const 
   const double lanes = facts.vector_lanes, rows = static_cast<double>(batch);
   const double units = static_cast<double>(hidden), weights = units * units * gates / lanes;
   const double handover = kHandover * static_cast<double>(values);
-  const int64_t most = std::min<int64_t>(facts.threads, CeilDiv(hidden, facts.vector_lanes));
+  const int unit_step = problem.pass == Pass::kForward ? PanelUnits(gates) : 1;
+  const int64_t parts_of_units = CeilDiv(hidden, int64_t{facts.vector_lanes} * unit_step);
+  const int64_t most = std::min<int64_t>(facts.threads, parts_of_units);
   const int by_units = static_cast<int>(
       std::clamp<double>(rows * (weights - handover) / kMeeting, 1, static_cast<double>(most)));
-  const int by_rows = static_cast<int>(std::min(most, batch));
+  const int64_t vectors = CeilDiv(hidden, facts.vector_lanes);
+  const int by_rows = static_cast<int>(std::min<int64_t>({facts.threads, vectors, batch}));
   const int64_t bytes = hidden * hidden * gates * weight_bytes;
 
   // A worker's step: `some` rows times one part in `parts` of the weights.
@@ -102,9 +110,8 @@ Division Divide(const Problem& problem, int64_t values, int weight_bytes, const 
     const double read = in_l1 + (1 - in_l1) * kL2Rows;
     return (std::max(some, read) * weights + some * kUpdate * gates * units / lanes) / parts;
   };
-  const int64_t vectors = CeilDiv(hidden, facts.vector_lanes);
   const double largest =  // share of the units
-      static_cast<double>(CeilDiv(vectors, by_units)) / static_cast<double>(vectors);
+      static_cast<double>(CeilDiv(parts_of_units, by_units)) / static_cast<double>(parts_of_units);
   const double units_divided =
       step(rows, 1 / largest) + (by_units - 1) * (kMeeting + handover * rows / by_units);
   const double batch_divided = step(static_cast<double>(CeilDiv(batch, by_rows)), 1) + kWaking;
@@ -141,7 +148,7 @@ int64_t ChunkSteps(const Problem& problem) {
 }  // namespace
 
 GemmPlan PlanGemm(int64_t k, int64_t units, int gates, int64_t batch, int weight_bytes, int workers,
-                  bool splits_batch, int64_t uses, const CpuFacts& facts) {
+                  bool splits_batch, int64_t uses, const CpuFacts& facts, Panels panels) {
   GemmPlan plan;
   plan.k = CeilDiv(k, 2) * 2;
   plan.lanes = facts.vector_lanes;
@@ -149,18 +156,29 @@ GemmPlan PlanGemm(int64_t k, int64_t units, int gates, int64_t batch, int weight
   plan.unit_vectors = CeilDiv(units, facts.vector_lanes);
   plan.slices = splits_batch ? 1 : workers;
   plan.workers = workers;
-  const int64_t columns = CeilDiv(plan.unit_vectors, plan.slices) * gates;
+  plan.common_panels = panels != Panels::kOwn;
+  plan.unit_step = plan.common_panels ? PanelUnits(gates) : 1;
+  plan.unit_steps = CeilDiv(plan.unit_vectors, plan.unit_step);
+  const int64_t largest = CeilDiv(plan.unit_steps, plan.slices) * plan.unit_step;
+  const int64_t columns = std::min(largest, plan.unit_vectors) * gates;
   const int64_t share = splits_batch ? CeilDiv(batch, workers) : batch;
   const int64_t rows = std::min<int64_t>(share, kBlockRows);
-  plan.panel_vectors = PanelVectors(rows, batch == 1, columns, weight_bytes, facts);
+  plan.panel_vectors = plan.common_panels
+                           ? PanelVectors(gates)
+                           : FastestPanel(rows, batch == 1, columns, weight_bytes, facts);
   plan.tile_rows = TileRows(plan.panel_vectors, facts.vector_count, TileBytes(rows, weight_bytes));
   plan.panels = CeilDiv(columns, plan.panel_vectors);
   const int64_t vector_bytes = plan.k * facts.vector_lanes * weight_bytes;
   plan.slice_bytes = plan.panels * plan.panel_vectors * vector_bytes;
   plan.prefetches = Outgrows(plan.slice_bytes, facts);
-  const bool once = plan.SplitsBatch() || uses > 1;
-  plan.packed_k = once ? plan.k : std::min(plan.k, kPackedAtOnce);
-  plan.packed_bytes = plan.slice_bytes / plan.k * plan.packed_k * plan.slices;
+  const bool once = plan.SplitsBatch() || uses > 1 || panels == Panels::kGiven;
+  const bool few = batch <= kInPlaceRows && uses * CeilDiv(batch, 4) <= kInPlaceUses;
+  plan.in_place = panels == Panels::kCommon && few;
+  plan.packed_k = plan.in_place ? 0 : once ? plan.k : std::min(plan.k, kPackedAtOnce);
+  const int64_t all_panels = plan.common_panels
+                                 ? CeilDiv(plan.unit_vectors * gates, plan.panel_vectors)
+                                 : plan.panels * plan.slices;
+  plan.packed_bytes = all_panels * plan.panel_vectors * vector_bytes / plan.k * plan.packed_k;
   // Whole panels and whole units, and as many as the caches bear.
   const int step = std::lcm(gates, plan.panel_vectors);
   const int64_t fits =
@@ -184,9 +202,11 @@ CpuPlan PlanCpu(const Problem& problem, const CpuFacts& facts) {
   const int64_t uses = problem.steps * CeilDiv(problem.batch, kChunkRows);
   const int64_t input_uses = CeilDiv(problem.steps * problem.batch, kChunkRows);
   if (forward) {
+    const Panels panels = problem.packed_lanes != 0 ? Panels::kGiven : Panels::kCommon;
     plan.recurrence =
-        PlanGemm(hidden, hidden, gates, problem.batch, bytes, workers, splits, uses, facts);
-    plan.inputs = PlanGemm(inputs, hidden, gates, rows, bytes, workers, splits, input_uses, facts);
+        PlanGemm(hidden, hidden, gates, problem.batch, bytes, workers, splits, uses, facts, panels);
+    plan.inputs =
+        PlanGemm(inputs, hidden, gates, rows, bytes, workers, splits, input_uses, facts, panels);
   } else {
     plan.recurrence =
         PlanGemm(columns, hidden, 1, problem.batch, bytes, workers, splits, uses, facts);
@@ -207,6 +227,17 @@ CpuPlan PlanCpu(const Problem& problem, const CpuFacts& facts) {
   return plan;
 }
 
+GemmPlan PlanPacking(const Packing& packing, const CpuFacts& facts) {
+  constexpr int64_t kWorkerBytes = 256 << 10;  // at least: less is done before another wakes
+  const int width = static_cast<int>(ByteWidth(packing.dtype));
+  const int64_t bytes = packing.kernels * packing.rows * packing.gates * packing.units * width;
+  const int64_t panels = PanelCount(packing.gates, packing.units, packing.lanes);
+  const int64_t most = std::min<int64_t>({facts.threads, panels, bytes / kWorkerBytes});
+  const int workers = static_cast<int>(std::max<int64_t>(most, 1));
+  return PlanGemm(packing.rows, packing.units, packing.gates, workers, width, workers, true, 2,
+                  facts, Panels::kGiven);
+}
+
 std::string Explain(const CpuPlan& plan, const CpuFacts& facts) {
   const auto kibibytes = [](int64_t bytes) { return static_cast<long long>(bytes >> 10); };
   const GemmPlan& gemm = plan.recurrence;
@@ -220,6 +251,13 @@ std::string Explain(const CpuPlan& plan, const CpuFacts& facts) {
   } else {
     std::snprintf(work, sizeof work, "over %d worker%s, %lld KiB each", gemm.workers,
                   gemm.workers == 1 ? "" : "s", kibibytes(gemm.slice_bytes));
+  }
+  if (gemm.in_place) {
+    std::snprintf(text, sizeof text,
+                  "%lld KiB of weights %s, read where they lie: so few rows and steps do not repay "
+                  "packing",
+                  kibibytes(gemm.slices * gemm.slice_bytes), work);
+    return text;
   }
   if (!gemm.PackedOnce()) {
     std::snprintf(text, sizeof text,

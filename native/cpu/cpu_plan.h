@@ -6,6 +6,7 @@
 #include <string>
 #include <string_view>
 
+#include "native/problem/packed.h"
 #include "native/problem/problem.h"
 
 namespace jp::cpu {
@@ -22,6 +23,10 @@ struct CpuFacts {
 // taken in whole SIMD vectors; a vector of units has a vector of columns for each gate. A slice is
 // a run of unit vectors. Its columns, unit after unit, are cut into panels, the last of which is
 // padded with zeros.
+//
+// Forward, panels are those of packed.h: all units have one layout, whoever has packed them, and a
+// slice begins with one of its panels. Elsewhere a slice's panels are its own, and as wide as suits
+// its rows.
 struct GemmPlan {
   int64_t k;             // K, made even: rows of weights are taken in pairs
   int lanes;             // units in a vector
@@ -30,23 +35,32 @@ struct GemmPlan {
   int tile_rows;         // batch rows that share a load of the weights
   int block_units;       // vectors of units that are updated together, after their products
   int64_t unit_vectors;  // vectors of units
-  int slices;            // each has unit_vectors / slices, rounded either way
+  int unit_step;         // a slice begins at a multiple of so many
+  int64_t unit_steps;    // in all vectors of units, the last one perhaps not whole
+  int slices;            // each has unit_steps / slices, rounded either way
   int workers;           // each has a slice or, of the only one, batch / workers rows
   int64_t panels;        // of the largest slice
   int64_t slice_bytes;   // of its packed weights
-  int64_t packed_k;      // rows that are packed at a time: all, once, or some, at every use
+  bool in_place;         // weights are read where they lie, and not packed
+  int64_t packed_k;      // rows that are packed at a time: all, once, or some, at every use; or 0
   int64_t packed_bytes;  // of all slices
+  bool common_panels;    // the slices' panels are those of one layout, and lie side by side
   bool prefetches;       // weights are prefetched: a slice's are more than an L2 cache holds
 
   // Inlined by force, as in cell.h. The divisions are of 32 bits, which are faster: no memory holds
   // the weights of 2^32 vectors of units.
   [[gnu::always_inline]] int64_t PaddedUnits() const { return unit_vectors * lanes; }
   [[gnu::always_inline]] int64_t FirstUnit(int slice) const {
-    return static_cast<uint32_t>(slice) * static_cast<uint32_t>(unit_vectors) / slices;
+    const int64_t step = static_cast<uint32_t>(slice) * static_cast<uint32_t>(unit_steps) / slices;
+    return step == unit_steps ? unit_vectors : step * unit_step;
   }
   [[gnu::always_inline]] int SliceOf(int64_t unit) const {
-    return static_cast<int>((static_cast<uint32_t>(unit + 1) * slices - 1) /
-                            static_cast<uint32_t>(unit_vectors));
+    return static_cast<int>((static_cast<uint32_t>(unit / unit_step + 1) * slices - 1) /
+                            static_cast<uint32_t>(unit_steps));
+  }
+  // Where a slice's panels begin, among those of all slices.
+  [[gnu::always_inline]] int64_t FirstPanel(int slice) const {
+    return common_panels ? FirstUnit(slice) * gates / panel_vectors : slice * panels;
   }
   // Whether workers divide the batch, and not the units.
   [[gnu::always_inline]] bool SplitsBatch() const { return slices < workers; }
@@ -73,10 +87,21 @@ struct CpuPlan {
 // 1; the dtype is not float16.
 CpuPlan PlanCpu(const Problem& problem, const CpuFacts& facts);
 
+// Whose panels a product reads.
+enum class Panels {
+  kOwn,     // packed for this product alone
+  kCommon,  // those of packed.h, packed by the call
+  kGiven,   // the same, packed before it
+};
+
 // A product of a step with these workers, who divide the batch or, if not, the units. `uses`: how
 // often all weights are read.
 GemmPlan PlanGemm(int64_t k, int64_t units, int gates, int64_t batch, int weight_bytes, int workers,
-                  bool splits_batch, int64_t uses, const CpuFacts& facts);
+                  bool splits_batch, int64_t uses, const CpuFacts& facts,
+                  Panels panels = Panels::kOwn);
+
+// Packing kernels, whose panels the workers divide.
+GemmPlan PlanPacking(const Packing& packing, const CpuFacts& facts);
 
 // A plan in words.
 std::string Explain(const CpuPlan& plan, const CpuFacts& facts);
@@ -87,6 +112,8 @@ inline constexpr int kMostBlockVectors = 24;  // of columns: panels and units co
 inline constexpr int kBlockRows = 32;         // batch rows that are taken at once
 
 inline constexpr int kChunkRows = 128;  // batch rows of a chunk, at most, if several steps
+
+inline constexpr int kInPlaceRows = 16;  // as many at most are multiplied with weights in place
 
 inline constexpr int kWidenedRows = 12;  // with as many, bfloat16 weights are widened beforehand
 

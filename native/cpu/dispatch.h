@@ -30,13 +30,23 @@ static void RunPhase(const Workspace<Arrays>& space, int worker, int64_t phase) 
   }
 }
 
+static void Pack(const PackCall& call, int worker) {
+  const Packing& packing = call.packing;
+  if (packing.dtype == DType::kFloat32) {
+    PackKernels<float>(packing, call.plan, call.from, call.to, worker);
+  } else {
+    PackKernels<bfloat16>(packing, call.plan, call.from, call.to, worker);
+  }
+}
+
 static constexpr Isa MakeIsa(const char* name) {
   return {name,
           kLanes,
           kRegisters,
           RunPhase<ForwardKernel, Forward>,
           RunPhase<BackwardKernel, Backward>,
-          ProgramKernel::RunPhase};
+          ProgramKernel::RunPhase,
+          Pack};
 }
 
 }  // namespace jp::cpu::JP_ISA

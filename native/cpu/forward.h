@@ -33,17 +33,23 @@ struct ForwardKernel {
         worker(i),
         at{s.problem, group},
         times(at.Times(s.arrays.lengths, s.arrays.resets)),
-        slice(s.plan.recurrence, s.packed, i, Kernel(s.arrays.recurrent_kernel, hidden)),
-        inputs(s.plan.inputs, s.packed_inputs, i, Kernel(s.arrays.input_kernel, s.problem.inputs)),
+        slice(SliceOf(s.plan.recurrence, s.packed, s.arrays.recurrent_kernel, hidden)),
+        inputs(SliceOf(s.plan.inputs, s.packed_inputs, s.arrays.input_kernel, s.problem.inputs)),
         rows(s.plan.recurrence, batch, i),
         passing(s.passing + i * s.PassingSize()),
         bias(s.bias + (s.plan.recurrence.SplitsBatch() ? 0 : i) * s.InputColumns()),
         input_gates(s.products + (s.plan.recurrence.SplitsBatch() ? rows.first * s.plan.chunk_steps
-                                                                  : i * s.ChunkRows()) *
+                                                                  : i * s.ProductRows()) *
                                      s.InputColumns()) {}
 
-  KernelView<T> Kernel(const void* base, int64_t features) const {
-    return {at.Group(static_cast<const T*>(base), features * columns), features, hidden, false};
+  // Of a kernel that the call packs into `memory`, or that is packed already, and only read.
+  Slice<T> SliceOf(const GemmPlan& plan, void* memory, const void* kernel, int64_t features) const {
+    const T* const base = static_cast<const T*>(kernel);
+    if (problem.packed_lanes != 0) {
+      const int64_t size = plan.packed_bytes / static_cast<int64_t>(sizeof(T));
+      return {plan, const_cast<T*>(at.Group(base, size)), worker};
+    }
+    return {plan, memory, worker, {at.Group(base, features * columns), features, hidden, false}};
   }
   float* H(int64_t step, int64_t b) const {  // the state before `step`
     return space.exchange + ((step & 1) * batch + b) * space.row;

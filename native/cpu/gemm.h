@@ -109,6 +109,9 @@ struct Accumulator {
   const float* at;  // null: zero
   int64_t stride;
   bool prefetches = false;  // it is not in a cache: each tile prefetches that of the next one
+  // Of a single row, if its K comes in parts: the second set, which is kept apart between them. The
+  // caller adds it up.
+  float* odd = nullptr;
 };
 
 // Which end of a panel is read first. Callers that read it many times alternate, so that the end
@@ -122,8 +125,7 @@ struct PrefetchPlan {
 };
 
 // out[m] = accumulator[m] + in[m][k_begin..k_begin + k_count) x panel; k_count is even. A single
-// row has too few accumulators to hide the latency of an addition: it gets a second set, and all of
-// K at once.
+// row has too few accumulators to hide the latency of an addition: it gets a second set.
 template <int M, int kVectors, bool kSingleRow, class T>
 static void MultiplyTile(RowPointers in, int64_t k_begin, int64_t k_count, const T* panel,
                          Traversal traversal, Accumulator accumulator, float* out,
@@ -151,6 +153,11 @@ static void MultiplyTile(RowPointers in, int64_t k_begin, int64_t k_count, const
       }
     }
   }
+  const bool in_parts = kSingleRow && accumulator.odd != nullptr;
+  if (in_parts) {
+    JP_UNROLL
+    for (int c = 0; c < kVectors; ++c) odd.at[0][c] = Load(accumulator.odd + c * kLanes);
+  }
   const int64_t step = traversal == Traversal::kForwards ? 2 : -2;
   for (int64_t k = traversal == Traversal::kForwards ? 0 : k_count - 2; 0 <= k && k < k_count;
        k += step) {
@@ -165,7 +172,9 @@ static void MultiplyTile(RowPointers in, int64_t k_begin, int64_t k_count, const
   for (int m = 0; m < M; ++m) {
     JP_UNROLL
     for (int c = 0; c < kVectors; ++c) {
-      const Vec sum = kSingleRow ? even.at[m][c] + odd.at[m][c] : even.at[m][c];
+      if (in_parts) Store(accumulator.odd + c * kLanes, odd.at[m][c]);
+      const bool adds = kSingleRow && !in_parts;
+      const Vec sum = adds ? even.at[m][c] + odd.at[m][c] : even.at[m][c];
       Store(out + m * out_stride + c * kLanes, sum);
     }
   }
@@ -269,7 +278,7 @@ static void MultiplyRows(RowPointers in, int64_t rows, int64_t k_begin, int64_t 
 }
 
 // out[r] = accumulator[r] + in[r][k_begin..k_begin + k_count) x panel, for some rows of a batch or
-// for its single row, which must have all of K at once. Weights that do not stay in a cache are
+// for its single row. Weights that do not stay in a cache are
 // prefetched: `next` is the panel that is read after this one, and null for weights that do.
 template <int kVectors, class T>
 static void MultiplyPanel(RowPointers in, int64_t rows, bool single_row, int64_t k_begin,

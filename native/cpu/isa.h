@@ -7,8 +7,17 @@
 
 #include "native/cpu/program_plan.h"
 #include "native/cpu/workspace.h"
+#include "native/problem/packed.h"
 
 namespace jp::cpu {
+
+// Kernels to be packed by workers who divide their panels.
+struct PackCall {
+  Packing packing;
+  GemmPlan plan;
+  const void* from;
+  void* to;
+};
 
 struct Isa {
   const char* name;
@@ -18,6 +27,8 @@ struct Isa {
   void (*forward)(const Workspace<Forward>& space, int worker, int64_t phase);
   void (*backward)(const Workspace<Backward>& space, int worker, int64_t phase);
   void (*program)(const ProgramCall& call, int worker, int64_t phase);
+  // A worker's panels of each kernel.
+  void (*pack)(const PackCall& call, int worker);
 };
 
 // The best instruction set of this machine, or what JAX_PERSISTENT_ISA names. Throws

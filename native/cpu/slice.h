@@ -3,9 +3,11 @@
 #pragma once
 
 #include "native/cpu/gemm.h"
+#include "native/cpu/in_place.h"
 #include "native/cpu/pack.h"
 #include "native/cpu/simd.h"
 #include "native/cpu/workspace.h"
+#include "native/problem/packed.h"
 
 namespace jp::cpu::JP_ISA {
 
@@ -13,7 +15,7 @@ namespace jp::cpu::JP_ISA {
 // The rows are the product's K.
 template <class T>
 struct KernelView {
-  const T* at;  // null where the problem has none
+  const T* at;  // null where the problem has none, or it is packed already
   int64_t rows, units;
   bool transposed;
 };
@@ -72,7 +74,7 @@ struct Slice {
       first_packed = worker * plan.panels / plan.workers;
       last_packed = (worker + 1) * plan.panels / plan.workers;
     } else {
-      packed += worker * (plan.packed_bytes / plan.slices / sizeof(T));
+      packed += plan.FirstPanel(worker) * plan.packed_k * PanelWidth();
       first = plan.FirstUnit(worker);
       last = plan.FirstUnit(worker + 1);
       first_packed = 0;
@@ -97,9 +99,9 @@ struct Slice {
     return unit < last ? Lanes(units, unit * kLanes) : 0;
   }
 
-  // Packs the weights, unless they are packed at each use.
+  // Packs the weights, unless they are packed already or at each use.
   void Pack() const {
-    if (plan.PackedOnce()) PackPart(first_packed, last_packed, 0, plan.k);
+    if (kernel.at != nullptr && plan.PackedOnce()) PackPart(first_packed, last_packed, 0, plan.k);
   }
 
   // Packs rows k to before `end_row` of the panels from `begin` to before `end`.
@@ -150,13 +152,19 @@ struct Slice {
     }
   }
 
-  // out[r][Width()] = accumulator + in[r] x the slice's weights.
+  // out[r][Width()] = accumulator + in[r] x the slice's weights. Behind a single row that is
+  // multiplied with weights packed at each use, `out` has room for another: see Accumulator.
   void MultiplyAll(RowPointers in, int64_t rows, bool single_row, Accumulator accumulator,
                    float* out, Traversal traversal = Traversal::kForwards) const {
     // A part of K is taken for all panels before the next part, so that the rows' values of it stay
     // in the L2 cache; so do weights that are packed at each use.
-    const bool once = plan.PackedOnce(), whole = once && single_row;
+    if (plan.in_place) {
+      return MultiplyAllInPlace(in, rows, single_row, accumulator, out, traversal);
+    }
+    const bool once = plan.PackedOnce();
     const int64_t part = !once ? plan.packed_k : single_row ? plan.k : kPartOfK;
+    float* const odd = single_row && !once ? out + Width() : nullptr;
+    if (odd != nullptr) std::memset(odd, 0, Width() * sizeof(float));
     ForPartsOfK(plan.k, part, traversal, accumulator, out, Width(),
                 [&](int64_t k, int64_t k_count, Accumulator begin) {
                   if (!once) PackPart(0, Panels(last - first), k, k + k_count);
@@ -165,12 +173,16 @@ struct Slice {
                     const int64_t column = p * PanelWidth();
                     const T* next = Streamed(p + 1);
                     if (next != nullptr) next += row;
-                    const Accumulator here{begin.at == nullptr ? nullptr : begin.at + column,
-                                           begin.stride};
-                    Multiply(plan.panel_vectors, in, rows, whole, k, k_count, Panel(p) + row, next,
-                             traversal, here, out + column, Width());
+                    const Accumulator here{.at = begin.at == nullptr ? nullptr : begin.at + column,
+                                           .stride = begin.stride,
+                                           .odd = odd == nullptr ? nullptr : odd + column};
+                    Multiply(plan.panel_vectors, in, rows, single_row, k, k_count, Panel(p) + row,
+                             next, traversal, here, out + column, Width());
                   }
                 });
+    for (int64_t c = 0; odd != nullptr && c < Width(); c += kLanes) {
+      Store(out + c, Load(out + c) + Load(odd + c));
+    }
   }
 
   // Multiplies rows of a batch, `stride` apart from `in` on, with the slice's weights; if `in` is
@@ -179,14 +191,14 @@ struct Slice {
   // products), which may change them, afterwards. Every other step goes through the weights
   // backwards: of weights that a cache can't hold, the ones read last are there.
   //
-  // Weights that are packed at each use, for kChunkRows rows at most, are multiplied as a whole,
+  // Weights that are not packed once, for kChunkRows rows at most, are multiplied as a whole,
   // and the products go to `passing`.
   template <class Prefetch, class Update>
   void ForBlocks(int64_t step, const float* in, int64_t stride, BatchRows of, bool single_row,
                  float* passing, const Prefetch& prefetch, const Update& update) const {
     const Traversal traversal = step % 2 == 0 ? Traversal::kForwards : Traversal::kBackwards;
     if (!plan.PackedOnce() && in != nullptr) {
-      return ForAll(traversal, in, stride, of, passing, update);
+      return ForAll(traversal, in, stride, of, single_row, passing, update);
     }
     alignas(64) float products[kBlockRows * kMostBlockVectors * kLanes];
     const int64_t batch = of.Count(), parts = (batch + kBlockRows - 1) / kBlockRows;
@@ -229,16 +241,60 @@ struct Slice {
   }
 
  private:
+  // The same with weights where they lie. Those of a gate are taken by themselves: there they are
+  // side by side, while the sums are unit after unit.
+  void MultiplyAllInPlace(RowPointers in, int64_t rows, bool single_row, Accumulator accumulator,
+                          float* out, Traversal traversal) const {
+    const int64_t stride = plan.gates * kernel.units, step = plan.gates * kLanes;
+    const int64_t end = last * kLanes < kernel.units ? last * kLanes : kernel.units;
+    SumsInPlace sums;
+    for (int64_t gate = 0; gate < plan.gates; ++gate) {
+      for (int64_t unit = first * kLanes; unit < end; unit += kInPlaceColumns) {
+        const int64_t columns = end - unit < kInPlaceColumns ? end - unit : kInPlaceColumns;
+        const int64_t begin = (unit / kLanes - first) * step + gate * kLanes;
+        for (int64_t r = 0; r < rows; ++r) {
+          const float* from =
+              accumulator.at == nullptr ? nullptr : accumulator.at + r * accumulator.stride + begin;
+          for (int64_t c = 0; c < columns; c += kLanes) {
+            Store(sums.at[r] + c, from == nullptr ? Vec{} : Load(from + c * plan.gates));
+            if (single_row) Store(sums.at[1] + c, Vec{});
+          }
+        }
+        AddInPlace<T>({kernel.at + gate * kernel.units + unit, kernel.rows, stride, columns}, in,
+                      rows, single_row, traversal, plan.prefetches, sums);
+        for (int64_t r = 0; r < rows; ++r) {
+          for (int64_t c = 0; c < columns; c += kLanes) {
+            const Vec sum = Load(sums.at[r] + c);
+            Store(out + r * Width() + begin + c * plan.gates,
+                  single_row ? sum + Load(sums.at[1] + c) : sum);
+          }
+        }
+      }
+    }
+  }
+
   template <class Update>
-  void ForAll(Traversal traversal, const float* in, int64_t stride, BatchRows of, float* products,
-              const Update& update) const {
+  void ForAll(Traversal traversal, const float* in, int64_t stride, BatchRows of, bool single_row,
+              float* products, const Update& update) const {
     const float* row[kChunkRows] = {};
     for (int64_t r = 0; r < of.Count(); ++r) row[r] = in + (of.first + r) * stride;
-    MultiplyAll(row, of.Count(), false, {}, products, traversal);
+    MultiplyAll(row, of.Count(), single_row, {}, products, traversal);
     for (int64_t r = 0; r < of.Count(); ++r) {
       update(of.first + r, first, last - first, products + r * Width());
     }
   }
 };
+
+// Packs a worker's panels of all kernels of a call.
+template <class T>
+static void PackKernels(const Packing& packing, const GemmPlan& plan, const void* from, void* to,
+                        int worker) {
+  const int64_t rows = packing.rows, size = rows * packing.gates * packing.units;
+  const int64_t packed_size = plan.packed_bytes / static_cast<int64_t>(sizeof(T));
+  for (int64_t i = 0; i < packing.kernels; ++i) {
+    const KernelView<T> kernel{static_cast<const T*>(from) + i * size, rows, packing.units, false};
+    Slice<T>(plan, static_cast<T*>(to) + i * packed_size, worker, kernel).Pack();
+  }
+}
 
 }  // namespace jp::cpu::JP_ISA

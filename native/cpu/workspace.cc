@@ -45,19 +45,20 @@ size_t LayOutWorker(Workspace<Arrays>& space, void* memory) {
   const GemmPlan& gemm = plan.recurrence;
   const int64_t columns = problem.columns(), batch = problem.batch;
   const int64_t width = static_cast<int64_t>(ByteWidth(problem.dtype));
-  place(space.packed, gemm.packed_bytes);
+  const bool packs = problem.packed_lanes == 0;
+  place(space.packed, packs ? gemm.packed_bytes : 0);
   place(space.passing, gemm.workers * space.PassingSize());
   place(space.zeros, space.ReadsZeros() ? columns * width : 0);
   place(space.exchange, 2 * batch * space.row);
   const int kept_states = kIsForward ? problem.cell.states - 1 : problem.cell.states;
   place(space.carry, kept_states * batch * gemm.PaddedUnits());
   if (space.MultipliesInputs()) {
-    const int64_t rows = kIsForward ? space.ChunkRows() : space.part_rows;
+    const int64_t parts = kIsForward ? gemm.slices : gemm.workers;
     const int64_t features = kIsForward ? problem.inputs : columns;
     const bool copied = problem.dtype != DType::kFloat32 || features % 2 != 0;
-    place(space.packed_inputs, plan.inputs.packed_bytes);
+    place(space.packed_inputs, packs ? plan.inputs.packed_bytes : 0);
     place(space.bias, kIsForward ? gemm.slices * space.InputColumns() : 0);
-    place(space.products, (kIsForward ? gemm.slices : gemm.workers) * rows * space.InputColumns());
+    place(space.products, parts * space.ProductRows() * space.InputColumns());
     place(space.copies, copied ? gemm.workers * space.part_rows * space.copy_row : 0);
   }
   if constexpr (!kIsForward) {

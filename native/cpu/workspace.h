@@ -37,7 +37,7 @@ struct Workspace {
   void* packed_inputs;  // [slices] input weights, likewise
   void* zeros;       // a row of zeros in place of what the problem has not, of the problem's dtype
   float* bias;       // [slices][InputColumns()] in the order of the packed columns
-  float* products;   // [slices][ChunkRows()] or [workers][part_rows][InputColumns()] of inputs
+  float* products;   // [slices] or backward [workers], [ProductRows()][InputColumns()] of inputs
   float* copies;     // [workers][part_rows][copy_row] factors that can't be read where they are
   void* d_gates;     // [2][ChunkRows()][G*H] of two chunks, by turns
   float* d_columns;  // [workers][Gradients()][packed] a chunk's gradients, packed as weights are
@@ -63,7 +63,16 @@ struct Workspace {
   }
   [[gnu::always_inline]] int64_t PassingSize() const {
     const GemmPlan& gemm = plan.recurrence;
-    return gemm.PackedOnce() ? 0 : problem.batch * gemm.panels * gemm.panel_vectors * gemm.lanes;
+    const int64_t rows = WithSecondSums(problem.batch);
+    return gemm.PackedOnce() ? 0 : rows * gemm.panels * gemm.panel_vectors * gemm.lanes;
+  }
+  // Rows of a part of `products`.
+  [[gnu::always_inline]] int64_t ProductRows() const {
+    return WithSecondSums(kIsForward ? ChunkRows() : part_rows);
+  }
+  // Rows of a product, with that in which a single one keeps its second sums.
+  [[gnu::always_inline]] static int64_t WithSecondSums(int64_t rows) {
+    return rows == 1 ? 2 : rows;
   }
   // The sums of an only chunk are done as soon as they are made, some rows at a time.
   [[gnu::always_inline]] bool SumsAreKept() const { return plan.chunk_steps < problem.steps; }

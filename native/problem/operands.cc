@@ -2,20 +2,32 @@
 // The arrays of a problem, from the table of operands.
 #include "native/problem/operands.h"
 
+#include "native/problem/packed.h"
+
 namespace jp {
 namespace {
 
 int64_t Times(int count, int64_t size) { return size == kUnknownSize ? size : count * size; }
 int64_t Divided(int64_t size, int by) { return size == kUnknownSize ? size : size / by; }
+int64_t Rows(int64_t size) { return size == kUnknownSize ? size : PackedRows(size); }
+int64_t Panels(const Problem& p) {
+  if (p.hidden == kUnknownSize || p.packed_lanes == 0) return kUnknownSize;
+  return PanelCount(p.cell.gates, p.hidden, p.packed_lanes);
+}
 
 // A copy without spaces, in the problem's layout.
-std::string InMemory(std::string_view dimensions, bool time_major) {
+std::string InMemory(std::string_view dimensions, const Problem& problem) {
   std::string letters;
   for (char letter : dimensions) {
     if (letter != ' ') letters += letter;
   }
-  const size_t at = letters.find("bt");
-  if (time_major && at != std::string::npos) letters.replace(at, 2, "tb");
+  const auto replace = [&](bool is_so, const char* from, const char* to) {
+    const size_t at = letters.find(from);
+    if (is_so && at != std::string::npos) letters.replace(at, 2, to);
+  };
+  replace(problem.time_major, "bt", "tb");
+  replace(problem.packed_lanes != 0, "ig", "pjw");
+  replace(problem.packed_lanes != 0, "hg", "pkw");
   return letters;
 }
 
@@ -25,7 +37,7 @@ ArrayTypes ArrayTypesOfPass(const Problem& problem) {
   const Arrays none{};
   ForEachOperand(none, [&](const Operand& operand, const auto& /*member*/) {
     if (!problem.has(operand.part)) return;
-    const std::string dimensions = InMemory(operand.dimensions, problem.time_major);
+    const std::string dimensions = InMemory(operand.dimensions, problem);
     std::vector<int64_t> sizes;
     for (char letter : dimensions) sizes.push_back(SizeOf(problem, letter));
     const int count = operand.per_state ? problem.cell.states : 1;
@@ -51,6 +63,10 @@ int64_t SizeOf(const Problem& problem, char dimension) {
     case 'h': return problem.hidden;
     case 'g': return Times(problem.cell.gates, problem.hidden);
     case 'r': return Times(problem.cell.residuals, problem.hidden);
+    case 'p': return Panels(problem);
+    case 'j': return Rows(problem.inputs);
+    case 'k': return Rows(problem.hidden);
+    case 'w': return PanelVectors(problem.cell.gates) * problem.packed_lanes;
     default: return 0;
   }
 }

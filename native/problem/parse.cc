@@ -40,6 +40,8 @@ constexpr std::string_view kParts[] = {
 // Values of an array, at most: their bytes, and offsets of a few times as many, are far from 2^63.
 constexpr int64_t kMostValues = int64_t{1} << 45;
 
+constexpr int64_t kMostLanes = 1 << 10;  // of a vector
+
 [[noreturn]] void Fail(const std::string& message) { throw std::invalid_argument(message); }
 
 std::string Quoted(std::string_view text) { return std::string("'").append(text).append("'"); }
@@ -190,6 +192,7 @@ ParsedProblem ParseProblem(Pass pass, const Attributes& attributes) {
   problem.directions = ParseDirections(reader.Take<std::string>("directions", "a string"));
   problem.time_major = reader.Take<bool>("time_major", "a boolean");
   problem.tf32 = reader.Take<bool>("tf32", "a boolean");
+  problem.packed_lanes = reader.TakeSize("packed_lanes", 0);
   problem.parts = ParseParts(reader.Take<std::string>("parts", "a string"));
   const std::string invalid = Invalid(problem);
   if (!invalid.empty()) Fail(invalid);
@@ -199,6 +202,14 @@ ParsedProblem ParseProblem(Pass pass, const Attributes& attributes) {
 std::string Invalid(const Problem& problem) {
   std::string invalid = InvalidParts(problem);
   if (!invalid.empty()) return invalid;
+  if (problem.packed_lanes != 0 && (problem.pass != Pass::kForward || !problem.has(Part::inputs))) {
+    return "packed_lanes: expected 0 but in a forward pass that is given the inputs; got " +
+           std::to_string(problem.packed_lanes);
+  }
+  if (problem.packed_lanes < 0 || problem.packed_lanes > kMostLanes) {
+    return "packed_lanes: expected 0 to " + std::to_string(kMostLanes) + "; got " +
+           std::to_string(problem.packed_lanes);
+  }
   if (problem.steps > INT32_MAX) {
     return "steps: expected at most 2^31 - 1, as lengths are; got " + std::to_string(problem.steps);
   }

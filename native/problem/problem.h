@@ -47,8 +47,9 @@ struct Problem {
   int64_t hidden = 1;  // H
   Directions directions{};
   bool time_major = false;
-  bool tf32 = false;   // float32 products may be rounded to it, where the hardware has it
-  uint32_t parts = 0;  // a bit for each Part
+  bool tf32 = false;         // float32 products may be rounded to it, where the hardware has it
+  int64_t packed_lanes = 0;  // kernels are packed for vectors of so many units; 0: they are not
+  uint32_t parts = 0;        // a bit for each Part
 
   JP_HOST_DEVICE constexpr bool has(Part part) const {
     return part == Part::always || (parts >> static_cast<uint32_t>(part) & 1) != 0;

@@ -45,4 +45,14 @@ void RunOn(const cpu::Isa& isa, const Problem& problem, int threads, const CallA
   RunWorkspace(isa, space, helpers.schedule());
 }
 
+// Packs kernels [kernels, rows, gates * units] as the backend does, but for any instruction set.
+inline void PackOn(const cpu::Isa& isa, const Packing& packing, int threads, const void* from,
+                   void* to) {
+  const cpu::CpuFacts facts{threads, isa.lanes, isa.registers, 1 << 20, 32 << 20};
+  const cpu::PackCall call{packing, PlanPacking(packing, facts), from, to};
+  Threads helpers;
+  cpu::Team::Run(call.plan.workers, 1, helpers.schedule(),
+                 [&](int worker, int64_t) { isa.pack(call, worker); });
+}
+
 }  // namespace jp::test

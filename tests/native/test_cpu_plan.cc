@@ -65,13 +65,14 @@ void CheckGemm(const GemmPlan& plan, const GemmPlan& again, const CpuFacts& fact
   // The sums, one row of weights and two more registers, unless even one row does not fit.
   CHECK(plan.tile_rows == 1 || plan.tile_rows * plan.panel_vectors + 2 <= facts.vector_count);
   // Slices cut the units into neighbours without gap or overlap, none empty, none much larger.
+  CHECK(plan.unit_step == (plan.common_panels ? jp::PanelUnits(of.gates) : 1), plan.unit_step);
   CHECK(plan.FirstUnit(0) == 0);
   CHECK(plan.FirstUnit(plan.slices) == plan.unit_vectors);
   int64_t largest = 0;
   for (int slice = 0; slice < plan.slices; ++slice) {
     const int64_t units = plan.FirstUnit(slice + 1) - plan.FirstUnit(slice);
-    CHECK(units >= (of.may_be_empty ? 0 : 1) && units <= plan.unit_vectors / plan.slices + 1, slice,
-          units);
+    const int64_t most = (plan.unit_steps / plan.slices + 1) * plan.unit_step;
+    CHECK(units >= (of.may_be_empty ? 0 : 1) && units <= most, slice, units);
     for (int64_t u = plan.FirstUnit(slice); u < plan.FirstUnit(slice + 1); ++u) {
       CHECK(plan.SliceOf(u) == slice, u, slice);
     }
@@ -82,8 +83,13 @@ void CheckGemm(const GemmPlan& plan, const GemmPlan& again, const CpuFacts& fact
         columns);
   const int64_t bytes = columns * plan.k * facts.vector_lanes * of.weight_bytes;
   CHECK(plan.slice_bytes == bytes, plan.slice_bytes, bytes);
-  CHECK(plan.packed_k == plan.k || plan.packed_k == 64, plan.packed_k);
-  CHECK(plan.packed_bytes == plan.slices * (bytes / plan.k * plan.packed_k), plan.packed_bytes);
+  CHECK(plan.packed_k == plan.k || plan.packed_k == (plan.in_place ? 0 : 64), plan.packed_k);
+  CHECK(!plan.in_place || (plan.common_panels && of.batch <= jp::cpu::kInPlaceRows), of.batch);
+  const int64_t all_panels = plan.common_panels ? jp::PanelCount(of.gates, of.hidden, plan.lanes)
+                                                : plan.panels * plan.slices;
+  CHECK(plan.packed_bytes == all_panels * (bytes / plan.panels / plan.k * plan.packed_k),
+        plan.packed_bytes);
+  CHECK(!plan.common_panels || plan.panel_vectors == jp::PanelVectors(of.gates), of.gates);
 
   // A block is whole panels and whole units, and its products fit the room that there is.
   const int64_t block = int64_t{plan.block_units} * of.gates;
@@ -232,8 +238,10 @@ void TestWeightsBeyondTheCache() {
   const GemmPlan exact = PlansOf(Cell("lstm"), 512, 1, kSteps, 4, xeon).forward.recurrence;
   CHECK(exact.slice_bytes == 512 * 4 * 512 * 4 / 2, exact.slice_bytes, exact.panel_vectors);
   // Where they are as many in any, wider ones are better.
-  CHECK(PlansOf(Cell("gru"), 384, 1, kSteps, 4, xeon).forward.recurrence.panel_vectors == 6);
-  CHECK(PlansOf(Cell("elman_tanh"), 320, 3, kSteps, 4, xeon).forward.recurrence.panel_vectors == 5);
+  const auto own = [&](int64_t hidden, int gates, int64_t batch) {
+    return PlanGemm(hidden, hidden, gates, batch, 4, 2, false, kSteps, xeon).panel_vectors;
+  };
+  CHECK(own(384, 3, 1) == 6 && own(320, 1, 3) == 5, own(384, 3, 1), own(320, 1, 3));
 }
 
 void CheckResidency(int64_t hidden, const CpuFacts& facts, const std::string& residency,
@@ -250,15 +258,15 @@ void TestResidency() {
   CheckResidency(4096, kDesktop, "memory", "as no cache holds them");
   const CpuFacts no_l3{2, 8, 16, int64_t{512} << 10, 0};
   CheckResidency(1024, no_l3, "memory", "the L3 0 KiB");
-  // What a plan says is what it counted: 512 * 4 * 512 floats, in panels of three vectors.
+  // What a plan says is what it counted: 512 * 4 * 512 floats, in whole panels of four vectors.
   const CpuFacts one{1, 8, 16, 1 << 20, 32 << 20};
   const std::string text = Explain(PlansOf(Cell("lstm"), 512, 4, kSteps, 4, one).forward, one);
-  CHECK(text.find("4128 KiB of packed weights over 1 worker, 4128 KiB each") == 0, text);
+  CHECK(text.find("4096 KiB of packed weights over 1 worker, 4096 KiB each") == 0, text);
 }
 
 void TestWeightsReadOnce() {
-  const Plans one = PlansOf(Cell("gru"), 300, 4, 1, 4, kDesktop);
-  const Plans two = PlansOf(Cell("gru"), 300, 4, 2, 4, kDesktop);
+  const Plans one = PlansOf(Cell("gru"), 300, 17, 1, 4, kDesktop);
+  const Plans two = PlansOf(Cell("gru"), 300, 17, 2, 4, kDesktop);
   CHECK(!one.forward.recurrence.PackedOnce() && !one.backward.recurrence.PackedOnce() &&
         two.forward.recurrence.PackedOnce() && two.backward.recurrence.PackedOnce());
   CHECK(one.forward.recurrence.packed_bytes * 300 == two.forward.recurrence.packed_bytes * 64);
@@ -273,7 +281,28 @@ void TestWeightsReadOnce() {
   };
   CHECK(!inputs(32).PackedOnce() && inputs(33).PackedOnce());
   // So few that a part of them would be all.
-  CHECK(PlansOf(Cell("gru"), 64, 4, 1, 4, kDesktop).forward.recurrence.PackedOnce());
+  CHECK(PlansOf(Cell("gru"), 64, 17, 1, 4, kDesktop).forward.recurrence.PackedOnce());
+}
+
+void TestWeightsInPlace() {
+  const auto in_place = [](int64_t batch, int64_t steps) {
+    const CpuPlan plan = PlansOf(Cell("lstm"), 200, batch, steps, 4, kDesktop).forward;
+    const bool says = Explain(plan, kDesktop).find("read where they lie") != std::string::npos;
+    CHECK(plan.recurrence.in_place == says, Explain(plan, kDesktop));
+    CHECK(!says || plan.recurrence.packed_bytes == 0, plan.recurrence.packed_bytes);
+    return says;
+  };
+  // Up to ten uses by tiles of four rows.
+  CHECK(in_place(1, 10) && in_place(4, 10) && !in_place(4, 11));
+  CHECK(in_place(5, 5) && !in_place(5, 6) && in_place(16, 2) && !in_place(16, 3));
+  CHECK(!in_place(17, 1));
+  // Each product by its own rows: those of the inputs are of all steps.
+  const auto inputs = [](int64_t steps) {
+    return PlansOf(Cell("gru"), 300, 4, steps, 4, kDesktop, 300).forward.inputs.in_place;
+  };
+  CHECK(inputs(4) && !inputs(5));
+  // Forward alone.
+  CHECK(!PlansOf(Cell("lstm"), 200, 1, 1, 4, kDesktop).backward.recurrence.in_place);
 }
 
 }  // namespace
@@ -286,5 +315,6 @@ int main() {
   TestWeightsBeyondTheCache();
   TestResidency();
   TestWeightsReadOnce();
+  TestWeightsInPlace();
   return jp::test::Finish("cpu_plan");
 }

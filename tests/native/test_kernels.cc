@@ -26,6 +26,7 @@ using jp::test::BackwardOf;
 using jp::test::Buffer;
 using jp::test::Buffers;
 using jp::test::ForwardOf;
+using jp::test::PackOn;
 using jp::test::RunOn;
 
 struct Case {
@@ -149,6 +150,32 @@ void CheckParts(const Case& c, Buffers& all, const Arrays& arrays, int threads) 
   for (Buffer* buffer : some.all()) CHECK(buffer->Intact(), c.name());
 }
 
+// Nor whether the kernels were packed before the call, whoever reads them.
+void CheckPacked(const Case& c, Buffers& all, const Arrays& arrays, int threads) {
+  Buffers packed(arrays);
+  Problem forward = ForwardOf(c.given);
+  forward.packed_lanes = c.isa.lanes;
+  const auto pack = [&](Buffer& kernel, int64_t rows) {
+    const Problem& p = c.given;
+    const jp::Packing packing{p.dtype, p.cell.gates, p.groups, rows, p.hidden, c.isa.lanes};
+    auto panels = std::make_unique<Buffer>(p.dtype, jp::PackedValues(packing));
+    PackOn(c.isa, packing, 1, kernel.data(), panels->data());
+    CHECK(panels->Intact(), c.name(), rows);
+    return panels;
+  };
+  const auto input_panels = pack(packed.input_kernel, c.given.inputs);
+  const auto recurrent_panels = pack(packed.recurrent_kernel, c.given.hidden);
+  jp::Forward call = packed.forward(forward);
+  call.input_kernel = input_panels->data();
+  call.recurrent_kernel = recurrent_panels->data();
+  RunOn(c.isa, forward, threads, call);
+  CHECK(packed.outputs.SameBytes(all.outputs), c.name(), threads);
+  CHECK(packed.residuals.SameBytes(all.residuals), c.name(), threads);
+  for (int s = 0; s < c.given.cell.states; ++s) {
+    CHECK(packed.final_state[s]->SameBytes(*all.final_state[s]), c.name(), threads, s);
+  }
+}
+
 // Whether the `nth` instruction set runs a case. Their code is one source's, so each leaves out
 // others than the one before it. On each of them any two options still meet, and any option and
 // size, but for a few under JP_FEW_CASES.
@@ -169,6 +196,7 @@ void CheckCase(const Case& c, int seed) {
   CheckThreads(c, buffers, arrays, seed % 2 == 0 ? 2 : 3);
   CheckThreads(c, buffers, arrays, 5);
   CheckParts(c, buffers, arrays, 1 + seed % 3);
+  CheckPacked(c, buffers, arrays, seed % 2 == 0 ? 5 : 1 + seed % 3);
 }
 
 // What the backend runs is the chosen instruction set's kernel, and the others give the same.
@@ -294,12 +322,14 @@ constexpr int64_t kCrossed[][5] = {{1, 3, 5, 9, 7}, {2, 5, 3, 11, 66}};
 // Odd sizes, one of each, rows beyond a tile, a block and a chunk, several chunks, units and inputs
 // beyond a panel, inputs beyond a part of K, fewer inputs than slices, several workers with units
 // and with rows of their own, as many rows each and not, a single step of weights that are not
-// packed at once, a smaller slice behind a larger one. In some ways each, other ones for each cell.
+// packed at once, or not at all, a smaller slice behind a larger one. In some ways each, other ones
+// for each cell.
 constexpr int64_t kSizes[][5] = {{3, 2, 4, 6, 37},   {1, 1, 1, 1, 1},    {1, 7, 2, 300, 33},
                                  {1, 13, 23, 4, 19}, {1, 67, 2, 17, 9},  {1, 131, 2, 5, 6},
                                  {1, 4, 6, 3, 8},    {1, 1, 150, 2, 16}, {1, 5, 31, 5, 50},
                                  {2, 3, 1, 150, 70}, {1, 1, 1, 70, 90},  {1, 127, 1, 5, 66},
-                                 {1, 1, 3, 5, 130}};
+                                 {1, 1, 3, 5, 130},  {1, 2, 3, 33, 71},  {2, 4, 2, 9, 67},
+                                 {1, 14, 1, 51, 70}, {1, 19, 1, 131, 70}};
 
 void CheckKernels(const Isa& isa, int nth) {
   int seed = 0;

@@ -17,17 +17,12 @@ using jp::Pass;
 using jp::Problem;
 
 Attributes Valid() {
-  return {{"cell", "lstm"},
-          {"dtype", "float32"},
-          {"groups", 2L},
-          {"batch", 3L},
-          {"steps", 5L},
-          {"inputs", 7L},
-          {"hidden", 4L},
-          {"directions", "both"},
-          {"time_major", true},
-          {"tf32", false},
-          {"parts", "inputs lengths resets reset_state residuals"}};
+  return {{"cell", "lstm"},     {"dtype", "float32"},
+          {"groups", 2L},       {"batch", 3L},
+          {"steps", 5L},        {"inputs", 7L},
+          {"hidden", 4L},       {"directions", "both"},
+          {"time_major", true}, {"tf32", false},
+          {"packed_lanes", 0L}, {"parts", "inputs lengths resets reset_state residuals"}};
 }
 
 void TestParsing() {
@@ -84,6 +79,8 @@ void TestWhatIsWrong() {
   forward("parts", "input_gates bias", "parts: bias needs inputs");
   forward("parts", "inputs recurrent_bias", "parts: recurrent_bias needs a cell that resets after");
   forward("parts", "inputs reset_state", "parts: reset_state needs resets");
+  forward("packed_lanes", -3L, "packed_lanes: expected at least 0; got -3");
+  forward("packed_lanes", 4096L, "packed_lanes: expected 0 to 1024; got 4096");
   const auto backward = [](const char* parts, const std::string& says) {
     CheckFails(Pass::kBackward, "parts", parts, says);
   };
@@ -91,6 +88,15 @@ void TestWhatIsWrong() {
   backward("residuals d_bias", "parts: d_bias needs d_weights");
   backward("residuals d_gates d_recurrent_gates", "parts: expected no d_recurrent_gates");
   backward("residuals d_weights d_recurrent_bias", "parts: d_recurrent_bias needs");
+  Attributes packed = Valid();
+  packed["parts"] = "residuals d_x";
+  packed["packed_lanes"] = 8L;
+  try {
+    ParseProblem(Pass::kBackward, packed);
+    CHECK(false);
+  } catch (const std::exception& error) {
+    CHECK(std::string(error.what()).find("packed_lanes: expected 0 but in a forward") == 0);
+  }
   Attributes missing = Valid();
   missing.erase("tf32");
   try {
@@ -130,6 +136,15 @@ void TestArrays() {
                "initial_state[0] 1 2 3 4", "initial_state[1] 1 2 3 4"});
   CheckArrays(types.results, {"outputs 1 5 3 2 4", "final_state[0] 1 2 3 4",
                               "final_state[1] 1 2 3 4", "residuals 1 5 3 2 20"});
+  // Of 4 units, in vectors of 3: two for each of four gates, as wide as a panel, K made even.
+  Attributes packed = Valid();
+  packed["packed_lanes"] = 3L;
+  packed["parts"] = "inputs bias";
+  CheckArrays(ArrayTypesOf(ParseProblem(Pass::kForward, packed).problem).operands,
+              {"x 1 5 3 7", "input_kernel 1 2 2 8 12", "bias 1 2 16", "recurrent_kernel 1 2 2 4 12",
+               "initial_state[0] 1 2 3 4", "initial_state[1] 1 2 3 4"});
+  packed["hidden"] = int64_t{jp::kUnknownSize};
+  CHECK(!HasAllSizes(ParseProblem(Pass::kForward, packed).problem));
   Attributes attributes = Valid();
   attributes["cell"] = "gru";
   attributes["directions"] = "reverse";

@@ -253,18 +253,26 @@ def test_the_cpu(cell: str, dtype: str, width: int) -> None:
 
 
 def test_a_cpu_keeps_no_weights_for_a_single_step() -> None:
-    two, one = (jp.plan("lstm", 512, 8, "float32", "cpu", steps) for steps in (2, 1))
+    two, one = (jp.plan("lstm", 256, 32, "float32", "cpu", steps) for steps in (2, 1))
     assert one.workers == two.workers
     assert "a single step" not in str(two)
     assert "a single step" in str(one)
     assert one.residency == "memory"
-    # 64 rows of 512 at a time.
-    assert one.packed_bytes == two.packed_bytes * 64 // 512
+    # 64 rows of 256 at a time.
+    assert one.packed_bytes == two.packed_bytes * 64 // 256
 
 
-def test_a_few_steps_of_a_few_rows_run_as_the_reference() -> None:
-    found = jp.plan("lstm", 512, 4, "float32", "cpu", 2)
+def test_a_cpu_packs_no_weights_for_a_few_steps_of_a_few_rows() -> None:
+    few, many = (jp.plan("gru", 512, 4, "float32", "cpu", steps) for steps in (10, 11))
+    assert (few.backend, few.packed_bytes) == ("native", 0)
+    assert "read where they lie: so few rows and steps do not repay packing" in str(few)
+    assert "KiB of packed weights" in str(many)
+
+
+def test_a_few_steps_of_some_rows_run_as_the_reference() -> None:
+    found = jp.plan("lstm", 512, 32, "float32", "cpu", 2)
     assert (found.backend, found.residency) == ("reference", None)
-    assert "T = 2 and B = 4 don't repay the packing of 1024 KiB" in str(found)
-    assert jp.plan("lstm", 512, 4, "float32", "cpu", 3).backend == "native"
-    assert jp.plan("lstm", 512, 4, "float32", "sm_90", 2).backend == "native"
+    assert "T = 2 and B = 32 don't repay the packing of 1024 KiB" in str(found)
+    for batch, steps in ((32, 3), (16, 2), (65, 1)):
+        assert jp.plan("lstm", 512, batch, "float32", "cpu", steps).backend == "native"
+    assert jp.plan("lstm", 512, 32, "float32", "sm_90", 2).backend == "native"
