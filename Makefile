@@ -28,6 +28,9 @@ bin := .venv/bin
 module := build/module
 pip := $(bin)/python -m pip install --quiet --disable-pip-version-check
 export CMAKE_CXX_COMPILER_LAUNCHER ?= $(shell command -v ccache)
+# Bytecode is kept in .venv, whatever the caller's shell says: without it each process that imports
+# jax and flax takes 3 seconds for it instead of 1, and the tests start many.
+unexport PYTHONDONTWRITEBYTECODE
 folders := $(wildcard native cuda tests/native tests/cuda)
 native_sources := $(shell find $(folders) -name "*.cc" -o -name "*.h" -o -name "*.cuh")
 built_from := pyproject.toml CMakeLists.txt $(shell find native cuda jax_persistent -name "*.cmake" \

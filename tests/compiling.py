@@ -10,11 +10,13 @@ from __future__ import annotations
 import os
 from importlib.metadata import version
 
-# XLA's defaults, and what takes a third of the time. Neither changes what our kernels compute: they
+# XLA's defaults, and what takes a fifth of the time. Neither changes what our kernels compute: they
 # are compiled already.
 _QUICK = {
     "xla_backend_optimization_level": (3, 0),
     "xla_llvm_disable_expensive_passes": (False, True),
+    # Parts of a module that are compiled side by side: the tests' are small, and each part costs.
+    "xla_cpu_parallel_codegen_split_count": (32, 1),
 }
 if tuple(map(int, version("jax").split(".")[:2])) < (0, 11):  # later XLAs have no such option
     _QUICK["xla_cpu_use_fusion_emitters"] = (True, False)

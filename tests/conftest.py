@@ -6,6 +6,7 @@ Warnings become errors through `filterwarnings` in pyproject.toml.
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -21,6 +22,9 @@ import jax  # noqa: E402
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# Tracing makes and drops many objects, nearly none of them in cycles; imported modules stay.
+gc.set_threshold(100_000, 20, 20)
+
 TESTS = Path(__file__).parent
 # The files that take longest come first: workers share files out, and none is to be alone at the
 # end. What is not named here takes a few seconds.
@@ -35,6 +39,11 @@ LONG_FIRST = (
     "ops/test_handlers.py",
     "adapters/test_keras.py",
 )
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -50,7 +50,7 @@ def make_optimizer(settings: Optimized) -> optax.GradientTransformation:
 
 def fresh_state(params: Any, settings: Optimized) -> State:
     """The state of training before its first step."""
-    return State(params, make_optimizer(settings).init(params))
+    return State(params, jax.jit(make_optimizer(settings).init)(params))
 
 
 def make_train_step(

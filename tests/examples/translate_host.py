@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 
+import jax
 import optax
 
 from examples.common.buckets import Buckets
@@ -24,7 +25,7 @@ def at(self: Buckets, step: int) -> object:
 
 def conclude(*arguments: object) -> None:
     """Computes something, when the other hosts may be gone."""
-    print(f"norm {float(optax.global_norm(arguments[3])):.5f}")
+    print(f"norm {float(jax.jit(optax.global_norm)(arguments[3])):.5f}")
 
 
 Buckets.at = at

@@ -29,10 +29,11 @@ CELLS = {
     "simple": (nnx.SimpleCell, True),
     "another activation": (partial(nnx.LSTMCell, activation_fn=nnx.relu), False),
 }
+# With a reset carry every other time: neighbours in the list of cells differ.
 CASES = [
-    (name, options)
-    for name, (_, native) in CELLS.items()
-    for options in (OPTIONS[1::2] if name != "gru" else OPTIONS[2:6:3])
+    (name, options, (place + nth) % 2 == 0)
+    for place, name in enumerate(CELLS)
+    for nth, options in enumerate(OPTIONS[1::2] if name != "gru" else OPTIONS[2:6:3])
 ]
 
 
@@ -47,8 +48,7 @@ def other_carry(carry: Any) -> Any:
     return jax.tree.map(lambda c: 0.3 + jnp.sin(jnp.arange(c.size)).reshape(c.shape), carry)
 
 
-@pytest.mark.parametrize("with_carry", [False, True])
-@pytest.mark.parametrize(("name", "options"), CASES, ids=str)
+@pytest.mark.parametrize(("name", "options", "with_carry"), CASES, ids=str)
 def test_is_the_cell_step_by_step(name: str, options: Options, with_carry: bool) -> None:
     cell, native = made(name), CELLS[name][1]
     x, resets = options.inputs(), some_resets(options)

@@ -9,7 +9,6 @@ from functools import lru_cache, partial
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
@@ -80,7 +79,7 @@ def calls(cell: str) -> tuple[Call, Call]:
 def execute(c: Call, length: int = 2) -> list[jax.Array]:
     shapes = [jax.ShapeDtypeStruct(*b) for b in c.results]
     values = [length if b.dtype == np.int32 else 0.25 for b in c.operands]  # resets: all true
-    arguments = [jnp.full(b.shape, v, b.dtype) for b, v in zip(c.operands, values, strict=True)]
+    arguments = [np.full(b.shape, v, b.dtype) for b, v in zip(c.operands, values, strict=True)]
     run = jax.jit(partial(jax.ffi.ffi_call(c.target, shapes), **dict(c.attributes)))
     return jax.block_until_ready(run(*arguments))
 
