@@ -21,15 +21,12 @@ PYTHON ?= python3
 WERROR ?= OFF
 JAX ?=
 JOBS ?= 2
-# Containers set this. The tests start scores of processes, and each would compile all of jax's
-# sources to bytecode anew: two thirds of its start.
-unexport PYTHONDONTWRITEBYTECODE
 bin := .venv/bin
 module := build/module
 pip := $(bin)/python -m pip install --quiet --disable-pip-version-check
 export CMAKE_CXX_COMPILER_LAUNCHER ?= $(shell command -v ccache)
-# Bytecode is kept in .venv, whatever the caller's shell says: without it each process that imports
-# jax and flax takes 3 seconds for it instead of 1, and the tests start many.
+# Bytecode is kept in .venv, whatever the caller's shell says, as containers' do: without it each
+# process that imports jax and flax takes 3 seconds for it instead of 1, and the tests start many.
 unexport PYTHONDONTWRITEBYTECODE
 folders := $(wildcard native cuda tests/native tests/cuda)
 native_sources := $(shell find $(folders) -name "*.cc" -o -name "*.h" -o -name "*.cuh")
