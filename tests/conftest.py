@@ -31,12 +31,18 @@ TESTS = Path(__file__).parent
 LONG_FIRST = (
     "examples/test_translate_hosts.py",
     "cuda/test_software_gpu.py",
+    "cuda/test_binary.py",
     "ops/test_recurrence.py",
+    "cuda/test_check_hardware.py",
     "ops/test_transforms.py",
-    "examples/test_translate_run.py",
+    "programs/test_scan.py",
+    "ops/test_gradients_of_a_part.py",
+    "programs/test_random_steps.py",
+    "linen/test_resets.py",
     "examples/test_speech_run.py",
-    "examples/test_policy.py",
+    "examples/test_translate_run.py",
     "ops/test_handlers.py",
+    "cells/test_library.py",
     "adapters/test_keras.py",
 )
 

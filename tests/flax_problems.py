@@ -37,14 +37,16 @@ class Options:
     def inputs(self, seed: int = 1, features: int = 4) -> jax.Array:
         """[*batch, T, I], or [T, *batch, I] time-major."""
         shape = (T, *self.batch) if self.time_major else (*self.batch, T)
-        return jax.random.normal(jax.random.key(seed), (*shape, features))
+        draw = np.random.default_rng(seed)
+        return jnp.asarray(draw.standard_normal((*shape, features), np.float32))
 
     def carry(self, states: int, seed: int = 2) -> Any:
         """(c, h) for the LSTM's two states, h alone otherwise; None if there is to be none."""
         if not self.initial:
             return None
-        drawn = jax.random.normal(jax.random.key(seed), (states, *self.batch, H))
-        return tuple(drawn) if states == 2 else drawn[0]
+        draw = np.random.default_rng(seed)
+        drawn = draw.standard_normal((states, *self.batch, H), np.float32)
+        return tuple(map(jnp.asarray, drawn)) if states == 2 else jnp.asarray(drawn[0])
 
     def flags(self) -> dict[str, Any]:
         names = ("time_major", "reverse", "keep_order", "return_carry")

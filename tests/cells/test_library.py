@@ -49,7 +49,7 @@ each_cell = pytest.mark.parametrize("name", CELLS)
 def numbers(draw: Any, tree: Tree, spread: float = 0.6) -> Tree:
     """Normal numbers in the shapes of a tree, around what is in it."""
     return jax.tree.map(
-        lambda a: a + jnp.asarray(spread * draw.normal(size=a.shape), a.dtype), tree
+        lambda a: jnp.asarray(np.asarray(a) + spread * draw.normal(size=a.shape), a.dtype), tree
     )
 
 

@@ -61,7 +61,7 @@ def test_no_rows_or_no_steps(
     def run(x: Any, initial: Any, *weights: Any) -> Any:
         return function(x, *weights, initial_state=initial, **flags)
 
-    outputs, final = run(x, initial, *kernels(gates))
+    outputs, final = jax.jit(run)(x, initial, *kernels(gates))
     assert outputs.shape == (*x.shape[:2], H)
     assert outputs.dtype == np.float32
     assert_trees_equal(final, jax.tree.map(jnp.asarray, initial))
@@ -158,7 +158,7 @@ def test_layers(name: str, shape: tuple[int, ...], lengths: bool) -> None:
     carry, outputs = jax.jit(partial(RNN(cell).apply, seq_lengths=ends, **flags))(variables, x)
     assert_trees_equal(carry, given)
     assert outputs.shape == (*shape[:-1], H)
-    masked = RNN(cell, mask_outputs=True).apply(variables, x, seq_lengths=ends)
+    masked = jax.jit(RNN(cell, mask_outputs=True).apply)(variables, x, seq_lengths=ends)
     assert masked.shape == outputs.shape
     assert_trees_equal(
         jax.jit(RNN(cell).apply)(variables, x), jax.jit(nn.RNN(cell).apply)(variables, x)
