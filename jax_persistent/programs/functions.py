@@ -18,7 +18,7 @@ from jax_persistent import compat, notices
 from jax_persistent.backends import registry
 from jax_persistent.backends.base import Backend, Plan
 from jax_persistent.ops import validation
-from jax_persistent.programs import hoist, jaxprs, primitive
+from jax_persistent.programs import hoist, jaxprs, lowering, primitive
 from jax_persistent.programs.rows import Unfit
 from jax_persistent.programs.step import Step
 
@@ -360,7 +360,7 @@ class _Traced:
         step, body = self.step, self.body
         operands, flags = self.operands(self.recurrence.compute(body.init, body.xs))
         how: dict[str, Any] = {"flags": flags, "steps": body.steps, "reverse": self.reverse}
-        found = primitive.plan(backend, operands, step=step, device=device, **how)
+        found = lowering.plan(backend, operands, step=step, device=device, **how)
         if not found["runs"]:
             return Plan("reference", found["explanation"], details=found)
         text = f"{found['explanation']}. {self.step.program}"

@@ -22,7 +22,7 @@ from programs import steps
 from jax_persistent.backends import cuda
 from jax_persistent.cells import CELLS
 from jax_persistent.ffi.registration import native_module
-from jax_persistent.programs import functions, primitive
+from jax_persistent.programs import functions, lowering
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build/module"
@@ -94,7 +94,7 @@ def test_a_step_function_stays_in_registers(architecture: str, cache: Path, tmp_
             traced.recurrence.compute(traced.body.init, traced.body.xs)
         )
         how = {"step": traced.step.backward.forward, "flags": flags}
-        programs.append(primitive.described_core(operands, steps=steps.T, reverse=False, **how))
+        programs.append(lowering.described_core(operands, steps=steps.T, reverse=False, **how))
 
     jax.eval_shape(trace, carry, xs)
     native = native_module()

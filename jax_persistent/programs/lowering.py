@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a scan becomes on a platform: the call of its core with what is around it, or a `lax.scan`.
+
+`core_p` is that call, which a backend makes, split over devices by groups and rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+from jax import Array
+from jax.extend.core import Primitive
+from jax.interpreters import mlir
+
+from jax_persistent import compat, notices
+from jax_persistent.backends import registry
+from jax_persistent.backends.base import Backend
+from jax_persistent.ffi import sharding
+from jax_persistent.programs import jaxprs
+from jax_persistent.programs.around import Value
+from jax_persistent.programs.primitive import (
+    Flags,
+    backward_flags,
+    reference,
+    result_types,
+    scan_p,
+    sizes,
+)
+from jax_persistent.programs.rows import Unfit
+from jax_persistent.programs.step import Step
+
+_FEW_STEPS = 2
+
+
+def why_not(step: Step, flags: Flags) -> Unfit | None:
+    """Why a scan of the step has no program, or None if it has one."""
+    try:
+        step.program  # noqa: B018
+        if any(flags[n][1] for n in step.matrices()):
+            raise Unfit("its matrices differ from row to row")
+    except Unfit as error:
+        return error
+    return None
+
+
+def described(
+    operands: Sequence[Any], *, step: Step, flags: Flags, steps: int, reverse: bool
+) -> dict[str, Any]:
+    """What a call of a core is, as JSON has it; operands are arrays or their types."""
+    groups, rows = sizes(step, operands)
+    code, literals = step.program.encoded()
+    return {
+        "code": code.tolist(),
+        "literals": literals.tolist(),
+        "layouts": [g + 2 * b for g, b in flags],
+        "steps": steps,
+        "reverse": reverse,
+        "tf32": compat.tf32_is_asked_for(),
+        "groups": groups,
+        "rows": rows,
+    }
+
+
+def plan(
+    backend: Backend,
+    operands: Sequence[Any],
+    *,
+    step: Step,
+    flags: Flags,
+    device: jax.Device | str | None,
+    **how: Any,
+) -> dict[str, Any]:
+    """How a call would run; "of_gradient" is why its gradient would not, or None."""
+    found = backend.plan_program(described_core(operands, step=step, flags=flags, **how), device)
+    return found | {"of_gradient": _why_no_gradient(backend, operands, step, flags, device, **how)}
+
+
+def described_core(operands: Sequence[Any], **how: Any) -> dict[str, Any]:
+    """What the call in a scan is, as JSON has it."""
+    whole = jax.make_jaxpr(partial(_around, flat=True, backend=None, **how))(*operands)
+    (core,) = (e for e in whole.jaxpr.eqns if e.primitive is core_p)
+    params = {name: value for name, value in core.params.items() if name != "backend"}
+    return described(jaxprs.avals_of(core.invars), **params)
+
+
+def _why_no_gradient(
+    backend: Backend,
+    operands: Sequence[Any],
+    step: Step,
+    flags: Flags,
+    device: jax.Device | str | None,
+    **how: Any,
+) -> str | None:
+    try:
+        backward = step.backward.backward
+        backward.program  # noqa: B018
+    except Unfit as unfit:
+        return str(unfit)
+    flags = backward_flags(step, flags)
+    of_xs = backward.consts + backward.carry
+    given = []
+    for n, (v, f) in enumerate(zip(backward.row.jaxpr.invars, flags, strict=True)):
+        lead = [size for size, there in zip(sizes(step, operands), f, strict=True) if there]
+        shape = (*[how["steps"]] * (n >= of_xs), *lead, *v.aval.shape)
+        given.append(jax.ShapeDtypeStruct(shape, v.aval.dtype))
+    program = described_core(given, step=backward, flags=flags, **how)
+    found = backend.plan_program(program, device)
+    return None if found["runs"] else found["explanation"]
+
+
+def _around(
+    *operands: Any,
+    step: Step,
+    flags: Flags,
+    steps: int,
+    reverse: bool,
+    flat: bool,
+    backend: str | None,
+) -> list[Array]:
+    """A scan: the call of its core, and what is computed for all steps before and after it.
+
+    `flat` makes one dimension of steps and rows in products, which XLA can't split over devices.
+    """
+    parts, of_xs = step.around, step.consts + step.carry
+    values = [
+        Value(o, (n >= of_xs, *f)) for n, (o, f) in enumerate(zip(operands, flags, strict=True))
+    ]
+    known = parts.operands(values, flat)
+    given = [known[v] for v in parts.core_consts]
+    given += [*values[step.consts : of_xs], *(known[v].of_steps(steps) for v in parts.core_xs)]
+    made = core_p.bind(
+        *(v.array for v in given),
+        step=step.core,
+        flags=tuple(v.axes[1:] for v in given),
+        steps=steps,
+        reverse=reverse,
+        backend=backend,
+    )
+    shape = (steps, *sizes(step, operands))
+    return [*made[: step.carry], *parts.ys(known, made[step.carry :], shape, flat)]
+
+
+def _call(backend: Backend, operands: Sequence[Any], **how: Any) -> list[Array]:
+    """The custom call of a core's program."""
+    program = described(operands, **how)
+    results = [
+        jax.ShapeDtypeStruct(a.shape, a.dtype)
+        for a in result_types(*map(jax.typeof, operands), **how)
+    ]
+    return backend.call_program(program, operands, results)
+
+
+# --- the same split over devices: by groups and rows
+
+_KIND = "program"
+
+
+def _split_call(
+    ctx: Any, backend: Backend, operands: Sequence[Any], *, step: Step, flags: Flags, **how: Any
+) -> Sequence[Any]:
+    row_results = [(v.aval.shape, v.aval.dtype.name) for v in step.row.jaxpr.outvars]
+    what = {
+        "program": described(ctx.avals_in, step=step, flags=flags, **how),
+        "results": row_results,
+        "consts": step.consts,
+        "carry": step.carry,
+    }
+    count = iter(range(1 << 20))
+
+    def dims(features: int, has_steps: bool, groups: bool, rows: bool) -> tuple[str, ...]:
+        lead = ["t"] * has_steps + ["n"] * groups + ["b"] * rows
+        return (*lead, *(f"f{next(count)}" for _ in range(features)))
+
+    of_xs = step.consts + step.carry
+    given = [
+        dims(len(v.aval.shape), n >= of_xs, *f)
+        for n, (v, f) in enumerate(zip(step.row.jaxpr.invars, flags, strict=True))
+    ]
+    made = [dims(len(s), n >= step.carry, True, True) for n, (s, _) in enumerate(row_results)]
+    return sharding.split_call(ctx, _KIND, backend.platform, what, operands, given, made)
+
+
+def _program(platform: str, what: Any, *operands: Array) -> list[Array]:
+    """What one device has of a split call."""
+    groups, rows = operands[what["consts"]].shape[:2]
+    program = {**what["program"], "groups": groups, "rows": rows}
+    results = [
+        jax.ShapeDtypeStruct(
+            (*((program["steps"],) if n >= what["carry"] else ()), groups, rows, *shape), dtype
+        )
+        for n, (shape, dtype) in enumerate(what["results"])
+    ]
+    return registry.backend_of(platform).call_program(program, operands, results)
+
+
+sharding.split_by(_KIND, _program)
+
+
+def _fall_back(choice: str | None, reason: str, say: Callable[[str, str], None]) -> None:
+    if choice == "native":
+        raise NotImplementedError(f"backend='native': {reason}. Use backend=None or 'reference'")
+    if choice is None:
+        say("jax_persistent.scan runs as a lax.scan", reason)
+
+
+def _elsewhere(*operands: Any, backend: Any, **how: Any) -> list[Array]:
+    known = ", ".join(registry.platforms())
+    reason = f"no programs of step functions for this platform; there are for {known}"
+    _fall_back(backend, reason, notices.warn)
+    return reference(operands, **how)
+
+
+def _runs(choice: str | None, how: dict[str, Any]) -> bool:
+    """Whether a scan is the call of a program, where the platform has one; users are told if not.
+
+    Raises NotImplementedError where it has no program, and the caller asks for it.
+    """
+    if choice == "reference":
+        return False
+    unfit = why_not(how["step"], how["flags"])
+    if unfit is not None:
+        _fall_back(choice, str(unfit), notices.inform)
+        return False
+    # A single step does not repay the packing of its matrices.
+    return choice == "native" or how["steps"] >= _FEW_STEPS
+
+
+def _register_platform(backend: Backend) -> None:
+    def lowered(ctx: Any, function: Callable[..., Any], *operands: Any) -> Any:
+        return mlir.lower_fun(function, multiple_results=True)(ctx, *operands)
+
+    def of_scan(ctx: Any, *operands: Any, **params: Any) -> Any:
+        how = dict(params)
+        choice = how.pop("backend")
+        if not _runs(choice, how):
+            return lowered(ctx, lambda *flat: reference(flat, **how), *operands)
+        flat = not compat.is_split_by_xla(ctx)
+        return lowered(ctx, partial(_around, flat=flat, backend=choice, **how), *operands)
+
+    def of_core(ctx: Any, *operands: Any, **params: Any) -> Any:
+        how = dict(params)
+        choice = how.pop("backend")
+        is_split = compat.is_split_by_xla(ctx)
+        # What a device has of a split call is known later: one row of one group is the least.
+        least = {"groups": 1, "rows": 1} if is_split else {}
+        found = backend.plan_program(described(ctx.avals_in, **how) | least, None)
+        if not found["runs"]:
+            _fall_back(choice, found["explanation"], notices.warn)
+            return lowered(ctx, lambda *flat: reference(flat, **how), *operands)
+        if is_split:
+            return _split_call(ctx, backend, operands, **how)
+        return lowered(ctx, lambda *flat: _call(backend, flat, **how), *operands)
+
+    mlir.register_lowering(scan_p, of_scan, platform=backend.platform)
+    mlir.register_lowering(core_p, of_core, platform=backend.platform)
+
+
+core_p = Primitive("jax_persistent_program")  # the custom call of a step's core
+core_p.multiple_results = True
+core_p.def_abstract_eval(result_types)
+mlir.register_lowering(scan_p, mlir.lower_fun(_elsewhere, multiple_results=True))
+registry.for_each(_register_platform)
