@@ -121,7 +121,8 @@ def test_the_second_call(tmp_path: Path) -> None:
     (part,) = {call.split("kernel_substring=")[1].split()[0] for call in racechecks}
     assert f"regex:{part}" in rehearsal.calls("ncu")[0]
     cache = Path(software.environment()["JAX_PERSISTENT_CACHE_DIR"])
-    kernels = [path.name for path in cache.glob("*.kernel")]
+    # Other tests leave those of scans there, of which the stages run none.
+    kernels = [p.name for p in cache.glob("*.kernel") if not p.name.startswith("scan_")]
     assert kernels
     assert all(part in kernel for kernel in kernels), "what the tools look at"
 

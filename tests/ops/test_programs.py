@@ -63,12 +63,13 @@ def test_checkpoint_saves_nothing_in_the_first_run() -> None:
 @pytest.mark.parametrize(
     ("steps", "batch", "hidden", "backend", "native"),
     [
-        (1, 1, 512, None, False),
-        (2, 4, 512, None, False),
-        (1, 1, 512, "native", True),
-        (3, 1, 512, None, True),
-        (1, 5, 512, None, True),
-        (1, 1, 128, None, True),
+        (1, 17, 512, None, False),
+        (2, 64, 512, None, False),
+        (1, 17, 512, "native", True),
+        (3, 17, 512, None, True),
+        (1, 16, 512, None, True),
+        (1, 65, 512, None, True),
+        (1, 17, 256, None, True),
     ],
 )
 def test_a_few_steps_do_not_pay_for_packing(steps, batch, hidden, backend, native) -> None:
