@@ -8,11 +8,10 @@ from collections.abc import Callable
 from dataclasses import MISSING, fields
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
-from jax import Array, random
+from jax import Array
 
 from jax_persistent.cells import library
 
@@ -83,11 +82,9 @@ class LibraryCell(nn.RNNCellBase):
 
     @nn.nowrap
     def initialize_carry(self, rng: Array, input_shape: tuple[int, ...]) -> Any:
-        sizes, tree = jax.tree.flatten(self._cell().sizes(self.features))
-        keys = random.split(rng, len(sizes))
-        shapes = [(*input_shape[:-1], size) for size in sizes]
-        new = [self.carry_init(k, s, self.param_dtype) for k, s in zip(keys, shapes, strict=True)]
-        return jax.tree.unflatten(tree, new)
+        lead = input_shape[:-1]
+        cell, dtype = self._cell(), self.param_dtype
+        return cell.drawn_start(self.carry_init, rng, self.features, lead, dtype)
 
     @property
     def num_feature_axes(self) -> int:

@@ -7,12 +7,11 @@ import types
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from flax.nnx import rnglib
 from flax.nnx.nn.dtypes import promote_dtype
-from jax import Array, random
+from jax import Array
 
 from jax_persistent.cells import library
 
@@ -98,16 +97,13 @@ class LibraryCell(nnx.RNNCellBase):
         carry_init: Callable[..., Array] | None = None,
     ) -> Any:
         """Zeros, or what `carry_init` makes with a key of the stream "carry" of `rngs`."""
-        sizes, tree = jax.tree.flatten(self.cell.sizes(self.hidden_features))
-        shapes = [(*input_shape[:-1], size) for size in sizes]
+        hidden, lead, dtype = self.hidden_features, input_shape[:-1], self.param_dtype
         if carry_init is None:
-            return jax.tree.unflatten(tree, [jnp.zeros(s, self.param_dtype) for s in shapes])
+            return self.cell.start(hidden, lead, dtype)
         if rngs is None:
             raise ValueError("rngs: expected streams to draw the carry from; got None")
         stream = rngs.carry if isinstance(rngs, rnglib.Rngs) else rngs
-        keys = random.split(stream(), len(sizes))
-        new = [carry_init(k, s, self.param_dtype) for k, s in zip(keys, shapes, strict=True)]
-        return jax.tree.unflatten(tree, new)
+        return self.cell.drawn_start(carry_init, stream(), hidden, lead, dtype)
 
     @property
     def num_feature_axes(self) -> int:

@@ -64,7 +64,7 @@ def program_call(
     """One call of the target of step functions' programs.
 
     Args:
-      program: what the call is, as `programs.primitive.described` says it.
+      program: what the call is, as `programs.lowering.described` says it.
       operands, results: in the program's order.
       workspace_bytes, **options: as for `kernel_call`.
 

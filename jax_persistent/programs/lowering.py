@@ -143,27 +143,22 @@ def _around(
     return [*made[: step.carry], *parts.ys(known, made[step.carry :], shape, flat)]
 
 
-def _call(backend: Backend, operands: Sequence[Any], **how: Any) -> list[Array]:
-    """The custom call of a core's program."""
-    program = described(operands, **how)
-    results = [
-        jax.ShapeDtypeStruct(a.shape, a.dtype)
-        for a in result_types(*map(jax.typeof, operands), **how)
-    ]
-    return backend.call_program(program, operands, results)
-
-
 # --- the same split over devices: by groups and rows
 
 _KIND = "program"
 
 
 def _split_call(
-    ctx: Any, backend: Backend, operands: Sequence[Any], *, step: Step, flags: Flags, **how: Any
+    ctx: Any,
+    backend: Backend,
+    program: dict[str, Any],
+    operands: Sequence[Any],
+    step: Step,
+    flags: Flags,
 ) -> Sequence[Any]:
     row_results = [(v.aval.shape, v.aval.dtype.name) for v in step.row.jaxpr.outvars]
     what = {
-        "program": described(ctx.avals_in, step=step, flags=flags, **how),
+        "program": program,
         "results": row_results,
         "consts": step.consts,
         "carry": step.carry,
@@ -246,13 +241,15 @@ def _register_platform(backend: Backend) -> None:
         is_split = compat.is_split_by_xla(ctx)
         # What a device has of a split call is known later: one row of one group is the least.
         least = {"groups": 1, "rows": 1} if is_split else {}
-        found = backend.plan_program(described(ctx.avals_in, **how) | least, None)
+        program = described(ctx.avals_in, **how)
+        found = backend.plan_program(program | least, None)
         if not found["runs"]:
             _fall_back(choice, found["explanation"], notices.warn)
             return lowered(ctx, lambda *flat: reference(flat, **how), *operands)
         if is_split:
-            return _split_call(ctx, backend, operands, **how)
-        return lowered(ctx, lambda *flat: _call(backend, flat, **how), *operands)
+            return _split_call(ctx, backend, program, operands, how["step"], how["flags"])
+        results = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in ctx.avals_out]
+        return lowered(ctx, lambda *flat: backend.call_program(program, flat, results), *operands)
 
     mlir.register_lowering(scan_p, of_scan, platform=backend.platform)
     mlir.register_lowering(core_p, of_core, platform=backend.platform)

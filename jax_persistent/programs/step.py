@@ -181,8 +181,9 @@ class Step:
     @cached_property
     def program(self) -> Program:
         """Of the core. Raises Unfit where the step has none."""
-        core = self.core
-        return program_of(core.row, core.consts, core.carry)
+        if self.core is not self:
+            return self.core.program
+        return program_of(self.row, self.consts, self.carry)
 
     def has_own_derivatives(self) -> bool:
         """Whether some function in it has a `jax.custom_jvp` or `jax.custom_vjp`."""

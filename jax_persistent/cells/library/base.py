@@ -86,6 +86,15 @@ class StepCell(ABC):
         lead = batch if isinstance(batch, tuple) else (batch,)
         return jax.tree.map(lambda n: jnp.zeros((*lead, n), dtype), self.sizes(hidden))
 
+    def drawn_start(
+        self, new: Initializer, key: Array, hidden: int, lead: tuple[int, ...], dtype: Any
+    ) -> Any:
+        """A carry of which `new` draws each array, with the leading axes `lead`."""
+        sizes, tree = jax.tree.flatten(self.sizes(hidden))
+        keys = random.split(key, len(sizes))
+        drawn = [new(k, (*lead, size), dtype) for k, size in zip(keys, sizes, strict=True)]
+        return jax.tree.unflatten(tree, drawn)
+
     def __call__(self, p: Weights, carry: Any, x: Array, noise: Any = None) -> tuple[Any, Array]:
         wide = widened(x.dtype)
         of_units = {name: a if "kernel" in name else a.astype(wide) for name, a in p.items()}
