@@ -2,8 +2,11 @@
 // Runs a problem on the kernels of an instruction set of the test's choice.
 #pragma once
 
+#include <condition_variable>
 #include <cstdint>
 #include <functional>
+#include <mutex>
+#include <queue>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -13,16 +16,53 @@
 
 namespace jp::test {
 
-// Runs every helper on a thread of its own; they end with the call.
-struct Threads {
-  std::vector<std::thread> threads;
-  ~Threads() {
-    for (std::thread& thread : threads) thread.join();
+// Threads that run what is scheduled. As in XLA's pool, a task may begin when the call that
+// scheduled it is over, so that no call waits for a helper whose core another program has.
+class Pool {
+ public:
+  explicit Pool(int threads) {
+    for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { RunTasks(); });
   }
+  ~Pool() {
+    for (size_t i = 0; i < threads_.size(); ++i) Add(nullptr);
+    for (std::thread& thread : threads_) thread.join();
+  }
+  Pool(const Pool&) = delete;
+
   cpu::Team::Schedule schedule() {
-    return [this](std::function<void()> task) { threads.emplace_back(std::move(task)); };
+    return [this](std::function<void()> task) { Add(std::move(task)); };
   }
+
+ private:
+  void Add(std::function<void()> task) {
+    {
+      const std::lock_guard lock(mutex_);
+      tasks_.push(std::move(task));
+    }
+    added_.notify_one();
+  }
+  std::function<void()> Next() {
+    std::unique_lock lock(mutex_);
+    added_.wait(lock, [this] { return !tasks_.empty(); });
+    std::function<void()> task = std::move(tasks_.front());
+    tasks_.pop();
+    return task;
+  }
+  void RunTasks() {
+    while (const std::function<void()> task = Next()) task();
+  }
+
+  std::mutex mutex_;
+  std::condition_variable added_;
+  std::queue<std::function<void()>> tasks_;  // an empty one ends a thread
+  std::vector<std::thread> threads_;
 };
+
+// As many helpers as any test's call has.
+inline cpu::Team::Schedule OnHelpers() {
+  static Pool pool(4);
+  return pool.schedule();
+}
 
 inline int runs_by_units = 0, runs_by_rows = 0, runs_by_groups = 0;  // of several workers
 
@@ -41,8 +81,7 @@ void RunOn(const cpu::Isa& isa, const Problem& problem, int threads, const CallA
   const cpu::GemmPlan& gemm = plan.recurrence;
   if (gemm.workers > 1) ++(gemm.SplitsBatch() ? runs_by_rows : runs_by_units);
   if (plan.groups_at_once > 1) ++runs_by_groups;
-  Threads helpers;
-  RunWorkspace(isa, space, helpers.schedule());
+  RunWorkspace(isa, space, OnHelpers());
 }
 
 // Packs kernels [kernels, rows, gates * units] as the backend does, but for any instruction set.
@@ -50,8 +89,7 @@ inline void PackOn(const cpu::Isa& isa, const Packing& packing, int threads, con
                    void* to) {
   const cpu::CpuFacts facts{threads, isa.lanes, isa.registers, 1 << 20, 32 << 20};
   const cpu::PackCall call{packing, PlanPacking(packing, facts), from, to};
-  Threads helpers;
-  cpu::Team::Run(call.plan.workers, 1, helpers.schedule(),
+  cpu::Team::Run(call.plan.workers, 1, OnHelpers(),
                  [&](int worker, int64_t) { isa.pack(call, worker); });
 }
 

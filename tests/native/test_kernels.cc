@@ -206,10 +206,9 @@ void CheckBackend(const Case& c) {
   const Problem forward = ForwardOf(c.given);
   const Problem backward = BackwardOf(c.given, {Part::d_x, Part::d_weights, Part::d_gates});
   Buffers of_backend(arrays);
-  jp::test::Threads helpers;
   jp::Resources resources;
   resources.threads = 2;
-  resources.schedule = helpers.schedule();
+  resources.schedule = jp::test::OnHelpers();
   const jp::Facts facts = backend.FactsOf(resources);
   const auto run = [&](const Problem& problem, const auto& call_arrays) {
     const auto plan = backend.MakePlan(problem, facts, {});

@@ -421,8 +421,7 @@ void RunOn(const cpu::Isa& isa, const Program& program, int workers, bool splits
   }
   const cpu::ProgramCall call{program, plan, operands.data(), results.data(),
                               reinterpret_cast<char*>(memory.data()) + (64 - address % 64) % 64};
-  Threads helpers;
-  cpu::Team::Run(plan.workers, program.groups * plan.phases, helpers.schedule(),
+  cpu::Team::Run(plan.workers, program.groups * plan.phases, OnHelpers(),
                  [&](int worker, int64_t phase) { isa.program(call, worker, phase); });
 }
 
