@@ -8,7 +8,7 @@
 
 namespace jp::test {
 
-#if defined(__x86_64__)
+#if defined(JP_HAS_WIDE)
 // The widest kernels' sizes (16 lanes, 32 registers) in the baseline's instructions, so that their
 // logic runs on every machine, and not only where there is AVX-512.
 extern const cpu::Isa kWideIsa;
@@ -16,7 +16,7 @@ extern const cpu::Isa kWideIsa;
 
 inline std::vector<const cpu::Isa*> IsasHere() {
   std::vector<const cpu::Isa*> here = {&cpu::kBaselineIsa};
-#if defined(__x86_64__)
+#if defined(JP_HAS_WIDE)
   here.push_back(&kWideIsa);
 #endif
 #if defined(__x86_64__) && !defined(JP_BASELINE_ONLY)
