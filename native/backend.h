@@ -17,6 +17,7 @@
 #include "native/problem/arrays.h"
 #include "native/problem/packed.h"
 #include "native/problem/problem.h"
+#include "native/problem/product.h"
 #include "native/programs/program.h"
 
 namespace jp {
@@ -114,6 +115,14 @@ class Backend {
   virtual std::string Pack(const Packing& /*packing*/, const void* /*from*/, void* /*to*/,
                            const Resources& /*resources*/) const {
     return "this backend reads no packed kernels";
+  }
+
+  // Multiplies matrices that XLA gives to a single thread. Returns what went wrong, or an empty
+  // text. May throw std::bad_alloc.
+  virtual std::string Multiply(const Product& /*product*/, const float* /*left*/,
+                               const float* /*right*/, float* /*result*/,
+                               const Resources& /*resources*/) const {
+    return "this backend multiplies no matrices";
   }
 };
 

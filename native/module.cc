@@ -15,6 +15,7 @@
 #include "native/problem/parse.h"
 #include "native/xla/handlers.h"
 #include "native/xla/pack_handler.h"
+#include "native/xla/product_handler.h"
 
 namespace nb = nanobind;
 
@@ -46,9 +47,13 @@ nb::dict Targets() {
     }
     add(jp::ffi::kProgramTarget, jp::ffi::StagesOfProgram(i));
     if (backends[i]->KindOfExecutor() == jp::Executor::kThreadPool) {
-      nb::dict packs;
-      packs["execute"] = Handler(jp::ffi::ExecutePack);
-      targets[jp::ffi::kPackTarget] = packs;
+      const auto add_stateless = [&targets](const char* name, XLA_FFI_Handler* execute) {
+        nb::dict handlers;
+        handlers["execute"] = Handler(execute);
+        targets[name] = handlers;
+      };
+      add_stateless(jp::ffi::kPackTarget, jp::ffi::ExecutePack);
+      add_stateless(jp::ffi::kProductTarget, jp::ffi::ExecuteProduct);
     }
     platforms[PlatformName(*backends[i]).c_str()] = targets;
   }

@@ -20,6 +20,7 @@ TARGETS = {
 }
 
 PACK_TARGET = "jax_persistent.pack"
+PRODUCT_TARGET = "jax_persistent.product"
 
 
 def has_cell(problem: Problem) -> bool:
@@ -94,3 +95,17 @@ def pack_call(kernels: Array, *, gates: int, lanes: int) -> list[Array]:
     result = jax.ShapeDtypeStruct((count, *one.panels_shape), kernels.dtype)
     run = jax.ffi.ffi_call(PACK_TARGET, result)
     return [run(kernels, gates=np.int64(gates), lanes=np.int64(lanes))]
+
+
+def product_call(
+    left: Array, right: Array, *, left_transposed: bool, right_transposed: bool
+) -> Array:
+    """One call that multiplies matrices of float32: [M, K] x [K, N], each as it is or transposed.
+
+    The depth K is even.
+    """
+    native_module()
+    shape = left.shape[left_transposed], right.shape[not right_transposed]
+    run = jax.ffi.ffi_call(PRODUCT_TARGET, jax.ShapeDtypeStruct(shape, "float32"))
+    transposed = {"left_transposed": left_transposed, "right_transposed": right_transposed}
+    return run(left, right, **{k: np.bool_(v) for k, v in transposed.items()})

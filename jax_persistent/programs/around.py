@@ -17,7 +17,7 @@ from jax import Array, lax
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 
 from jax_persistent import compat
-from jax_persistent.programs import jaxprs
+from jax_persistent.programs import jaxprs, products
 from jax_persistent.programs.derivative import products_of
 
 Axes = tuple[bool, bool, bool]  # which an array has of steps, groups and rows
@@ -216,11 +216,11 @@ def _flat_product(eqn: JaxprEqn, operands: Sequence[Value]) -> list[Array] | Non
     precision = eqn.params["precision"]
     if side == 0 and isinstance(precision, tuple):
         precision = precision[::-1]
-    product = lax.dot_general(
-        factor.array.reshape(-1, *of_factor),
-        matrix,
-        (axes, ((), ())),
-        precision=precision,
-        preferred_element_type=eqn.params["preferred_element_type"],
-    )
-    return [product.reshape(*lead, *product.shape[1:])]
+    vectors, dtype = factor.array.reshape(-1, *of_factor), eqn.params["preferred_element_type"]
+    if len(of_factor) == 1 and matrix.ndim == 2:
+        how = {"right_transposed": axes[1] == (1,), "precision": precision, "dtype": dtype}
+        found = products.product(vectors, matrix, **how)
+    else:
+        how = {"precision": precision, "preferred_element_type": dtype}
+        found = lax.dot_general(vectors, matrix, (axes, ((), ())), **how)
+    return [found.reshape(*lead, *found.shape[1:])]

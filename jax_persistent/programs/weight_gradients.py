@@ -18,6 +18,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from jax_persistent import compat
+from jax_persistent.programs import products
 
 
 def outer_products(rule: str, a: Array, b: Array) -> Array:
@@ -50,9 +51,10 @@ def _flat(a: Array, b: Array, *, rule: str) -> Array:
         return _einsum(a, b, rule=rule)
     rows = int(np.prod(a.shape[:summed]))
     merged = f"X{of_a[summed:]},X{of_b[summed:]}->{result}"
-    return _einsum(
-        a.reshape(rows, *a.shape[summed:]), b.reshape(rows, *b.shape[summed:]), rule=merged
-    )
+    a, b = a.reshape(rows, *a.shape[summed:]), b.reshape(rows, *b.shape[summed:])
+    if merged == f"X{of_a[-1]},X{of_b[-1]}->{of_a[-1]}{of_b[-1]}":
+        return products.product(a, b, left_transposed=True, dtype=jnp.float32)
+    return _einsum(a, b, rule=merged)
 
 
 def _abstract(a: Any, b: Any, *, rule: str) -> Any:

@@ -10,6 +10,7 @@
 
 #include "native/cpu/cores.h"
 #include "native/cpu/machine.h"
+#include "native/cpu/product_plan.h"
 #include "native/cpu/program_plan.h"
 #include "native/cpu/scratch.h"
 #include "native/problem/parse.h"
@@ -177,6 +178,17 @@ class CpuBackend : public Backend {
     const PackCall call{packing, PlanPacking(packing, facts), from, to};
     Team::Run(call.plan.workers, 1, resources.schedule,
               [&call, pack = ChosenIsa().pack](int worker, int64_t) { pack(call, worker); });
+    return {};
+  }
+
+  std::string Multiply(const Product& product, const float* left, const float* right, float* result,
+                       const Resources& resources) const override {
+    const ProductPlan plan = PlanProduct(product, ThisMachine(resources.threads));
+    const Scratch memory(plan.Bytes());
+    const ProductCall call{product, plan, left, right, result, memory.as<float>()};
+    Team::Run(
+        plan.workers, 1, resources.schedule,
+        [&call, multiply = ChosenIsa().multiply](int worker, int64_t) { multiply(call, worker); });
     return {};
   }
 

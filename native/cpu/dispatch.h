@@ -6,6 +6,7 @@
 #include "native/cpu/backward.h"
 #include "native/cpu/forward.h"
 #include "native/cpu/isa.h"
+#include "native/cpu/product.h"
 #include "native/cpu/program_kernel.h"
 
 namespace jp::cpu::JP_ISA {
@@ -46,7 +47,8 @@ static constexpr Isa MakeIsa(const char* name) {
           RunPhase<ForwardKernel, Forward>,
           RunPhase<BackwardKernel, Backward>,
           ProgramKernel::RunPhase,
-          Pack};
+          Pack,
+          ProductKernel::Run};
 }
 
 }  // namespace jp::cpu::JP_ISA

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <string_view>
 
+#include "native/cpu/product_plan.h"
 #include "native/cpu/program_plan.h"
 #include "native/cpu/workspace.h"
 #include "native/problem/packed.h"
@@ -29,6 +30,8 @@ struct Isa {
   void (*program)(const ProgramCall& call, int worker, int64_t phase);
   // A worker's panels of each kernel.
   void (*pack)(const PackCall& call, int worker);
+  // A worker's columns.
+  void (*multiply)(const ProductCall& call, int worker);
 };
 
 // The best instruction set of this machine, or what JAX_PERSISTENT_ISA names. Throws

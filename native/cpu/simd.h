@@ -61,6 +61,12 @@ static inline Vec RoundTo(Vec v) {
   return v;
 }
 
+// Of a vector that begins with value `at` of so many, the lanes that hold one.
+static inline int Lanes(int64_t values, int64_t at) {
+  const int64_t left = values - at;
+  return left >= kLanes ? kLanes : left > 0 ? static_cast<int>(left) : 0;
+}
+
 // The first n lanes, 1 <= n <= kLanes; the others read as zero and are not written.
 template <class T>
 static inline Vec LoadPart(const T* p, int n) {

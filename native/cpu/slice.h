@@ -20,11 +20,6 @@ struct KernelView {
   bool transposed;
 };
 
-static inline int Lanes(int64_t hidden, int64_t unit) {
-  const int64_t left = hidden - unit;
-  return left >= kLanes ? kLanes : left > 0 ? static_cast<int>(left) : 0;
-}
-
 // Calls f with the lanes that hold units, of the vector that begins with `unit`.
 template <class F>
 [[gnu::always_inline]] static inline void WithLanes(int64_t hidden, int64_t unit, const F& f) {

@@ -102,7 +102,9 @@ struct WeightGradients {
     const int64_t most = space.problem.inputs > hidden ? space.problem.inputs : hidden;
     const int64_t padded = (most + kLanes - 1) / kLanes * kLanes;
     float* const transposed = space.transposed + worker * padded * row;
-    for (int64_t r = 0; r < rows; r += kLanes) TransposeInto(transposed, r, rows, features, from);
+    for (int64_t r = 0; r < rows; r += kLanes) {
+      TransposeInto(transposed, row, r, rows, features, from);
+    }
     for (int64_t m = 0; m < features; m += kChunkRows) {
       const int64_t here = features - m < kChunkRows ? features - m : kChunkRows;
       const float* in[kChunkRows];
@@ -116,23 +118,6 @@ struct WeightGradients {
                  Traversal::kForwards, accumulator, to, width);
       }
       if (output.done) Put<T>(block, m, here, output);
-    }
-  }
-
-  // Rows r to r + kLanes of a factor, as columns; zeros for those past the last.
-  template <class From>
-  void TransposeInto(float* to, int64_t r, int64_t rows, int64_t features, const From& from) const {
-    const decltype(from(0)) none = nullptr;
-    decltype(from(0)) source[kLanes];
-    for (int i = 0; i < kLanes; ++i) source[i] = r + i < rows ? from(r + i) : none;
-    for (int64_t k = 0; k < features; k += kLanes) {
-      const int n = Lanes(features, k);
-      Vec block[kLanes];
-      for (int i = 0; i < kLanes; ++i) {
-        block[i] = source[i] == none ? Vec{} : LoadPart(source[i] + k, n);
-      }
-      Transpose(block);
-      for (int i = 0; i < kLanes; ++i) Store(to + (k + i) * row + r, block[i]);
     }
   }
 

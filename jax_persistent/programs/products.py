@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Products of the vectors of all steps with a matrix, which surround a recurrence.
+
+XLA's CPU client takes one thread for small ones, and half its speed for transposed ones, so that
+those around a recurrence of few rows take longer than it. There a call of ours multiplies them
+(`benchmarks/products.py` times both); everywhere else a product is XLA's.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.extend.core import Primitive
+from jax.interpreters import mlir
+
+from jax_persistent import compat
+from jax_persistent.ffi import call
+from jax_persistent.ffi.registration import native_module
+
+# Multiply-adds up to which our call is the faster one, with several threads and with one.
+_MOST, _MOST_ALONE = 1 << 28, 1 << 23
+
+
+def product(
+    left: Array,
+    right: Array,
+    *,
+    left_transposed: bool = False,
+    right_transposed: bool = False,
+    precision: Any = None,
+    dtype: Any = None,
+) -> Array:
+    """[M, K] x [K, N], each as it is or transposed; the rest is as for `lax.dot_general`."""
+    return product_p.bind(
+        left,
+        right,
+        left_transposed=left_transposed,
+        right_transposed=right_transposed,
+        precision=precision,
+        dtype=dtype,
+    )
+
+
+def _of_xla(
+    left: Any,
+    right: Any,
+    *,
+    left_transposed: bool,
+    right_transposed: bool,
+    precision: Any,
+    dtype: Any,
+) -> Any:
+    contracted = (0 if left_transposed else 1,), (1 if right_transposed else 0,)
+    return lax.dot_general(
+        left, right, (contracted, ((), ())), precision=precision, preferred_element_type=dtype
+    )
+
+
+def _abstract(left: Any, right: Any, **how: Any) -> Any:
+    rows = left.shape[how["left_transposed"]]
+    columns = right.shape[not how["right_transposed"]]
+    dtype = how["dtype"] or jnp.result_type(left.dtype, right.dtype)
+    return compat.result_aval(left, (rows, columns), dtype)
+
+
+def _is_ours(left: Any, right: Any, how: dict[str, Any]) -> bool:
+    """Whether our kernel multiplies them: float32, an even depth, and not the largest."""
+    depth = left.shape[not how["left_transposed"]]
+    columns = right.shape[not how["right_transposed"]]
+    alone = native_module().facts("cpu")["threads"] == 1
+    return (
+        left.dtype == right.dtype == jnp.float32
+        and how["dtype"] in (None, jnp.float32)
+        and not isinstance(how["precision"], (str, lax.DotAlgorithm, lax.DotAlgorithmPreset))
+        and depth % 2 == 0
+        and 0 < left.size * columns <= (_MOST_ALONE if alone else _MOST)
+    )
+
+
+def _lower_on_cpu(ctx: Any, left: Any, right: Any, **how: Any) -> Any:
+    run = partial(_of_xla, **how)
+    if not compat.is_split_by_xla(ctx) and _is_ours(*ctx.avals_in, how):
+        transposed = {name: how[name] for name in ("left_transposed", "right_transposed")}
+        run = partial(call.product_call, **transposed)
+    return mlir.lower_fun(run, multiple_results=False)(ctx, left, right)
+
+
+product_p = Primitive("jax_persistent_product")
+product_p.def_impl(partial(compat.apply_primitive, product_p))
+product_p.def_abstract_eval(_abstract)
+mlir.register_lowering(product_p, mlir.lower_fun(_of_xla, multiple_results=False))
+mlir.register_lowering(product_p, _lower_on_cpu, platform="cpu")

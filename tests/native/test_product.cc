@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: Apache-2.0
+// Products of two matrices against sums in double, on every instruction set and by any number of
+// workers.
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "native/cpu/product_plan.h"
+#include "tests/native/buffers.h"
+#include "tests/native/check.h"
+#include "tests/native/isas.h"
+#include "tests/native/run.h"
+
+namespace {
+
+using jp::DType;
+using jp::Product;
+using jp::cpu::Isa;
+using jp::test::Buffer;
+
+std::vector<double> Drawn(int64_t count, int64_t seed) {
+  std::vector<double> values(count);
+  for (int64_t i = 0; i < count; ++i) {
+    values[i] = static_cast<double>((i * 7919 + seed) % 241 - 120) / 128;
+  }
+  return values;
+}
+
+void MultiplyOn(const Isa& isa, const Product& product, int threads, Buffer& left, Buffer& right,
+                Buffer& result) {
+  const jp::cpu::CpuFacts facts{threads, isa.lanes, isa.registers, 1 << 20, 32 << 20};
+  const jp::cpu::ProductPlan plan = PlanProduct(product, facts);
+  Buffer memory(DType::kFloat32, plan.Bytes() / sizeof(float));  // of NaN
+  const auto floats = [](Buffer& buffer) { return reinterpret_cast<float*>(buffer.data()); };
+  const jp::cpu::ProductCall call{product,       plan,           floats(left),
+                                  floats(right), floats(result), floats(memory)};
+  jp::cpu::Team::Run(plan.workers, 1, jp::test::OnHelpers(),
+                     [&](int worker, int64_t) { isa.multiply(call, worker); });
+  CHECK(memory.Intact(), isa.name, threads);
+}
+
+// Rows in one chunk and in several, panels that are full and not, fewer than workers.
+constexpr int64_t kSizes[][3] = {{1, 2, 1},     {3, 4, 5},    {129, 34, 97},
+                                 {128, 64, 64}, {5, 18, 300}, {260, 130, 31}};
+
+void TestProducts(const Isa& isa) {
+  for (const auto& [rows, depth, columns] : kSizes) {
+    const std::vector<double> left = Drawn(rows * depth, 5), right = Drawn(depth * columns, 77);
+    for (int way = 0; way < 4; ++way) {
+      const Product product{rows, depth, columns, way % 2 != 0, way / 2 != 0};
+      Buffer l(DType::kFloat32, left), r(DType::kFloat32, right);
+      Buffer alone(DType::kFloat32, rows * columns);
+      MultiplyOn(isa, product, 1, l, r, alone);
+      const std::vector<double> got = alone.values();
+      for (int64_t m = 0; m < rows; ++m) {
+        for (int64_t n = 0; n < columns; ++n) {
+          double sum = 0;
+          for (int64_t k = 0; k < depth; ++k) {
+            sum += left[product.left_transposed ? k * rows + m : m * depth + k] *
+                   right[product.right_transposed ? n * depth + k : k * columns + n];
+          }
+          const double limit = 1e-6 * static_cast<double>(depth);
+          CHECK(std::fabs(got[m * columns + n] - sum) <= limit, isa.name, way, m, n,
+                got[m * columns + n], sum);
+        }
+      }
+      CHECK(alone.Intact() && l.Intact() && r.Intact(), isa.name, rows, depth, columns);
+      for (int threads : {2, 3, 5}) {
+        Buffer together(DType::kFloat32, rows * columns);
+        MultiplyOn(isa, product, threads, l, r, together);
+        CHECK(together.SameBytes(alone), isa.name, rows, depth, columns, way, threads);
+        CHECK(together.Intact(), isa.name, threads);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+int main() {
+  for (const Isa* isa : jp::test::IsasHere()) TestProducts(*isa);
+  return jp::test::Finish("product");
+}

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Products around a recurrence: whose they are, and that both give the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jax_persistent.ffi import call
+from jax_persistent.programs import products
+
+SIZES = (130, 34, 97)  # rows, depth, columns
+
+
+def matrices(sizes: tuple[int, int, int], left_transposed: bool, right_transposed: bool) -> Any:
+    rows, depth, columns = sizes
+    draw = np.random.default_rng(3).standard_normal
+    left = draw((depth, rows) if left_transposed else (rows, depth))
+    right = draw((columns, depth) if right_transposed else (depth, columns))
+    return left, right
+
+
+def targets(dtype: Any, sizes: tuple[int, int, int], **how: Any) -> bool:
+    arrays = (jnp.zeros(m.shape, dtype) for m in matrices(sizes, False, False))
+    text = jax.jit(lambda *a: products.product(*a, **how)).lower(*arrays).as_text()
+    return call.PRODUCT_TARGET in text
+
+
+@pytest.mark.parametrize("left_transposed", [False, True])
+@pytest.mark.parametrize("right_transposed", [False, True])
+def test_values(left_transposed: bool, right_transposed: bool) -> None:
+    left, right = matrices(SIZES, left_transposed, right_transposed)
+    expected = (left.T if left_transposed else left) @ (right.T if right_transposed else right)
+    how = {"left_transposed": left_transposed, "right_transposed": right_transposed}
+    found = products.product(jnp.asarray(left, jnp.float32), jnp.asarray(right, jnp.float32), **how)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_what_is_ours() -> None:
+    """Float32 of an even depth that is not too large; the rest goes to XLA."""
+    assert targets("float32", SIZES)
+    assert targets("float32", SIZES, precision=jax.lax.Precision.HIGHEST)
+    assert not targets("float32", SIZES, precision=jax.lax.DotAlgorithmPreset.BF16_BF16_F32)
+    assert not targets("bfloat16", SIZES)
+    assert not targets("float32", (130, 33, 97))
+    assert not targets("float32", (1 << 10, 1 << 10, 1 << 9))
+
+
+def test_wrong_operands_are_refused() -> None:
+    """The call itself checks what it is given, before it reads any of it."""
+    run = jax.jit(
+        lambda a, b: call.product_call(a, b, left_transposed=False, right_transposed=False)
+    )
+    for left, right, message in (
+        ((3, 5), (5, 2), "expected matrices of an even depth; got 3 x 5 x 2"),
+        ((3, 4), (6, 2), "the matrices' sizes differ"),
+    ):
+        with pytest.raises(Exception, match=f"jax_persistent.product: {message}"):
+            run(jnp.zeros(left), jnp.zeros(right)).block_until_ready()
