@@ -82,7 +82,8 @@ def _is_ours(left: Any, right: Any, how: dict[str, Any]) -> bool:
 
 def _lower_on_cpu(ctx: Any, left: Any, right: Any, **how: Any) -> Any:
     run = partial(_of_xla, **how)
-    if not compat.is_split_by_xla(ctx) and _is_ours(*ctx.avals_in, how):
+    of_left, of_right = ctx.avals_in
+    if not compat.is_split_by_xla(ctx) and _is_ours(of_left, of_right, how):
         transposed = {name: how[name] for name in ("left_transposed", "right_transposed")}
         run = partial(call.product_call, **transposed)
     return mlir.lower_fun(run, multiple_results=False)(ctx, left, right)
