@@ -70,8 +70,12 @@ int FastestPanel(int64_t rows, bool single_row, int64_t columns, int weight_byte
   int best = 0;
   double least = 0;
   for (int vectors : kPanelVectors) {
-    const double cost = static_cast<double>(CeilDiv(columns, vectors)) *
-                        PanelCost(rows, single_row, vectors, weight_bytes, facts);
+    const auto cost_of = [&](int computed) {
+      return PanelCost(rows, single_row, computed, weight_bytes, facts);
+    };
+    const int64_t before = CeilDiv(columns, vectors) - 1;  // the last panel may be padded
+    const double cost = static_cast<double>(before) * cost_of(vectors) +
+                        cost_of(ComputedVectors(vectors, columns - before * vectors));
     if (cost > 0 && (best == 0 || cost < least)) {
       best = vectors;
       least = cost;

@@ -108,6 +108,11 @@ std::string Explain(const CpuPlan& plan, const CpuFacts& facts);
 
 // Vectors across a panel. Which is chosen shows in the time alone: results are bitwise the same.
 inline constexpr int kPanelVectors[] = {3, 4, 5, 6};
+
+// Of so many vectors across a panel the first `used` have weights, or more: how many are computed.
+[[gnu::always_inline]] constexpr int ComputedVectors(int vectors, int64_t used) {
+  return vectors == 4 && used <= 2 ? static_cast<int>(used) : vectors;
+}
 inline constexpr int kMostBlockVectors = 24;  // of columns: panels and units come out even
 inline constexpr int kBlockRows = 32;         // batch rows that are taken at once
 

@@ -52,13 +52,13 @@ static inline void ForTiles(int64_t rows, const Tile& tile) {
   }
 }
 
-// Vector c of row kOdd of a pair of rows of weights.
-template <int kVectors, int kOdd>
+// Vector c of row kOdd of a pair of rows of weights, of a panel kStride vectors wide.
+template <int kStride, int kOdd>
 [[gnu::always_inline]] static inline Vec LoadWeights(const float* pair, int c) {
-  return Load(pair + (kOdd * kVectors + c) * kLanes);
+  return Load(pair + (kOdd * kStride + c) * kLanes);
 }
 
-template <int kVectors, int kOdd>
+template <int kStride, int kOdd>
 [[gnu::always_inline]] static inline Vec LoadWeights(const bfloat16* pair, int c) {
   VecU both;
   std::memcpy(&both, pair + 2 * c * kLanes, sizeof both);
@@ -72,7 +72,7 @@ using RowPointers = const float* const*;
 // registers.
 #define JP_UNROLL _Pragma("GCC unroll 16")
 
-template <int M, int kVectors>
+template <int M, int kVectors, int kStride>
 struct TileSums {
   Vec at[M][kVectors] = {};
 
@@ -83,7 +83,7 @@ struct TileSums {
     if constexpr (kVectors <= M) {
       Vec weights[kVectors];
       JP_UNROLL
-      for (int c = 0; c < kVectors; ++c) weights[c] = LoadWeights<kVectors, kOdd>(pair, c);
+      for (int c = 0; c < kVectors; ++c) weights[c] = LoadWeights<kStride, kOdd>(pair, c);
       JP_UNROLL
       for (int m = 0; m < M; ++m) {
         const Vec x = Broadcast(in[m][k]);
@@ -96,7 +96,7 @@ struct TileSums {
       for (int m = 0; m < M; ++m) x[m] = Broadcast(in[m][k]);
       JP_UNROLL
       for (int c = 0; c < kVectors; ++c) {
-        const Vec weights = LoadWeights<kVectors, kOdd>(pair, c);
+        const Vec weights = LoadWeights<kStride, kOdd>(pair, c);
         JP_UNROLL
         for (int m = 0; m < M; ++m) at[m][c] = MulAdd(at[m][c], x[m], weights);
       }
@@ -126,14 +126,14 @@ struct PrefetchPlan {
 
 // out[m] = accumulator[m] + in[m][k_begin..k_begin + k_count) x panel; k_count is even. A single
 // row has too few accumulators to hide the latency of an addition: it gets a second set.
-template <int M, int kVectors, bool kSingleRow, class T>
+template <int M, int kVectors, int kStride, bool kSingleRow, class T>
 static void MultiplyTile(RowPointers in, int64_t k_begin, int64_t k_count, const T* panel,
                          Traversal traversal, Accumulator accumulator, float* out,
                          int64_t out_stride, PrefetchPlan prefetch = {}) {
   const float* row[M];
   JP_UNROLL
   for (int m = 0; m < M; ++m) row[m] = in[m] + k_begin;
-  TileSums<M, kVectors> even, odd;
+  TileSums<M, kVectors, kStride> even, odd;
   if (accumulator.at != nullptr) {
     JP_UNROLL
     for (int m = 0; m < M; ++m) {
@@ -161,7 +161,7 @@ static void MultiplyTile(RowPointers in, int64_t k_begin, int64_t k_count, const
   const int64_t step = traversal == Traversal::kForwards ? 2 : -2;
   for (int64_t k = traversal == Traversal::kForwards ? 0 : k_count - 2; 0 <= k && k < k_count;
        k += step) {
-    const T* pair = panel + k * (kVectors * kLanes);
+    const T* pair = panel + k * (kStride * kLanes);
     even.template Add<0>(row, k, pair);
     (kSingleRow ? odd : even).template Add<1>(row, k + 1, pair);
     for (int64_t i = 0; !kSingleRow && i < prefetch.lines; ++i, prefetch.from += kLineBytes) {
@@ -182,11 +182,11 @@ static void MultiplyTile(RowPointers in, int64_t k_begin, int64_t k_count, const
 
 // All rows of a batch times a panel, in tiles of at most kRows. If `next` is not null, they
 // prefetch as many weights from there on.
-template <int kVectors, int kRows, class T, class Next>
+template <int kVectors, int kStride, int kRows, class T, class Next>
 static void MultiplyTiles(RowPointers in, int64_t rows, int64_t k_begin, int64_t k_count,
                           const T* panel, const Next* next, Traversal traversal,
                           Accumulator accumulator, float* out, int64_t out_stride) {
-  constexpr int64_t kLines = 2 * kVectors * kLanes * sizeof(Next) / kLineBytes;  // in two rows
+  constexpr int64_t kLines = 2 * kStride * kLanes * sizeof(Next) / kLineBytes;  // in two rows
   const int64_t tiles = (rows + kRows - 1) / kRows;
   int64_t left = next == nullptr || tiles == 1 ? 0 : kLines;
   PrefetchPlan prefetch{reinterpret_cast<const char*>(next), (left + tiles - 1) / tiles};
@@ -194,9 +194,9 @@ static void MultiplyTiles(RowPointers in, int64_t rows, int64_t k_begin, int64_t
     Accumulator here = accumulator;
     if (here.at != nullptr) here.at += r * here.stride;
     if (prefetch.lines > left) prefetch.lines = left;
-    MultiplyTile<decltype(height)::value, kVectors, false>(in + r, k_begin, k_count, panel,
-                                                           traversal, here, out + r * out_stride,
-                                                           out_stride, prefetch);
+    MultiplyTile<decltype(height)::value, kVectors, kStride, false>(
+        in + r, k_begin, k_count, panel, traversal, here, out + r * out_stride, out_stride,
+        prefetch);
     left -= prefetch.lines;
     prefetch.from += prefetch.lines * (k_count / 2) * kLineBytes;
   });
@@ -233,84 +233,89 @@ static inline const T* AfterPart(const T* panel, const T* next, int64_t width, i
   return k > 0 ? panel + (k - part) * width : next + last * width;
 }
 
-template <int kVectors>
+template <int kVectors, int kStride>
 static void MultiplyRows(RowPointers in, int64_t rows, int64_t k_begin, int64_t k_count,
                          const float* panel, const float* next, Traversal traversal,
                          Accumulator accumulator, float* out, int64_t out_stride) {
   constexpr int kRows = TileRows(kVectors, kRegisters, 4);
-  constexpr int64_t kWidth = kVectors * kLanes, kPartK = kPartBytes / 8 / kWidth * 2;
+  constexpr int64_t kWidth = kStride * kLanes, kPartK = kPartBytes / 8 / kWidth * 2;
   ForPartsOfK(k_count, rows <= kRows ? k_count : kPartK, traversal, accumulator, out, out_stride,
               [&](int64_t k, int64_t length, Accumulator begin) {
                 const float* after = AfterPart(panel, next, kWidth, k, k_count, kPartK, traversal);
-                MultiplyTiles<kVectors, kRows>(in, rows, k_begin + k, length, panel + k * kWidth,
-                                               after, traversal, begin, out, out_stride);
+                MultiplyTiles<kVectors, kStride, kRows>(in, rows, k_begin + k, length,
+                                                        panel + k * kWidth, after, traversal, begin,
+                                                        out, out_stride);
               });
 }
 
 // bfloat16 weights: widen a block to float32 once, then reuse it for all rows.
-template <int kVectors>
+template <int kVectors, int kStride>
 static void MultiplyRows(RowPointers in, int64_t rows, int64_t k_begin, int64_t k_count,
                          const bfloat16* panel, const bfloat16* next, Traversal traversal,
                          Accumulator accumulator, float* out, int64_t out_stride) {
   constexpr int kRows = TileRows(kVectors, kRegisters, 4);
   constexpr int kNarrowRows = TileRows(kVectors, kRegisters, 2);
-  constexpr int64_t kWidth = kVectors * kLanes, kPartK = 128;
+  constexpr int64_t kWidth = kStride * kLanes, kWideWidth = kVectors * kLanes, kPartK = 128;
   if (rows < kWidenedRows) {
-    return MultiplyTiles<kVectors, kNarrowRows>(in, rows, k_begin, k_count, panel, next, traversal,
-                                                accumulator, out, out_stride);
+    return MultiplyTiles<kVectors, kStride, kNarrowRows>(in, rows, k_begin, k_count, panel, next,
+                                                         traversal, accumulator, out, out_stride);
   }
-  alignas(64) float wide[kPartK * kWidth];
+  alignas(64) float wide[kPartK * kWideWidth];
   ForPartsOfK(k_count, kPartK, traversal, accumulator, out, out_stride,
               [&](int64_t k, int64_t length, Accumulator begin) {
                 const bfloat16* part = panel + k * kWidth;
                 const bfloat16* after =
                     AfterPart(panel, next, kWidth, k, k_count, kPartK, traversal);
                 for (int64_t i = 0; i < length; i += 2) {
-                  float* to = wide + i * kWidth;
+                  float* to = wide + i * kWideWidth;
                   for (int c = 0; c < kVectors; ++c, to += kLanes) {
-                    Store(to, LoadWeights<kVectors, 0>(part + i * kWidth, c));
-                    Store(to + kWidth, LoadWeights<kVectors, 1>(part + i * kWidth, c));
+                    Store(to, LoadWeights<kStride, 0>(part + i * kWidth, c));
+                    Store(to + kWideWidth, LoadWeights<kStride, 1>(part + i * kWidth, c));
                   }
                 }
-                MultiplyTiles<kVectors, kRows>(in, rows, k_begin + k, length, wide, after,
-                                               traversal, begin, out, out_stride);
+                MultiplyTiles<kVectors, kVectors, kRows>(in, rows, k_begin + k, length, wide, after,
+                                                         traversal, begin, out, out_stride);
               });
 }
 
 // out[r] = accumulator[r] + in[r][k_begin..k_begin + k_count) x panel, for some rows of a batch or
-// for its single row. Weights that do not stay in a cache are
-// prefetched: `next` is the panel that is read after this one, and null for weights that do.
-template <int kVectors, class T>
+// for its single row. Weights that do not stay in a cache are prefetched: `next` is the panel that
+// is read after this one, and null for weights that do.
+template <int kVectors, int kStride = kVectors, class T>
 static void MultiplyPanel(RowPointers in, int64_t rows, bool single_row, int64_t k_begin,
                           int64_t k_count, const T* panel, const T* next, Traversal traversal,
                           Accumulator accumulator, float* out, int64_t out_stride) {
   if (single_row) {
-    MultiplyTile<1, kVectors, true>(in, k_begin, k_count, panel, traversal, accumulator, out,
-                                    out_stride);
+    MultiplyTile<1, kVectors, kStride, true>(in, k_begin, k_count, panel, traversal, accumulator,
+                                             out, out_stride);
   } else {
-    MultiplyRows<kVectors>(in, rows, k_begin, k_count, panel, next, traversal, accumulator, out,
-                           out_stride);
+    MultiplyRows<kVectors, kStride>(in, rows, k_begin, k_count, panel, next, traversal, accumulator,
+                                    out, out_stride);
   }
 }
 
+// The same with a panel of so many vectors, of which the first `used` have weights, or more: the
+// others' products are not needed.
 template <class T>
-static inline void Multiply(int vectors, RowPointers in, int64_t rows, bool single_row,
-                            int64_t k_begin, int64_t k_count, const T* panel, const T* next,
-                            Traversal traversal, Accumulator accumulator, float* out,
+static inline void Multiply(int vectors, int64_t used, RowPointers in, int64_t rows,
+                            bool single_row, int64_t k_begin, int64_t k_count, const T* panel,
+                            const T* next, Traversal traversal, Accumulator accumulator, float* out,
                             int64_t out_stride) {
+  const auto multiply = [&](auto width, auto stride) {
+    MultiplyPanel<decltype(width)::value, decltype(stride)::value>(in, rows, single_row, k_begin,
+                                                                   k_count, panel, next, traversal,
+                                                                   accumulator, out, out_stride);
+  };
   switch (vectors) {
-    case 3:
-      return MultiplyPanel<3>(in, rows, single_row, k_begin, k_count, panel, next, traversal,
-                              accumulator, out, out_stride);
+    case 3: return multiply(Count<3>{}, Count<3>{});
     case 4:
-      return MultiplyPanel<4>(in, rows, single_row, k_begin, k_count, panel, next, traversal,
-                              accumulator, out, out_stride);
-    case 5:
-      return MultiplyPanel<5>(in, rows, single_row, k_begin, k_count, panel, next, traversal,
-                              accumulator, out, out_stride);
-    case 6:
-      return MultiplyPanel<6>(in, rows, single_row, k_begin, k_count, panel, next, traversal,
-                              accumulator, out, out_stride);
+      switch (ComputedVectors(4, used)) {
+        case 1: return multiply(Count<1>{}, Count<4>{});
+        case 2: return multiply(Count<2>{}, Count<4>{});
+      }
+      return multiply(Count<4>{}, Count<4>{});
+    case 5: return multiply(Count<5>{}, Count<5>{});
+    case 6: return multiply(Count<6>{}, Count<6>{});
   }
 }
 

@@ -71,8 +71,9 @@ class ProductKernel {
     float* const to = call_.result + row * p_.columns + column;
     const bool full = left >= kWidth;
     const float* const next = nullptr;  // the panels are in a cache
-    Multiply(kProductVectors, in, here, here == 1, 0, p_.depth, Packed(panel), next,
-             Traversal::kForwards, {nullptr, 0}, full ? to : edge_, full ? p_.columns : kWidth);
+    Multiply(kProductVectors, (left + kLanes - 1) / kLanes, in, here, here == 1, 0, p_.depth,
+             Packed(panel), next, Traversal::kForwards, {nullptr, 0}, full ? to : edge_,
+             full ? p_.columns : kWidth);
     for (int64_t r = 0; r < here && !full; ++r) {
       std::memcpy(to + r * p_.columns, edge_ + r * kWidth, left * sizeof(float));
     }

@@ -86,6 +86,10 @@ struct Slice {
   int64_t Panels(int64_t units) const {
     return (units * plan.gates + plan.panel_vectors - 1) / plan.panel_vectors;
   }
+  // Vectors of weights in a panel and in those after it.
+  int64_t VectorsFrom(int64_t p) const {
+    return (last - first) * plan.gates - p * plan.panel_vectors;
+  }
   int64_t PanelWidth() const { return plan.panel_vectors * kLanes; }
   int64_t Width() const { return Panels(last - first) * PanelWidth(); }
 
@@ -171,8 +175,8 @@ struct Slice {
                     const Accumulator here{.at = begin.at == nullptr ? nullptr : begin.at + column,
                                            .stride = begin.stride,
                                            .odd = odd == nullptr ? nullptr : odd + column};
-                    Multiply(plan.panel_vectors, in, rows, single_row, k, k_count, Panel(p) + row,
-                             next, traversal, here, out + column, Width());
+                    Multiply(plan.panel_vectors, VectorsFrom(p), in, rows, single_row, k, k_count,
+                             Panel(p) + row, next, traversal, here, out + column, Width());
                   }
                 });
     for (int64_t c = 0; odd != nullptr && c < Width(); c += kLanes) {
@@ -224,8 +228,8 @@ struct Slice {
           if (in == nullptr) continue;
           const int64_t here = turn(p, count), at = first_panel + here;
           const T* next = Streamed(traversal == Traversal::kForwards ? at + 1 : at - 1);
-          Multiply(plan.panel_vectors, row, rows, single_row, 0, plan.k, Panel(at), next, traversal,
-                   {}, products + here * PanelWidth(), width);
+          Multiply(plan.panel_vectors, VectorsFrom(at), row, rows, single_row, 0, plan.k, Panel(at),
+                   next, traversal, {}, products + here * PanelWidth(), width);
         }
         for (int64_t r = 0; r < rows; ++r) {
           if (r + early < rows) prefetch(b0 + r + early, unit, units);

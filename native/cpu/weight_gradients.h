@@ -114,8 +114,8 @@ struct WeightGradients {
         float* const to = block + p * d.PanelWidth();
         const float* const next = nullptr;  // the gradients are in a cache
         const Accumulator accumulator{first ? nullptr : to, width, !first && plan.prefetches};
-        Multiply(plan.panel_vectors, in, here, here == 1, 0, rows + rows % 2, d.Panel(p), next,
-                 Traversal::kForwards, accumulator, to, width);
+        Multiply(plan.panel_vectors, d.VectorsFrom(p), in, here, here == 1, 0, rows + rows % 2,
+                 d.Panel(p), next, Traversal::kForwards, accumulator, to, width);
       }
       if (output.done) Put<T>(block, m, here, output);
     }

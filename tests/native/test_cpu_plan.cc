@@ -305,6 +305,20 @@ void TestWeightsInPlace() {
   CHECK(!PlansOf(Cell("lstm"), 200, 1, 1, 4, kDesktop).backward.recurrence.in_place);
 }
 
+// Of a panel that is mostly padding, the padding is not computed: only those of four vectors can
+// be.
+void TestPadding() {
+  const auto panel = [](int64_t vectors) {
+    return jp::cpu::PlanGemm(128, vectors * kDesktop.vector_lanes, 1, 16, 4, 1, false, 100,
+                             kDesktop)
+        .panel_vectors;
+  };
+  CHECK(panel(1) == 4 && panel(2) == 4 && panel(3) == 3, panel(1), panel(2), panel(3));
+  using jp::cpu::ComputedVectors;
+  CHECK(ComputedVectors(4, 1) == 1 && ComputedVectors(4, 2) == 2 && ComputedVectors(4, 3) == 4);
+  CHECK(ComputedVectors(4, 9) == 4 && ComputedVectors(3, 1) == 3);
+}
+
 }  // namespace
 
 int main() {
@@ -316,5 +330,6 @@ int main() {
   TestResidency();
   TestWeightsReadOnce();
   TestWeightsInPlace();
+  TestPadding();
   return jp::test::Finish("cpu_plan");
 }
