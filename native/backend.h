@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a backend offers: it says whether and how it computes a problem on a machine, and does so.
 //
-// Its callers are XLA's FFI (native/xla) and the Python module, which find backends in backends.h.
+// Its callers are XLA's FFI (native/xla), the C interface (native/c) and the Python module, which
+// find backends in backends.h.
 #pragma once
 
 #include <cstdint>
@@ -98,7 +99,8 @@ class Backend {
   // Computes, or with a stream enqueues, a problem that is not refused, by a plan that this
   // backend has made for it with FactsOf the same resources. Returns what went wrong, or an empty
   // text. `workspace` has the plan's WorkspaceBytes, which nothing else uses until the call is
-  // done. May throw std::bad_alloc.
+  // done; null: a backend that runs on threads takes memory of its own, which it keeps from call to
+  // call. May throw std::bad_alloc.
   virtual std::string Run(const Plan& plan, const Forward& arrays, void* workspace,
                           const Resources& resources) const = 0;
   virtual std::string Run(const Plan& plan, const Backward& arrays, void* workspace,

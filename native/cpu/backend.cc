@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
+#include <optional>
 #include <stdexcept>
 #include <utility>
 #include <variant>
@@ -40,6 +42,8 @@ CpuFacts Parsed(const Facts& facts) {
           FactOf(facts, kL2BytesFact, 0), FactOf(facts, kL3BytesFact, 0)};
 }
 
+constexpr uintptr_t kLine = 64;  // what LayOut's memory begins with
+
 class CpuPlanned : public Plan {
  public:
   CpuPlanned(const Problem& problem, const CpuFacts& facts)
@@ -54,6 +58,11 @@ class CpuPlanned : public Plan {
   }
 
   std::string Refusal() const override { return refusal_; }
+
+  // With room to begin on a cache line, which callers do not promise.
+  int64_t WorkspaceBytes() const override {
+    return bytes_ == 0 ? 0 : static_cast<int64_t>(bytes_ + kLine - kWorkspaceAlignment);
+  }
 
   Description Describe() const override {
     if (!refusal_.empty()) return {"", refusal_, {}};
@@ -70,13 +79,15 @@ class CpuPlanned : public Plan {
   }
 
   template <class Arrays>
-  std::string Run(const Arrays& arrays, const Resources& resources) const {
+  std::string Run(const Arrays& arrays, void* workspace, const Resources& resources) const {
     const auto* laid = std::get_if<Workspace<Arrays>>(&space_);
     if (laid == nullptr) return "the plan is not of this pass";
-    const Scratch memory(bytes_);
+    std::optional<Scratch> kept;
+    if (workspace == nullptr) workspace = kept.emplace(bytes_).as<void>();
+    const auto address = reinterpret_cast<uintptr_t>(workspace);
     Workspace<Arrays> space = *laid;
     space.arrays = arrays;
-    LayOut(space, memory.as<void>());
+    LayOut(space, static_cast<char*>(workspace) + (kLine - address % kLine) % kLine);
     RunWorkspace(ChosenIsa(), space, resources.schedule);
     return {};
   }
@@ -159,14 +170,13 @@ class CpuBackend : public Backend {
     return std::make_unique<CpuPlanned>(problem, Parsed(facts));
   }
 
-  // The workspace is the backend's own, as pages are kept from call to call.
-  std::string Run(const Plan& plan, const Forward& arrays, void* /*workspace*/,
+  std::string Run(const Plan& plan, const Forward& arrays, void* workspace,
                   const Resources& resources) const override {
-    return static_cast<const CpuPlanned&>(plan).Run(arrays, resources);
+    return static_cast<const CpuPlanned&>(plan).Run(arrays, workspace, resources);
   }
-  std::string Run(const Plan& plan, const Backward& arrays, void* /*workspace*/,
+  std::string Run(const Plan& plan, const Backward& arrays, void* workspace,
                   const Resources& resources) const override {
-    return static_cast<const CpuPlanned&>(plan).Run(arrays, resources);
+    return static_cast<const CpuPlanned&>(plan).Run(arrays, workspace, resources);
   }
 
   std::string Pack(const Packing& packing, const void* from, void* to,

@@ -27,7 +27,7 @@ struct Operand {
 // is the field of Arrays: a pointer or, if it is per state, an array of pointers. `Arrays` is
 // Forward or Backward, const or not.
 template <class Arrays, class F>
-void ForEachOperand(Arrays& arrays, const F& f) {
+constexpr void ForEachOperand(Arrays& arrays, const F& f) {
   constexpr bool kIsForward = std::is_same_v<std::remove_const_t<Arrays>, Forward>;
 #define JP_TYPE_element OperandType::kElement
 #define JP_TYPE_int32 OperandType::kInt32

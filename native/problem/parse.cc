@@ -3,6 +3,7 @@
 #include "native/problem/parse.h"
 
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "native/problem/operands.h"
@@ -209,6 +210,14 @@ std::string Invalid(const Problem& problem) {
   if (problem.packed_lanes < 0 || problem.packed_lanes > kMostLanes) {
     return "packed_lanes: expected 0 to " + std::to_string(kMostLanes) + "; got " +
            std::to_string(problem.packed_lanes);
+  }
+  for (const auto& [name, size] : {std::pair("groups", problem.groups),
+                                   {"batch", problem.batch},
+                                   {"inputs", problem.inputs},
+                                   {"hidden", problem.hidden}}) {
+    if (size > kMostValues) {
+      return std::string(name) + ": expected at most 2^45; got " + std::to_string(size);
+    }
   }
   if (problem.steps > INT32_MAX) {
     return "steps: expected at most 2^31 - 1, as lengths are; got " + std::to_string(problem.steps);

@@ -66,7 +66,8 @@ void TestWhatIsWrong() {
   forward("inputs", 0L, "x: expected every size to be at least 1; got 0");
   forward("steps", int64_t{1} << 31, "steps: expected at most 2^31 - 1");
   forward("hidden", int64_t{1} << 40, "expected at most 2^45 values");
-  forward("groups", INT64_MAX - 1, "expected at most 2^45 values");
+  forward("groups", INT64_MAX - 1, "groups: expected at most 2^45; got 9223372036854775806");
+  forward("hidden", INT64_MAX, "hidden: expected at most 2^45; got 9223372036854775807");
   forward("groups", 3L, "groups: expected an even number, two of each layer; got 3");
   forward("directions", "sideways", "directions: expected 'forward', 'reverse' or 'both'; got 'si");
   forward("speed", 3L, "speed: unknown attribute");

@@ -1,0 +1,297 @@
+// SPDX-License-Identifier: Apache-2.0
+// The functions of jax_persistent.h: what a backend of the list does for a C program.
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "native/backends.h"
+#include "native/c/errors.h"
+#include "native/c/jax_persistent.h"
+#include "native/c/structs.h"
+#include "native/c/thread_pool.h"
+
+namespace jp::c {
+namespace {
+
+// A backend, and where its calls run. Its plans share it.
+struct Device {
+  const Backend* backend;
+  Resources resources;
+  Facts facts;
+  std::optional<ThreadPool> pool;
+};
+
+}  // namespace
+}  // namespace jp::c
+
+struct jp_device {
+  std::shared_ptr<const jp::c::Device> shared;
+};
+
+struct jp_plan {
+  std::shared_ptr<const jp::c::Device> device;
+  jp::Problem problem;
+  std::unique_ptr<const jp::Plan> plan;
+  std::string text;
+  std::vector<jp::ArrayType> arrays;
+  size_t operands;  // of the arrays, which are first
+};
+
+namespace jp::c {
+namespace {
+
+constexpr int kMostThreads = 1 << 10;
+
+const Backend& BackendOf(const char* platform) {
+  const Backend* backend = FindBackend(platform);
+  if (backend != nullptr) return *backend;
+  std::string known;
+  for (const Backend* one : Backends()) {
+    known.append(known.empty() ? "'" : " or '").append(one->Platform()).append("'");
+  }
+  throw std::invalid_argument("platform: expected " + known + "; got '" + platform + "'");
+}
+
+std::shared_ptr<Device> MakeDevice(const jp_device_options& options) {
+  const Backend& backend = BackendOf(options.platform == nullptr ? "cpu" : options.platform);
+  if (options.threads < 0 || options.threads > kMostThreads) {
+    throw std::invalid_argument("threads: expected 0 to " + std::to_string(kMostThreads) +
+                                "; got " + std::to_string(options.threads));
+  }
+  if (options.ordinal < 0) {
+    throw std::invalid_argument("ordinal: expected at least 0; got " +
+                                std::to_string(options.ordinal));
+  }
+  const std::string platform(backend.Platform());
+  const std::string missing = backend.Missing();
+  if (!missing.empty()) throw Failure(JP_UNAVAILABLE, platform + ": " + missing);
+  auto device = std::make_shared<Device>();
+  device->backend = &backend;
+  Resources& where = device->resources;
+  where.device = options.ordinal;
+  try {
+    if (backend.KindOfExecutor() == Executor::kThreadPool) {
+      where.threads = options.threads > 0 ? options.threads : backend.Places().front().threads;
+      device->facts = backend.FactsOf(where);
+      where.threads = static_cast<int>(device->facts.at("threads"));  // what the machine allows
+      where.schedule = [pool = &device->pool.emplace(where.threads - 1)](
+                           std::function<void()> task) { pool->Schedule(std::move(task)); };
+    } else {
+      device->facts = backend.FactsOf(where);
+    }
+  } catch (const std::runtime_error& error) {
+    throw Failure(JP_UNAVAILABLE, platform + ": " + error.what());
+  }
+  return device;
+}
+
+// Units in a vector of packed kernels; 0 where a device reads none.
+int64_t PackedLanes(const Device& device) {
+  const auto lanes = device.facts.find("lanes");
+  return lanes == device.facts.end() ? 0 : lanes->second;
+}
+
+std::unique_ptr<jp_plan> MakePlan(const std::shared_ptr<const Device>& device,
+                                  const jp_problem& given, jp_pass pass) {
+  auto made = std::make_unique<jp_plan>();
+  made->device = device;
+  made->problem = ProblemOf(given, pass, PackedLanes(*device));
+  const Backend& backend = *device->backend;
+  if (given.packed != 0 && PackedLanes(*device) == 0) {
+    throw Failure(JP_UNSUPPORTED, "packed: only a CPU's kernels read packed kernels");
+  }
+  made->plan = backend.MakePlan(made->problem, device->facts, {});
+  const std::string refusal = made->plan->Refusal();
+  if (!refusal.empty()) throw Failure(JP_UNSUPPORTED, refusal);
+  backend.Compile(*made->plan);
+  backend.Load(*made->plan, device->resources);
+  const Description description = made->plan->Describe();
+  made->text = description.residency + ": " + description.explanation;
+  ArrayTypes types = ArrayTypesOf(made->problem);
+  made->operands = types.operands.size();
+  made->arrays = std::move(types.operands);
+  for (ArrayType& result : types.results) made->arrays.push_back(std::move(result));
+  return made;
+}
+
+const char* NameOf(Pass pass) { return pass == Pass::kForward ? "forward" : "backward"; }
+
+void CheckPass(const jp_plan& plan, Pass pass) {
+  if (plan.problem.pass == pass) return;
+  throw std::invalid_argument(std::string("plan: expected one of the ") + NameOf(pass) +
+                              " pass; got one of the " + NameOf(plan.problem.pass) + " pass");
+}
+
+void CheckWorkspace(const jp_plan& plan, const void* workspace, size_t bytes) {
+  const auto needed = static_cast<size_t>(plan.plan->WorkspaceBytes());
+  if (bytes < needed) {
+    throw std::invalid_argument("workspace: expected at least " + std::to_string(needed) +
+                                " bytes, as jp_plan_workspace_bytes says; got " +
+                                std::to_string(bytes));
+  }
+  if (needed > 0) CheckNotNull(workspace, "workspace");
+  CheckAlignment(workspace, JP_ALIGNMENT, "workspace");
+}
+
+template <class Arrays>
+jp_status Run(const jp_plan* plan, Pass pass, const Arrays* arrays, const char* struct_name,
+              void* workspace, size_t workspace_bytes, void* stream) {
+  return Guarded([&] {
+    CheckNotNull(plan, "plan");
+    CheckPass(*plan, pass);
+    const auto taken = ArraysOf(plan->problem, Versioned(arrays, struct_name));
+    CheckWorkspace(*plan, workspace, workspace_bytes);
+    const Device& device = *plan->device;
+    const bool has_stream = device.backend->KindOfExecutor() == Executor::kStream;
+    if (stream != nullptr && !has_stream) {
+      throw std::invalid_argument("stream: expected NULL, as a CPU has none; got an address");
+    }
+    Resources where = device.resources;
+    where.stream = stream;
+    const std::string error = device.backend->Run(*plan->plan, taken, workspace, where);
+    if (!error.empty()) throw std::runtime_error(error);
+  });
+}
+
+void CheckBytes(size_t bytes, const ArrayType& array, DType dtype, const char* name) {
+  const size_t expected = BytesOf(array, dtype);
+  if (bytes == expected) return;
+  throw std::invalid_argument(std::string(name) + ": expected " + std::to_string(expected) +
+                              " bytes of " + array.name + "; got " + std::to_string(bytes));
+}
+
+const ArrayType& ArrayNamed(const std::vector<ArrayType>& arrays, const std::string& name) {
+  return *std::find_if(arrays.begin(), arrays.end(),
+                       [&](const ArrayType& array) { return array.name == name; });
+}
+
+void Pack(const jp_plan& plan, jp_kernel which, const void* kernel, size_t kernel_bytes,
+          void* packed, size_t packed_bytes) {
+  const Problem& problem = plan.problem;
+  if (problem.packed_lanes == 0) {
+    throw std::invalid_argument("plan: expected one of the forward pass of a packed problem");
+  }
+  if (which != JP_INPUT_KERNEL && which != JP_RECURRENT_KERNEL) {
+    throw std::invalid_argument("which: expected JP_INPUT_KERNEL or JP_RECURRENT_KERNEL; got " +
+                                std::to_string(which));
+  }
+  const char* const name = which == JP_INPUT_KERNEL ? "input_kernel" : "recurrent_kernel";
+  Problem plain = problem;
+  plain.packed_lanes = 0;
+  CheckNotNull(kernel, "kernel");
+  CheckNotNull(packed, "packed");
+  CheckAlignment(kernel, JP_ALIGNMENT, "kernel");
+  CheckAlignment(packed, JP_ALIGNMENT, "packed");
+  CheckBytes(kernel_bytes, ArrayNamed(ArrayTypesOf(plain).operands, name), problem.dtype, "kernel");
+  CheckBytes(packed_bytes, ArrayNamed(plan.arrays, name), problem.dtype, "packed");
+  const Packing packing{problem.dtype,  problem.cell.gates,
+                        problem.groups, which == JP_INPUT_KERNEL ? problem.inputs : problem.hidden,
+                        problem.hidden, problem.packed_lanes};
+  const Device& device = *plan.device;
+  const std::string error = device.backend->Pack(packing, kernel, packed, device.resources);
+  if (!error.empty()) throw std::runtime_error(error);
+}
+
+}  // namespace
+}  // namespace jp::c
+
+const char* jp_last_error() noexcept { return jp::c::LastError(); }
+
+const char* jp_status_name(jp_status status) noexcept {
+  switch (status) {
+    case JP_OK: return "JP_OK";
+    case JP_INVALID_ARGUMENT: return "JP_INVALID_ARGUMENT";
+    case JP_UNSUPPORTED: return "JP_UNSUPPORTED";
+    case JP_UNAVAILABLE: return "JP_UNAVAILABLE";
+    case JP_OUT_OF_MEMORY: return "JP_OUT_OF_MEMORY";
+    case JP_FAILED: return "JP_FAILED";
+    default: return "an unknown status";
+  }
+}
+
+int32_t jp_version() noexcept { return JP_VERSION; }
+
+jp_status jp_device_create(const jp_device_options* options, jp_device** device) noexcept {
+  return jp::c::Guarded([&] {
+    jp::c::CheckNotNull(device, "device");
+    const jp_device_options none{sizeof(jp_device_options), nullptr, 0, 0};
+    const auto known = jp::c::Versioned(options ? options : &none, "jp_device_options");
+    *device = new jp_device{jp::c::MakeDevice(known)};
+  });
+}
+
+void jp_device_destroy(jp_device* device) noexcept { delete device; }
+
+jp_status jp_plan_create(const jp_device* device, const jp_problem* problem, jp_pass pass,
+                         jp_plan** plan) noexcept {
+  return jp::c::Guarded([&] {
+    jp::c::CheckNotNull(device, "device");
+    jp::c::CheckNotNull(plan, "plan");
+    const auto known = jp::c::Versioned(problem, "jp_problem");
+    *plan = jp::c::MakePlan(device->shared, known, pass).release();
+  });
+}
+
+void jp_plan_destroy(jp_plan* plan) noexcept { delete plan; }
+
+jp_status jp_plan_workspace_bytes(const jp_plan* plan, size_t* bytes) noexcept {
+  return jp::c::Guarded([&] {
+    jp::c::NotNull(bytes, "bytes") =
+        static_cast<size_t>(jp::c::NotNull(plan, "plan").plan->WorkspaceBytes());
+  });
+}
+
+jp_status jp_plan_text(const jp_plan* plan, const char** text) noexcept {
+  return jp::c::Guarded(
+      [&] { jp::c::NotNull(text, "text") = jp::c::NotNull(plan, "plan").text.c_str(); });
+}
+
+jp_status jp_plan_array_count(const jp_plan* plan, size_t* count) noexcept {
+  return jp::c::Guarded(
+      [&] { jp::c::NotNull(count, "count") = jp::c::NotNull(plan, "plan").arrays.size(); });
+}
+
+jp_status jp_plan_array(const jp_plan* plan, size_t index, jp_array_info* info) noexcept {
+  return jp::c::Guarded([&] {
+    const auto& arrays = jp::c::NotNull(plan, "plan").arrays;
+    jp_array_info known = jp::c::Versioned(info, "jp_array_info");
+    if (index >= arrays.size()) {
+      throw std::invalid_argument("index: expected less than " + std::to_string(arrays.size()) +
+                                  "; got " + std::to_string(index));
+    }
+    const jp::ArrayType& array = arrays[index];
+    known = {known.struct_size,
+             array.name.c_str(),
+             index >= plan->operands,
+             jp::c::DTypeOf(array.type, plan->problem.dtype),
+             static_cast<int32_t>(array.sizes.size()),
+             0,
+             {},
+             jp::c::BytesOf(array, plan->problem.dtype)};
+    std::copy(array.sizes.begin(), array.sizes.end(), known.sizes);
+    std::memcpy(info, &known, sizeof known);
+  });
+}
+
+jp_status jp_forward(const jp_plan* plan, const jp_forward_arrays* arrays, void* workspace,
+                     size_t workspace_bytes, void* stream) noexcept {
+  return jp::c::Run(plan, jp::Pass::kForward, arrays, "jp_forward_arrays", workspace,
+                    workspace_bytes, stream);
+}
+
+jp_status jp_backward(const jp_plan* plan, const jp_backward_arrays* arrays, void* workspace,
+                      size_t workspace_bytes, void* stream) noexcept {
+  return jp::c::Run(plan, jp::Pass::kBackward, arrays, "jp_backward_arrays", workspace,
+                    workspace_bytes, stream);
+}
+
+jp_status jp_pack(const jp_plan* plan, jp_kernel which, const void* kernel, size_t kernel_bytes,
+                  void* packed, size_t packed_bytes) noexcept {
+  return jp::c::Guarded([&] {
+    jp::c::Pack(jp::c::NotNull(plan, "plan"), which, kernel, kernel_bytes, packed, packed_bytes);
+  });
+}

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+// The interface's structs, which a program of another version may have filled in, as what backends
+// read. All of these throw std::invalid_argument, which says what was expected and what came.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+
+#include "native/c/errors.h"
+#include "native/c/jax_persistent.h"
+#include "native/problem/arrays.h"
+#include "native/problem/operands.h"
+#include "native/problem/problem.h"
+
+namespace jp::c {
+
+// Throws unless a struct of this many bytes, beginning with its size, can be read as one of
+// `known` bytes: it has all that the first version had and, of what is behind `known`, zeros.
+void CheckVersion(const void* given, const char* name, size_t known);
+
+// A caller's struct, with zeros for what it does not have. JP_VERSION 1000 is the first, so that
+// none is smaller than it is now.
+template <class Struct>
+Struct Versioned(const Struct* given, const char* name) {
+  CheckNotNull(given, name);
+  CheckVersion(given, name, sizeof(Struct));
+  Struct known{};
+  std::memcpy(&known, given, std::min(given->struct_size, sizeof(Struct)));
+  return known;
+}
+
+// `packed_lanes` is that of packed problems on the device.
+Problem ProblemOf(const jp_problem& given, jp_pass pass, int64_t packed_lanes);
+
+// The pointers of a call; each that the problem has is there, and no other.
+Forward ArraysOf(const Problem& problem, const jp_forward_arrays& given);
+Backward ArraysOf(const Problem& problem, const jp_backward_arrays& given);
+
+// Throws unless `address` is a multiple of `alignment`.
+void CheckAlignment(const void* address, size_t alignment, const char* name);
+
+jp_dtype DTypeOf(OperandType type, DType element);
+size_t BytesOf(const ArrayType& array, DType element);
+
+}  // namespace jp::c

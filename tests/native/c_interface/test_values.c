@@ -1,0 +1,320 @@
+// SPDX-License-Identifier: Apache-2.0
+// Forward against the equations in double, backward against their finite differences, for each cell
+// with and without each part. test_c_values cpu|cuda: the latter on what stands in for libcuda,
+// whose memory is the program's.
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "arrays.h"
+#include "check.h"
+#include "model.h"
+
+enum { kOfCpu = JP_PART_INPUTS | JP_PART_D_X | JP_PART_D_WEIGHTS };
+enum { kOfGpu = JP_PART_INPUT_GATES | JP_PART_D_GATES };
+
+// Rows of 3 units end early, not at all and at once; resets are at steps 1 and 3 of some.
+static void fill_rows(arrays* all, const jp_problem* p) {
+  array *const lengths = find(all, "lengths"), *const resets = find(all, "resets");
+  for (size_t i = 0; lengths && i < length_of(lengths); ++i) {
+    ((int32_t*)lengths->data)[i] = i % 3 == 1 ? 0 : (int32_t)(i % 3 == 0 ? p->steps : p->steps - 2);
+  }
+  for (size_t i = 0; resets && i < length_of(resets); ++i) ((bool*)resets->data)[i] = i % 4 == 1;
+}
+
+static void use(arrays* all, const char* name, int state, double** to) {
+  char numbered[32];
+  snprintf(numbered, sizeof numbered, state < 0 ? "%s" : "%s[%d]", name, state);
+  *to = doubles(find(all, numbered));
+}
+
+static model_inputs inputs_of(arrays* all) {
+  model_inputs in = {0};
+  use(all, "x", -1, &in.x);
+  use(all, "input_kernel", -1, &in.input_kernel);
+  use(all, "bias", -1, &in.bias);
+  use(all, "input_gates", -1, &in.input_gates);
+  use(all, "recurrent_kernel", -1, &in.recurrent_kernel);
+  use(all, "recurrent_bias", -1, &in.recurrent_bias);
+  for (int s = 0; s < 2; ++s) {
+    use(all, "initial_state", s, &in.initial_state[s]);
+    use(all, "reset_state", s, &in.reset_state[s]);
+  }
+  const array *const lengths = find(all, "lengths"), *const resets = find(all, "resets");
+  if (lengths) in.lengths = lengths->data;
+  if (resets) in.resets = resets->data;
+  return in;
+}
+
+static void free_inputs(model_inputs* in) {
+  double* const owned[] = {in->x,
+                           in->input_kernel,
+                           in->bias,
+                           in->input_gates,
+                           in->recurrent_kernel,
+                           in->recurrent_bias,
+                           in->initial_state[0],
+                           in->initial_state[1],
+                           in->reset_state[0],
+                           in->reset_state[1]};
+  for (size_t i = 0; i < sizeof owned / sizeof *owned; ++i) free(owned[i]);
+}
+
+static void check_close(const jp_problem* p, const array* got, const double* expected) {
+  double largest = 1e-3;
+  for (size_t i = 0; i < length_of(got); ++i) largest = fmax(largest, fabs(expected[i]));
+  const double limit = (p->dtype == JP_FLOAT32 ? 2e-5 : 1.0 / 32) * largest;
+  for (size_t i = 0; i < length_of(got); ++i) {
+    CHECK(fabs(get(got, i) - expected[i]) <= limit, "%s %s %zu: got %g, expected %g", p->cell,
+          got->info.name, i, get(got, i), expected[i]);
+  }
+}
+
+// The results of the equations, and a loss: their products with d_outputs and d_final_state.
+typedef struct {
+  const jp_problem* problem;
+  model_inputs* in;
+  model_results out;
+  double *d_outputs, *d_final_state[2];
+  size_t outputs, states;
+} graph;
+
+static double loss(const graph* g) {
+  model_run(g->problem, g->in, &g->out);
+  double sum = 0;
+  for (size_t i = 0; i < g->outputs; ++i) sum += g->out.outputs[i] * g->d_outputs[i];
+  for (int s = 0; s < model_states(g->problem); ++s) {
+    for (size_t i = 0; i < g->states; ++i) sum += g->out.final_state[s][i] * g->d_final_state[s][i];
+  }
+  return sum;
+}
+
+// The loss's derivative with respect to one value.
+static double slope(const graph* g, double* value) {
+  const double before = *value, by = 1e-5;
+  *value = before + by;
+  const double above = loss(g);
+  *value = before - by;
+  const double below = loss(g);
+  *value = before;
+  return (above - below) / (2 * by);
+}
+
+static void check_gradient(const graph* g, const array* got, double* values) {
+  if (got == NULL) return;
+  double* const expected = malloc(length_of(got) * sizeof *expected);
+  for (size_t i = 0; i < length_of(got); ++i) expected[i] = slope(g, &values[i]);
+  check_close(g->problem, got, expected);
+  free(expected);
+}
+
+// The recurrent bias's gradient is the sum of the recurrent gates' over rows and steps.
+static void check_recurrent_gates(const graph* g, arrays* backward) {
+  const array* const gates = find(backward, "d_recurrent_gates");
+  if (gates == NULL || g->in->recurrent_bias == NULL) return;
+  const size_t columns = (size_t)(model_gates(g->problem) * g->problem->hidden);
+  CHECK(g->problem->layers * model_directions(g->problem) == 1, "sums over all rows");
+  for (size_t c = 0; c < columns; ++c) {
+    double sum = 0;
+    for (size_t i = c; i < length_of(gates); i += columns) sum += get(gates, i);
+    const double expected = slope(g, &g->in->recurrent_bias[c]);
+    CHECK(fabs(sum - expected) < 1e-4, "%zu: got %g, expected %g", c, sum, expected);
+  }
+}
+
+static void check_backward(const jp_device* device, graph* g, arrays* forward) {
+  const jp_problem* const p = g->problem;
+  jp_plan* plan = NULL;
+  CHECK_OK(jp_plan_create(device, p, JP_PASS_BACKWARD, &plan));
+  if (plan == NULL) return;
+  arrays backward = arrays_of(plan);
+  for (size_t i = 0; i < backward.count; ++i) {
+    array* const one = &backward.list[i];
+    const array* const same = one->info.is_result ? NULL : find(forward, one->info.name);
+    if (same) memcpy(one->data, same->data, one->info.bytes);
+  }
+  const jp_backward_arrays call = backward_of(&backward);
+  CHECK_OK(run_backward(plan, &call));
+
+  g->outputs = length_of(find(forward, "outputs"));
+  g->states = length_of(find(forward, "final_state[0]"));
+  use(&backward, "d_outputs", -1, &g->d_outputs);
+  for (int s = 0; s < 2; ++s) use(&backward, "d_final_state", s, &g->d_final_state[s]);
+  check_gradient(g, find(&backward, "d_x"), g->in->x);
+  check_gradient(g, find(&backward, "d_input_kernel"), g->in->input_kernel);
+  check_gradient(g, find(&backward, "d_bias"), g->in->bias);
+  check_gradient(g, find(&backward, "d_recurrent_kernel"), g->in->recurrent_kernel);
+  check_gradient(g, find(&backward, "d_recurrent_bias"), g->in->recurrent_bias);
+  check_gradient(g, find(&backward, "d_input_gates"), g->in->input_gates);
+  check_gradient(g, find(&backward, "d_initial_state[0]"), g->in->initial_state[0]);
+  check_gradient(g, find(&backward, "d_initial_state[1]"), g->in->initial_state[1]);
+  check_gradient(g, find(&backward, "d_reset_state[0]"), g->in->reset_state[0]);
+  check_gradient(g, find(&backward, "d_reset_state[1]"), g->in->reset_state[1]);
+  check_recurrent_gates(g, &backward);
+  free(g->d_outputs);
+  for (int s = 0; s < 2; ++s) free(g->d_final_state[s]);
+  arrays_free(&backward);
+  jp_plan_destroy(plan);
+}
+
+// The same kernels packed give the same bits.
+static void check_packed(const jp_device* device, jp_problem p, arrays* plain) {
+  p.packed = 1;
+  jp_plan* plan = NULL;
+  CHECK_OK(jp_plan_create(device, &p, JP_PASS_FORWARD, &plan));
+  if (plan == NULL) return;
+  arrays packed = arrays_of(plan);
+  for (size_t i = 0; i < packed.count; ++i) {
+    array* const one = &packed.list[i];
+    const array* const same = find(plain, one->info.name);
+    const bool is_kernel = strstr(one->info.name, "kernel") != NULL;
+    if (is_kernel) {
+      const jp_kernel which = *one->info.name == 'i' ? JP_INPUT_KERNEL : JP_RECURRENT_KERNEL;
+      CHECK_OK(jp_pack(plan, which, same->data, same->info.bytes, one->data, one->info.bytes));
+    } else if (!one->info.is_result) {
+      memcpy(one->data, same->data, one->info.bytes);
+    }
+  }
+  const jp_forward_arrays call = forward_of(&packed);
+  CHECK_OK(run_forward(plan, &call));
+  for (size_t i = 0; i < packed.count; ++i) {
+    const array *const one = &packed.list[i], *const same = find(plain, one->info.name);
+    if (!one->info.is_result) continue;
+    CHECK(memcmp(one->data, same->data, one->info.bytes) == 0, "%s", one->info.name);
+  }
+  arrays_free(&packed);
+  jp_plan_destroy(plan);
+}
+
+static void check(const jp_device* device, jp_problem p) {
+  p.struct_size = sizeof p;
+  jp_plan* plan = NULL;
+  CHECK_OK(jp_plan_create(device, &p, JP_PASS_FORWARD, &plan));
+  if (plan == NULL) return;
+  arrays all = arrays_of(plan);
+  fill_rows(&all, &p);
+  const jp_forward_arrays call = forward_of(&all);
+  CHECK_OK(run_forward(plan, &call));
+
+  model_inputs in = inputs_of(&all);
+  graph g = {.problem = &p, .in = &in};
+  const array *const outputs = find(&all, "outputs"), *const h = find(&all, "final_state[0]");
+  const array* const c = find(&all, "final_state[1]");
+  g.out = (model_results){doubles(outputs), {doubles(h), doubles(c)}};
+  model_run(&p, &in, &g.out);
+  check_close(&p, outputs, g.out.outputs);
+  check_close(&p, h, g.out.final_state[0]);
+  if (c != NULL) check_close(&p, c, g.out.final_state[1]);
+  check_backward(device, &g, &all);
+  if (p.parts & JP_PART_INPUTS) check_packed(device, p, &all);
+
+  free(g.out.outputs);
+  for (int s = 0; s < 2; ++s) free(g.out.final_state[s]);
+  free_inputs(&in);
+  arrays_free(&all);
+  jp_plan_destroy(plan);
+}
+
+enum {
+  kBiases = JP_PART_BIAS | JP_PART_D_BIAS,
+  kRecurrentBiases = JP_PART_RECURRENT_BIAS | JP_PART_D_RECURRENT_BIAS,
+  kRows = JP_PART_LENGTHS | JP_PART_RESETS,
+};
+
+static void check_cpu(const jp_device* device) {
+  const jp_problem problems[] = {
+      {.cell = "lstm",
+       .layers = 1,
+       .batch = 3,
+       .steps = 5,
+       .inputs = 4,
+       .hidden = 6,
+       .parts = kOfCpu | kBiases | JP_PART_RESIDUALS},
+      {.cell = "lstm",
+       .layers = 2,
+       .batch = 3,
+       .steps = 5,
+       .inputs = 2,
+       .hidden = 7,
+       .directions = JP_DIRECTION_REVERSE,
+       .time_major = 1,
+       .parts = kOfCpu | JP_PART_RESIDUALS | JP_PART_LENGTHS},
+      {.cell = "lstm",
+       .layers = 1,
+       .batch = 3,
+       .steps = 4,
+       .inputs = 5,
+       .hidden = 2,
+       .dtype = JP_BFLOAT16,
+       .parts = kOfCpu | kBiases | JP_PART_RESIDUALS},
+      {.cell = "gru",
+       .layers = 2,
+       .batch = 3,
+       .steps = 5,
+       .inputs = 4,
+       .hidden = 6,
+       .directions = JP_DIRECTION_BOTH,
+       .parts =
+           kOfCpu | kBiases | kRecurrentBiases | JP_PART_RESIDUALS | kRows | JP_PART_RESET_STATE},
+      {.cell = "gru",
+       .layers = 1,
+       .batch = 1,
+       .steps = 1,
+       .inputs = 3,
+       .hidden = 5,
+       .directions = JP_DIRECTION_REVERSE,
+       .parts = kOfCpu | JP_PART_RESIDUALS},
+      {.cell = "elman_tanh",
+       .layers = 1,
+       .batch = 3,
+       .steps = 5,
+       .inputs = 2,
+       .hidden = 4,
+       .directions = JP_DIRECTION_BOTH,
+       .time_major = 1,
+       .parts = kOfCpu | kBiases | kRows},
+      {.cell = "elman_relu",
+       .layers = 1,
+       .batch = 2,
+       .steps = 3,
+       .inputs = 4,
+       .hidden = 5,
+       .directions = JP_DIRECTION_REVERSE,
+       .parts = kOfCpu | kBiases},
+  };
+  for (size_t i = 0; i < sizeof problems / sizeof *problems; ++i) check(device, problems[i]);
+}
+
+static void check_cuda(const jp_device* device) {
+  const jp_problem problems[] = {
+      {.cell = "lstm",
+       .layers = 1,
+       .batch = 3,
+       .steps = 4,
+       .hidden = 24,
+       .directions = JP_DIRECTION_REVERSE,
+       .parts = kOfGpu | JP_PART_RESIDUALS | kRows | JP_PART_RESET_STATE},
+      {.cell = "gru",
+       .layers = 1,
+       .batch = 3,
+       .steps = 3,
+       .hidden = 21,
+       .parts = kOfGpu | JP_PART_RESIDUALS | JP_PART_D_RECURRENT_GATES | JP_PART_RECURRENT_BIAS |
+                JP_PART_LENGTHS},
+  };
+  for (size_t i = 0; i < sizeof problems / sizeof *problems; ++i) check(device, problems[i]);
+}
+
+int main(int count, char** arguments) {
+  const char* const platform = count > 1 ? arguments[1] : "cpu";
+  const bool cuda = strcmp(platform, "cuda") == 0;
+  for (int threads = 1; threads <= (cuda ? 1 : 3); threads += 2) {
+    const jp_device_options options = {
+        .struct_size = sizeof options, .platform = platform, .threads = threads};
+    jp_device* device = NULL;
+    CHECK_OK(jp_device_create(&options, &device));
+    if (device != NULL) (cuda ? check_cuda : check_cpu)(device);
+    jp_device_destroy(device);
+  }
+  return finish("c_values");
+}
