@@ -28,10 +28,11 @@ export CMAKE_CXX_COMPILER_LAUNCHER ?= $(shell command -v ccache)
 # Bytecode is kept in .venv, whatever the caller's shell says, as containers' do: without it each
 # process that imports jax and flax takes 3 seconds for it instead of 1, and the tests start many.
 unexport PYTHONDONTWRITEBYTECODE
-folders := $(wildcard native cuda tests/native tests/cuda)
-native_sources := $(shell find $(folders) -name "*.cc" -o -name "*.h" -o -name "*.cuh")
+folders := $(wildcard native cuda tests/native tests/cuda examples/c)
+native_sources := $(shell find $(folders) -name "*.c" -o -name "*.cc" -o -name "*.h" -o -name "*.cuh")
 built_from := pyproject.toml CMakeLists.txt $(shell find native cuda jax_persistent -name "*.cmake" \
-  -o -name "*.def" -o -name "*.in") $(filter-out tests/%,$(native_sources))
+  -o -name "*.def" -o -name "*.in" -o -name "*.map" -o -name CMakeLists.txt) \
+  $(filter-out tests/% examples/%,$(native_sources))
 
 # Both are needed; on AArch64 itself the plain native tests are those for NEON.
 neon_tools := $(and $(shell command -v aarch64-linux-gnu-g++),$(shell command -v qemu-aarch64))

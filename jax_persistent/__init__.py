@@ -4,6 +4,7 @@
 import contextlib
 
 from jax_persistent.backends.base import Plan
+from jax_persistent.c_library import CInterface, c_interface
 from jax_persistent.ffi.registration import native_module
 from jax_persistent.functions import elman, gru, lstm
 from jax_persistent.ops.packing import pack
@@ -12,8 +13,10 @@ from jax_persistent.problem import PackedKernel
 from jax_persistent.programs.functions import explain, scan
 
 __all__ = [
+    "CInterface",
     "PackedKernel",
     "Plan",
+    "c_interface",
     "elman",
     "explain",
     "gru",

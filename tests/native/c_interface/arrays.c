@@ -8,6 +8,7 @@
 #include "check.h"
 
 int failures;
+void* stream;
 
 int finish(const char* name) {
   printf("%s: %s (%d failures)\n", name, failures ? "FAILED" : "passed", failures);
@@ -155,7 +156,7 @@ static void* workspace_of(const jp_plan* plan, size_t* bytes) {
 jp_status run_forward(const jp_plan* plan, const jp_forward_arrays* call) {
   size_t bytes = 0;
   void* const workspace = workspace_of(plan, &bytes);
-  const jp_status status = jp_forward(plan, call, workspace, bytes, NULL);
+  const jp_status status = jp_forward(plan, call, workspace, bytes, stream);
   free(workspace);
   return status;
 }
@@ -163,7 +164,7 @@ jp_status run_forward(const jp_plan* plan, const jp_forward_arrays* call) {
 jp_status run_backward(const jp_plan* plan, const jp_backward_arrays* call) {
   size_t bytes = 0;
   void* const workspace = workspace_of(plan, &bytes);
-  const jp_status status = jp_backward(plan, call, workspace, bytes, NULL);
+  const jp_status status = jp_backward(plan, call, workspace, bytes, stream);
   free(workspace);
   return status;
 }

@@ -34,6 +34,9 @@ double* doubles(const array* one);
 jp_forward_arrays forward_of(arrays* all);
 jp_backward_arrays backward_of(arrays* all);
 
+// Where calls are enqueued; NULL on a CPU.
+extern void* stream;
+
 // Runs a plan on a workspace of exactly the bytes that it asks for.
 jp_status run_forward(const jp_plan* plan, const jp_forward_arrays* call);
 jp_status run_backward(const jp_plan* plan, const jp_backward_arrays* call);

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Forward against the equations in double, backward against their finite differences, for each cell
-// with and without each part. test_c_values cpu|cuda: the latter on what stands in for libcuda,
-// whose memory is the program's.
+// with and without each part. test_c_values cpu|cuda: the latter on the software GPU in libcuda's
+// place, whose memory is the program's.
+#include <dlfcn.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -305,9 +306,20 @@ static void check_cuda(const jp_device* device) {
   for (size_t i = 0; i < sizeof problems / sizeof *problems; ++i) check(device, problems[i]);
 }
 
+// A stream of the software GPU, which takes no default one.
+static void* stream_of_gpu(void) {
+  void* const library = dlopen(getenv("JAX_PERSISTENT_LIBCUDA"), RTLD_NOW);
+  void* (*stream_of)(int) = NULL;
+  void* const symbol = library ? dlsym(library, "SoftwareGpuStream") : NULL;
+  CHECK(symbol != NULL, "no software GPU");
+  memcpy(&stream_of, &symbol, sizeof stream_of);
+  return symbol ? stream_of(0) : NULL;
+}
+
 int main(int count, char** arguments) {
   const char* const platform = count > 1 ? arguments[1] : "cpu";
   const bool cuda = strcmp(platform, "cuda") == 0;
+  if (cuda) stream = stream_of_gpu();
   for (int threads = 1; threads <= (cuda ? 1 : 3); threads += 2) {
     const jp_device_options options = {
         .struct_size = sizeof options, .platform = platform, .threads = threads};
