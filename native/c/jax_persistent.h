@@ -15,9 +15,9 @@
 // runs, its results. No C++ exception leaves the library.
 //
 // Memory. Every array and workspace is the caller's. A call allocates none, except that one with
-// several CPU threads takes less than a kilobyte for each of them while it runs. Arrays and
-// workspaces begin at a multiple of JP_ALIGNMENT bytes, as malloc's memory does. No result may
-// overlap with another array.
+// several CPU threads takes less than a kilobyte for each of them while it runs. Workspaces and
+// arrays of floating-point numbers begin at a multiple of JP_ALIGNMENT bytes, as malloc's memory
+// does. No result may overlap with another array.
 //
 // Threads. Devices and plans do not change once they are made: any number of threads may use them
 // at once, each call with results and a workspace of its own. Only jp_*_destroy must be the last
@@ -140,20 +140,22 @@ enum {
 
 // A recurrence without its arrays. The letters are those of the arrays' shapes below.
 //
-// cell           G  states  residuals  equations; W is input_kernel, R recurrent_kernel, h' and c'
-//                           the states after a step, s the logistic function
-// "lstm"         4  h, c    i f g o c  i, f, g, o = split(x W + b + h R)
-//                                      c' = s(f) c + s(i) tanh(g), h' = s(o) tanh(c')
-// "gru"          3  h       r z n m    r, z = s(x W + b + h R + b_r), m = the last third of h R +
-// b_r
-//                                      n = tanh(x W + b + r m), h' = (1 - z) n + z h
-// "elman_tanh"   1  h       none       h' = tanh(x W + b + h R)
-// "elman_relu"   1  h       none       h' = max(x W + b + h R, 0)
+//   cell          G  states  residuals  equations
+//   "lstm"        4  h, c    i f g o c  i, f, g, o = split(x W + b + h R)
+//                                       c' = s(f) c + s(i) tanh(g), h' = s(o) tanh(c')
+//   "gru"         3  h       r z n m    r, z = s(split(x W + b)[0:2] + split(h R + q)[0:2])
+//                                       m = split(h R + q)[2], n = tanh(split(x W + b)[2] + r m)
+//                                       h' = (1 - z) n + z h
+//   "elman_tanh"  1  h       none       h' = tanh(x W + b + h R)
+//   "elman_relu"  1  h       none       h' = max(x W + b + h R, 0)
+//
+// W is the input kernel, R the recurrent one, b the bias, q the recurrent bias, s the logistic
+// function; h and c are the states before a step, h' and c' those after it. split cuts G*H columns
+// into one part of H for each gate. Narrow types are added up, and c is kept, in float32.
 typedef struct jp_problem {
   size_t struct_size;
   const char* cell;
-  jp_dtype
-      dtype;  // of all arrays but lengths and resets. CPU: float32, bfloat16; GPU: float16, too
+  jp_dtype dtype;  // of all but lengths and resets: float32, bfloat16 or, on a GPU, float16
   jp_directions directions;  // D is 2 for JP_DIRECTION_BOTH, else 1
   int64_t layers;  // N: independent layers of one shape in one call, as of an ensemble; mostly 1
   int64_t batch;   // B, rows
@@ -183,7 +185,7 @@ JP_API jp_status jp_plan_text(const jp_plan* plan, const char** text) JP_NOEXCEP
 // One of the arrays that a plan's calls are given.
 typedef struct jp_array_info {
   size_t struct_size;  // set by the caller
-  const char* name;    // the field in the structs below: "x", "initial_state[1]"; lives as the plan
+  const char* name;    // a field of the structs below, "initial_state[1]"; lives as the plan does
   int32_t is_result;   // 1: the call writes it. 0: the call reads it
   jp_dtype dtype;
   int32_t rank;
@@ -200,23 +202,23 @@ JP_API jp_status jp_plan_array(const jp_plan* plan, size_t index, jp_array_info*
 // Arrays are in C order and dense. Shapes are those of batch-major problems: with time_major, "B,T"
 // is "T,B". Each is NULL if the problem has not the part that is named behind its shape.
 //
-//   lengths  a row b runs at the times t < lengths[b], which is 0 to T. Beyond them outputs,
-//            residuals and gradients are zero, and what x has there does not matter. The final
-//            state is the one after the last step that the row runs; without any, the initial one.
-//   resets   1 where the row starts anew: the state before that step is reset_state, or zeros. Else
-//            0. No gradient passes it.
+//   lengths  0 to T; row b runs at the times t < lengths[b]. Beyond them outputs, residuals and
+//            gradients are zero, and what x has there does not matter. The final state is the one
+//            after the last step that the row runs; without any, the initial one.
+//   resets   true where the row starts anew, if it runs then: the state before that step is
+//            reset_state, or zeros. No gradient passes it. A byte each, 0 or 1.
 //   states   [0] is h; of lstm, [1] is c. The others are NULL.
 
 typedef struct jp_forward_arrays {
   size_t struct_size;
-  const void* x;                 // [N,B,T,I]    INPUTS
-  const void* input_kernel;      // [N,D,I,G*H]  INPUTS; packed problems: as jp_pack made it
-  const void* bias;              // [N,D,G*H]    BIAS
-  const void* input_gates;       // [N,B,T,D,G*H]  INPUT_GATES
-  const void* recurrent_kernel;  // [N,D,H,G*H]; packed problems: as jp_pack made it
-  const void* recurrent_bias;    // [N,D,G*H]    RECURRENT_BIAS
-  const int32_t* lengths;        // [N,B]        LENGTHS
-  const bool* resets;            // [N,D,B,T]    RESETS
+  const void* x;                             // [N,B,T,I]    INPUTS
+  const void* input_kernel;                  // [N,D,I,G*H]  INPUTS; or what jp_pack made of it
+  const void* bias;                          // [N,D,G*H]    BIAS
+  const void* input_gates;                   // [N,B,T,D,G*H]  INPUT_GATES
+  const void* recurrent_kernel;              // [N,D,H,G*H]; or what jp_pack made of it
+  const void* recurrent_bias;                // [N,D,G*H]    RECURRENT_BIAS
+  const int32_t* lengths;                    // [N,B]        LENGTHS
+  const bool* resets;                        // [N,D,B,T]    RESETS
   const void* reset_state[JP_MAX_STATES];    // each [N,D,B,H]  RESET_STATE
   const void* initial_state[JP_MAX_STATES];  // each [N,D,B,H]
   // Results.
