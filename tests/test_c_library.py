@@ -66,6 +66,19 @@ def test_the_header_is_cpp_too(tmp_path: Path) -> None:
     run("./program", folder=tmp_path)
 
 
+def test_the_page_shows_a_program_that_compiles(tmp_path: Path) -> None:
+    page = (ROOT / "docs/c_interface.md").read_text()
+    (shown,) = re.findall(r"```c\n(.*?)```", page, re.DOTALL)
+    names = re.findall(r"= \{?(\w+)\}?[,}].*//", shown)
+    (tmp_path / "shown.c").write_text(
+        "#include <stdio.h>\n#include <stdlib.h>\n#include <jax_persistent.h>\n"
+        + "".join(f"static {'int32_t' if n == 'lengths' else 'float'} {n}[1];\n" for n in names)
+        + f"int main(void) {{\n{shown}return 0;\n}}\n"
+    )
+    include = f"-I{jp.c_interface().include}"
+    run("cc", "-std=c11", "-Wall", "-Werror", "-fsyntax-only", include, "shown.c", folder=tmp_path)
+
+
 @pytest.mark.parametrize("installed", [False, True])
 def test_what_is_missing_is_named(
     installed: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

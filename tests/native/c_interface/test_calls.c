@@ -8,10 +8,15 @@
 #include "arrays.h"
 #include "check.h"
 
-enum { kThreads = 3, kCalls = 20 };
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED 1  // slow, and with an allocator of its own
+#else
+#define SANITIZED 0
+#endif
 
-// Sanitizers have an allocator of their own.
-#if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+enum { kThreads = 3, kCalls = SANITIZED ? 3 : 20 };
+
+#if defined(__GLIBC__) && !SANITIZED
 static _Thread_local size_t allocations;
 void* __libc_malloc(size_t bytes);
 void* __libc_memalign(size_t alignment, size_t bytes);
