@@ -10,9 +10,7 @@
 #include "arrays.h"
 #include "check.h"
 #include "model.h"
-
-enum { kOfCpu = JP_PART_INPUTS | JP_PART_D_X | JP_PART_D_WEIGHTS };
-enum { kOfGpu = JP_PART_INPUT_GATES | JP_PART_D_GATES };
+#include "problems.h"
 
 // Rows of 3 units end early, not at all and at once; resets are at steps 1 and 3 of some.
 static void fill_rows(arrays* all, const jp_problem* p) {
@@ -216,96 +214,6 @@ static void check(const jp_device* device, jp_problem p) {
   jp_plan_destroy(plan);
 }
 
-enum {
-  kBiases = JP_PART_BIAS | JP_PART_D_BIAS,
-  kRecurrentBiases = JP_PART_RECURRENT_BIAS | JP_PART_D_RECURRENT_BIAS,
-  kRows = JP_PART_LENGTHS | JP_PART_RESETS,
-};
-
-static void check_cpu(const jp_device* device) {
-  const jp_problem problems[] = {
-      {.cell = "lstm",
-       .layers = 1,
-       .batch = 3,
-       .steps = 5,
-       .inputs = 4,
-       .hidden = 6,
-       .parts = kOfCpu | kBiases | JP_PART_RESIDUALS},
-      {.cell = "lstm",
-       .layers = 2,
-       .batch = 3,
-       .steps = 5,
-       .inputs = 2,
-       .hidden = 7,
-       .directions = JP_DIRECTION_REVERSE,
-       .time_major = 1,
-       .parts = kOfCpu | JP_PART_RESIDUALS | JP_PART_LENGTHS},
-      {.cell = "lstm",
-       .layers = 1,
-       .batch = 3,
-       .steps = 4,
-       .inputs = 5,
-       .hidden = 2,
-       .dtype = JP_BFLOAT16,
-       .parts = kOfCpu | kBiases | JP_PART_RESIDUALS},
-      {.cell = "gru",
-       .layers = 2,
-       .batch = 3,
-       .steps = 5,
-       .inputs = 4,
-       .hidden = 6,
-       .directions = JP_DIRECTION_BOTH,
-       .parts =
-           kOfCpu | kBiases | kRecurrentBiases | JP_PART_RESIDUALS | kRows | JP_PART_RESET_STATE},
-      {.cell = "gru",
-       .layers = 1,
-       .batch = 1,
-       .steps = 1,
-       .inputs = 3,
-       .hidden = 5,
-       .directions = JP_DIRECTION_REVERSE,
-       .parts = kOfCpu | JP_PART_RESIDUALS},
-      {.cell = "elman_tanh",
-       .layers = 1,
-       .batch = 3,
-       .steps = 5,
-       .inputs = 2,
-       .hidden = 4,
-       .directions = JP_DIRECTION_BOTH,
-       .time_major = 1,
-       .parts = kOfCpu | kBiases | kRows},
-      {.cell = "elman_relu",
-       .layers = 1,
-       .batch = 2,
-       .steps = 3,
-       .inputs = 4,
-       .hidden = 5,
-       .directions = JP_DIRECTION_REVERSE,
-       .parts = kOfCpu | kBiases},
-  };
-  for (size_t i = 0; i < sizeof problems / sizeof *problems; ++i) check(device, problems[i]);
-}
-
-static void check_cuda(const jp_device* device) {
-  const jp_problem problems[] = {
-      {.cell = "lstm",
-       .layers = 1,
-       .batch = 3,
-       .steps = 4,
-       .hidden = 24,
-       .directions = JP_DIRECTION_REVERSE,
-       .parts = kOfGpu | JP_PART_RESIDUALS | kRows | JP_PART_RESET_STATE},
-      {.cell = "gru",
-       .layers = 1,
-       .batch = 3,
-       .steps = 3,
-       .hidden = 21,
-       .parts = kOfGpu | JP_PART_RESIDUALS | JP_PART_D_RECURRENT_GATES | JP_PART_RECURRENT_BIAS |
-                JP_PART_LENGTHS},
-  };
-  for (size_t i = 0; i < sizeof problems / sizeof *problems; ++i) check(device, problems[i]);
-}
-
 // A stream of the software GPU, which takes no default one.
 static void* stream_of_gpu(void) {
   void* const library = dlopen(getenv("JAX_PERSISTENT_LIBCUDA"), RTLD_NOW);
@@ -325,7 +233,9 @@ int main(int count, char** arguments) {
         .struct_size = sizeof options, .platform = platform, .threads = threads};
     jp_device* device = NULL;
     CHECK_OK(jp_device_create(&options, &device));
-    if (device != NULL) (cuda ? check_cuda : check_cpu)(device);
+    const jp_problem* const problems = cuda ? kCudaProblems : kCpuProblems;
+    const size_t all = cuda ? sizeof kCudaProblems : sizeof kCpuProblems;
+    for (size_t i = 0; device && i < all / sizeof *problems; ++i) check(device, problems[i]);
     jp_device_destroy(device);
   }
   return finish("c_values");
