@@ -4,6 +4,7 @@
 # make train-policy  learns tasks that need memory; TASKS=pole picks one of recall and pole
 # make test    everything that is checked: style, types, native tests, Python tests
 # make lint, make native-test, make pytest   its parts
+# make docs    the book, from docs/, in build/book; part of lint
 # make native-test-neon   the CPU kernels for AArch64, in an emulator; part of native-test where
 #                         there are a cross compiler and qemu
 # make format  puts the sources in the style that `make lint` asks for
@@ -38,7 +39,7 @@ built_from := pyproject.toml CMakeLists.txt $(shell find native cuda jax_persist
 neon_tools := $(and $(shell command -v aarch64-linux-gnu-g++),$(shell command -v qemu-aarch64))
 neon_install := apt install g++-aarch64-linux-gnu qemu-user
 
-.PHONY: setup train train-speech train-policy test lint native-test pytest format neon-tools neon-unchecked
+.PHONY: setup train train-speech train-policy test lint docs native-test pytest format neon-tools neon-unchecked
 setup: .venv/installed
 
 .venv/bin/python:
@@ -81,12 +82,17 @@ test: .venv/requirements
 	@$(MAKE) -j $(JOBS) --output-sync=target JOBS=$$((($(JOBS) + 1) / 2)) setup native-test lint
 	@$(MAKE) pytest
 
-lint: .venv/requirements
+lint: .venv/requirements docs
 	$(bin)/ruff check --quiet
 	$(bin)/ruff format --quiet --check --diff
 	@echo "clang-format on $(words $(native_sources)) files"
 	@$(bin)/clang-format --dry-run -Werror $(native_sources)
 	$(bin)/mypy
+
+# Warnings are errors: a link to nothing, a page that is not in mkdocs.yml. The variable silences a
+# note on the future of the theme.
+docs: .venv/requirements
+	NO_MKDOCS_2_WARNING=1 $(bin)/mkdocs build --quiet
 
 format: .venv/requirements
 	$(bin)/ruff check --quiet --fix

@@ -11,6 +11,6 @@ with open("pyproject.toml", "rb") as file:
     settings = tomllib.load(file)
 project = settings["project"]
 wanted = [*settings["build-system"]["requires"], *project["dependencies"]]
-for extra in ("equinox", "examples", "haiku", "keras", "dev"):
+for extra in ("docs", "equinox", "examples", "haiku", "keras", "dev"):
     wanted += project["optional-dependencies"][extra]
 print(*(one for one in wanted if not one.startswith(("jaxlib==", project["name"]))), sep="\n")

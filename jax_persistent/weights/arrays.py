@@ -19,7 +19,7 @@ Weights = dict[str, np.ndarray]
 [G*H] (GRU), `peephole` [3*H] and `projection_kernel` [H, P] (LSTM; of `cells.ProjectedLSTM`)."""
 
 Layers = Sequence[Sequence[Weights]]
-"""[layer][direction], forward first."""
+"""`[layer][direction]`, forward first."""
 
 ORDERS = {4: "ifgo", 3: "rzn", 1: "h"}  # of the functions' gates, by how many there are
 NAMES = {4: "LSTM", 3: "GRU", 1: "Elman network"}

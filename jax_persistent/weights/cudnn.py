@@ -38,7 +38,7 @@ def from_cudnn(
     num_layers: int = 1,
     bidirectional: bool = False,
 ) -> list[list[Weights]]:
-    """The weights of cuDNN's LSTM, [layer][direction]; both of its biases are summed.
+    """The weights of cuDNN's LSTM, `[layer][direction]`; both of its biases are summed.
 
     Args:
       weights: the flat vector.
@@ -62,7 +62,7 @@ def from_cudnn(
 
 
 def to_cudnn(layers: Layers) -> np.ndarray:
-    """The flat vector of LSTM weights [layer][direction], biases included.
+    """The flat vector of LSTM weights `[layer][direction]`, biases included.
 
     Raises:
       ValueError: a shape is wrong, or the weights are not those of a stacked LSTM.

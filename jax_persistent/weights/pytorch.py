@@ -26,7 +26,7 @@ _SUFFIXES = ("", "_reverse")
 
 
 def from_pytorch(state: Mapping[str, Any], prefix: str = "") -> list[list[Weights]]:
-    """The weights of a PyTorch module, [layer][direction].
+    """The weights of a PyTorch module, `[layer][direction]`.
 
     PyTorch's gates lie as the functions' do: i, f, g, o and r, z, n. The two biases of an LSTM or
     an RNN only act as their sum, which is what is returned; a GRU keeps both. `proj_size` gives
@@ -79,7 +79,7 @@ def _from_direction(state: Mapping[str, Any], prefix: str, name: str) -> Weights
 
 
 def to_pytorch(layers: Layers, prefix: str = "") -> dict[str, np.ndarray]:
-    """The state dict of a PyTorch module, from weights [layer][direction].
+    """The state dict of a PyTorch module, from weights `[layer][direction]`.
 
     Arrays are PyTorch's names for `load_state_dict`; a module with `bias=False` if none of the
     weights has one. The one bias of an LSTM or an RNN becomes `bias_ih`, and `bias_hh` is zeros.
