@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from xml.sax.saxutils import escape
 
-TEXT = "#767c85"  # 4.2 times as dark as white, and as bright as black pages
+TEXT = "#7b828c"  # 3.9 times as dark as white, 4.8 times as bright as a dark page
 STRONG = "#e8590c"  # ours, and what a picture is about
 QUIET = "#8b97a8"
 COLOURS = ("#e8590c", "#1c8fd6", "#2f9e63")  # of cells: LSTM, GRU, Elman
