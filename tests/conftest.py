@@ -43,6 +43,7 @@ LONG_FIRST = (
     "examples/test_translate_run.py",
     "ops/test_handlers.py",
     "cells/test_library.py",
+    "test_documents.py",
     "adapters/test_keras.py",
 )
 

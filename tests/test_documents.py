@@ -8,6 +8,8 @@ lines that readers need not see.
 
 from __future__ import annotations
 
+import importlib.util
+import logging
 import os
 import re
 import sys
@@ -19,6 +21,7 @@ import jax
 import pytest
 
 from benchmarks import pictures
+from jax_persistent import notices
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -49,6 +52,7 @@ WITH_PYTHON = [page for page in PAGES if any(blocks(page.read_text()))]
 def as_users_have_it(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """jax as it comes, without this suite's strictness, and Keras on JAX."""
     monkeypatch.setenv("KERAS_BACKEND", "jax")
+    monkeypatch.setattr(notices, "_SAID", set())  # what a page is told is news to other tests
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
     if "jax_persistent.keras" in sys.modules:
@@ -113,6 +117,30 @@ def test_links_lead_somewhere(page: Path) -> None:
         elif fragment and target.suffix == ".md" and fragment not in anchors(target):
             broken.append(f"{link} (no such heading)")
     assert not broken
+
+
+def test_the_book_finds_what_a_page_links_to(caplog: pytest.LogCaptureFixture) -> None:
+    spec = importlib.util.spec_from_file_location("book", ROOT / "docs/hooks/repository.py")
+    assert spec is not None
+    assert spec.loader is not None
+    hook = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hook)
+    page = (
+        "[a](scan.md#see) [b](../cuda/plan.h) [c](../CONTRIBUTING.md#style) [d](../tests)\n"
+        "![e](../benchmarks/results/policy-pole-returns.png) [f](https://jax.dev) [g](#here)\n"
+        "```\n[h](none)\n```\n"
+    )
+    at = "https://github.com/o/r"
+    assert hook.with_links(page, "docs/page.md", at) == (
+        f"[a](scan.md#see) [b]({at}/blob/main/cuda/plan.h) [c](contributing.md#style) "
+        f"[d]({at}/tree/main/tests)\n"
+        "![e](pictures/policy-pole-returns.png) [f](https://jax.dev) [g](#here)\n"
+        "```\n[h](none)\n```\n"
+    )
+    assert not caplog.records
+    with caplog.at_level(logging.WARNING, logger="mkdocs.hooks"):
+        hook.with_links("[a](../none.h)", "docs/page.md", at)
+    assert "docs/page.md: links to ../none.h, which is not in the repository" in caplog.text
 
 
 def test_readme_works_on_the_index() -> None:
