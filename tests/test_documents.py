@@ -87,18 +87,8 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def repository() -> str:
-    found = re.search(r"^repo_url: (\S+)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
-    assert found is not None
-    return found[1]
-
-
 def in_repository(link: str, page: Path) -> str | None:
     """A link's path from the root, with its fragment; None if it leads elsewhere."""
-    raw = repository().replace("://github.com/", "://raw.githubusercontent.com/")
-    for start in (f"{repository()}/blob/main/", f"{repository()}/tree/main/", f"{raw}/main/"):
-        if link.startswith(start):
-            return link.removeprefix(start)
     if re.match(r"\w+:", link):
         return None
     if link.startswith("#"):
@@ -119,12 +109,18 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert not broken
 
 
-def test_the_book_finds_what_a_page_links_to(caplog: pytest.LogCaptureFixture) -> None:
-    spec = importlib.util.spec_from_file_location("book", ROOT / "docs/hooks/repository.py")
+def loaded(path: str) -> Any:
+    """A module that is in no package."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
     assert spec is not None
     assert spec.loader is not None
-    hook = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(hook)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_book_finds_what_a_page_links_to(caplog: pytest.LogCaptureFixture) -> None:
+    hook = loaded("docs/hooks/repository.py")
     page = (
         "[a](scan.md#see) [b](../cuda/plan.h) [c](../CONTRIBUTING.md#style) [d](../tests)\n"
         "![e](../benchmarks/results/policy-pole-returns.png) [f](https://jax.dev) [g](#here)\n"
@@ -145,9 +141,18 @@ def test_the_book_finds_what_a_page_links_to(caplog: pytest.LogCaptureFixture) -
 
 def test_readme_works_on_the_index() -> None:
     """There a relative link leads nowhere."""
-    readme = ROOT / "README.md"
-    assert [link for link in links(readme) if not re.match(r"https?://", link)] == []
-    assert len(readme.read_text().splitlines()) <= 120
+    links_to = loaded(".ci/absolute_links.py")
+    text = '[a](docs/a.md#b) ![c](d.svg) <img src="e.png"> [f](https://jax.dev)'
+    assert links_to.absolute(text, "https://github.com/o/r", "v1") == (
+        "[a](https://github.com/o/r/blob/v1/docs/a.md#b) "
+        "![c](https://raw.githubusercontent.com/o/r/v1/d.svg) "
+        '<img src="https://raw.githubusercontent.com/o/r/v1/e.png"> [f](https://jax.dev)'
+    )
+    readme = (ROOT / "README.md").read_text()
+    found = LINK.findall(links_to.absolute(readme, "https://github.com/o/r", "v1"))
+    assert found
+    assert [link for link in found if not "".join(link).startswith("http")] == []
+    assert len(readme.splitlines()) <= 120
 
 
 @pytest.mark.parametrize("name", pictures.DRAWN)
