@@ -22,12 +22,13 @@ from typing import Any
 
 from benchmarks import machine
 from benchmarks.cpu import RESULTS
-from benchmarks.measure import round_robin, spread
+from benchmarks.measure import spread
 from benchmarks.options import positive
 from benchmarks.peers import OURS, SOURCES
 from benchmarks.problem import GATES, Shape, draw
 from benchmarks.scaling_virtual import COUNT, stacked
 from benchmarks.summary import as_json
+from jax_persistent.cli.timing import round_robin
 
 IN_TURN, THREADS, DEVICES = "one after the other", "from threads", "on virtual devices"
 

@@ -12,10 +12,11 @@ from functools import partial
 from typing import Any
 
 from benchmarks import machine
-from benchmarks.measure import Clock, Pace, round_robin, spread
+from benchmarks.measure import spread
 from benchmarks.peers import disagreement
 from benchmarks.peers_gpu import GpuPeer
 from benchmarks.problem import PASSES, Arrays, Shape, draw
+from jax_persistent.cli.timing import Clock, Pace, round_robin
 
 # A sample is so long at least, that launching and waiting are no part of what is seen.
 SAMPLE_SECONDS = 5e-3

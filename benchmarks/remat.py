@@ -23,10 +23,11 @@ import numpy as np
 
 from benchmarks import machine
 from benchmarks.cpu import RESULTS
-from benchmarks.measure import round_robin, spread
+from benchmarks.measure import spread
 from benchmarks.options import positive
 from benchmarks.peers_jax import Ours
 from benchmarks.problem import GATES, Shape, draw
+from jax_persistent.cli.timing import round_robin
 from jax_persistent.ffi.registration import native_module
 
 PLAIN, AGAIN = "saved", "run again"

@@ -24,19 +24,17 @@ import numpy as np
 from tqdm import tqdm
 
 from benchmarks import machine
-from benchmarks.measure import (
+from benchmarks.measure import compare, results_of, spread
+from benchmarks.peers import SOURCES
+from benchmarks.problem import PASSES, Arrays, Shape, draw
+from jax_persistent.cli.timing import (
     HOPELESS_SECONDS,
     SETTLE_SECONDS,
     Clock,
     Pace,
-    compare,
-    results_of,
     round_robin,
-    spread,
     turn,
 )
-from benchmarks.peers import SOURCES
-from benchmarks.problem import PASSES, Arrays, Shape, draw
 
 COUNT = "--xla_force_host_platform_device_count"
 AXIS = "data"

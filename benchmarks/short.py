@@ -68,10 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
 def timed(shape: Shape, rounds: int) -> dict[str, Any]:
     """Microseconds of each way, and the medians of the rounds' ratios of flax's time to them."""
-    from benchmarks.measure import Disagreement, round_robin
+    from benchmarks.measure import Disagreement
     from benchmarks.peers import disagreement
     from benchmarks.peers_jax import Chosen, Flax, Ours, Packed, Scan
     from benchmarks.problem import draw
+    from jax_persistent.cli.timing import round_robin
 
     classes = dict(zip(WAYS, (Flax, Scan, Ours, Chosen, Packed), strict=True))
     arrays = draw(shape)

@@ -5,17 +5,21 @@ import contextlib
 
 from jax_persistent.backends.base import Plan
 from jax_persistent.c_library import CInterface, c_interface
+from jax_persistent.explaining.explain import explain
+from jax_persistent.explaining.explanation import Explanation, Recurrence
 from jax_persistent.ffi.registration import native_module
 from jax_persistent.functions import elman, gru, lstm
 from jax_persistent.ops.packing import pack
 from jax_persistent.ops.plan import plan
 from jax_persistent.problem import PackedKernel
-from jax_persistent.programs.functions import explain, scan
+from jax_persistent.programs.functions import scan
 
 __all__ = [
     "CInterface",
+    "Explanation",
     "PackedKernel",
     "Plan",
+    "Recurrence",
     "c_interface",
     "elman",
     "explain",

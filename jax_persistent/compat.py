@@ -84,6 +84,15 @@ def line_of(equation: Any) -> str:
     return str(source_info_util.summarize(equation.source_info))
 
 
+def lines_of(equation: Any) -> list[tuple[str, int, str]]:
+    """(file, line, function) of each call that an equation comes from, the innermost first.
+
+    Those in jax are left out.
+    """
+    frames = source_info_util.user_frames(equation.source_info.traceback)
+    return [(frame.file_name, frame.start_line, frame.function_name) for frame in frames]
+
+
 # jax's matmul precisions that tf32 satisfies, as it does on a GPU for jax's own products.
 _AT_MOST_TF32 = (
     "default",
@@ -166,6 +175,7 @@ def split_call(
     ctx: Any,
     target: str,
     description: str,
+    label: str,
     operands: Sequence[Any],
     operand_dims: Sequence[str],
     result_dims: Sequence[str],
@@ -173,12 +183,16 @@ def split_call(
 ) -> Sequence[Any]:
     """A custom call that XLA replaces by what the partitioner of `target` makes of `description`.
 
-    The dimensions named in `whole` are not split.
+    The dimensions named in `whole` are not split. What it becomes is called `label` in profiles: it
+    takes the place and the name of this call.
     """
     types = [mlir.aval_to_ir_type(ctx.module_context, aval) for aval in ctx.avals_out]
-    call = mlir.custom_call(
-        target, result_types=types, operands=operands, backend_config=description
-    )
+    scope = ctx.name_stack.extend(label)
+    place = mlir.source_info_to_location(ctx.module_context, ctx.primitive, scope, ctx.traceback)
+    with place:
+        call = mlir.custom_call(
+            target, result_types=types, operands=operands, backend_config=description
+        )
     if config.use_shardy_partitioner.value:
         rules = custom_partitioning_sharding_rule
         rule = rules.str_to_sdy_sharding_rule(

@@ -16,9 +16,12 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _LOGGER = logging.getLogger("jax_persistent")
 _SAID: set[str] = set()
+_LISTENERS: list[list[str]] = []
 
 
 def warn(what: str, reason: str) -> None:
@@ -31,7 +34,21 @@ def inform(what: str, reason: str) -> None:
     _say(logging.INFO, what, reason)
 
 
+@contextmanager
+def heard() -> Iterator[list[str]]:
+    """What is said meanwhile, at either level and for the first time or not; in order, once."""
+    said: list[str] = []
+    _LISTENERS.append(said)
+    try:
+        yield said
+    finally:
+        _LISTENERS[:] = [each for each in _LISTENERS if each is not said]
+
+
 def _say(level: int, what: str, reason: str) -> None:
+    for said in _LISTENERS:
+        if (message := f"{what}: {reason}") not in said:
+            said.append(message)
     # A message that its level hides is not marked as said.
     kind = re.sub(r"\d+", "#", reason)
     if kind not in _SAID and _LOGGER.isEnabledFor(level):

@@ -19,9 +19,11 @@ PACKAGE = "jax_persistent"
 # From top to bottom: a layer imports those below it, and itself, but not those beside it. "" is the
 # package's own __init__, the public face of what is below it.
 PYTHON_LAYERS = (
-    ("__main__", "equinox", "haiku", "keras", "linen", "nnx", "pipeline"),
+    ("__main__",),
+    ("cli",),
+    ("equinox", "haiku", "keras", "linen", "nnx", "pipeline"),
     ("",),
-    ("c_library", "flax_cells", "functions", "linen_cells", "nnx_cells"),
+    ("c_library", "explaining", "flax_cells", "functions", "linen_cells", "nnx_cells"),
     ("programs",),
     ("ops",),
     ("backends",),

@@ -85,6 +85,11 @@ class Backend(abc.ABC):
         """The results of a program that `plan_program` runs."""
         raise NotImplementedError
 
+    def facts(self, device: jax.Device | str | None) -> dict[str, int]:
+        """What the planner knows of the machine that a plan is for; by the planner's own names."""
+        del device
+        return {}
+
     def names(self, device: jax.Device | str) -> bool:
         """Whether `jp.plan` means this backend by `device`."""
         return (device if isinstance(device, str) else device.platform) == self.platform

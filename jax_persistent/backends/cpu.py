@@ -53,6 +53,10 @@ class CpuBackend(Backend):
         known = with_known_sizes(problem, "groups", "batch", "steps", "inputs", "hidden")
         return native.plan("cpu", known.encoded() | {"pass": known.pass_}, native.facts("cpu"))
 
+    def facts(self, device: jax.Device | str | None) -> dict[str, int]:
+        del device
+        return native_module().facts("cpu")
+
     def plan_program(
         self, program: Mapping[str, Any], device: jax.Device | str | None
     ) -> dict[str, Any]:

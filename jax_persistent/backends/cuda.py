@@ -59,6 +59,9 @@ class CudaBackend(Backend):
         recurrence = _recurrence_of(with_known_sizes(problem, *_SIZES_OF_ROWS))
         return _plan_of_all(lambda facts: _plan(recurrence, facts), device, missing)
 
+    def facts(self, device: jax.Device | str | None) -> dict[str, int]:
+        return _facts(device, _missing(device))[0]
+
     def plan_program(
         self, program: Mapping[str, Any], device: jax.Device | str | None
     ) -> dict[str, Any]:

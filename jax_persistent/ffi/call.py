@@ -51,7 +51,8 @@ def kernel_call(
     if workspace_bytes is not None:
         results.append(jax.ShapeDtypeStruct((workspace_bytes,), "uint8"))
     run = jax.ffi.ffi_call(TARGETS[problem.pass_], results)
-    found = run(*problem.flat(arrays), **problem.encoded(), **options)
+    with jax.named_scope(problem.label):
+        found = run(*problem.flat(arrays), **problem.encoded(), **options)
     return problem.named_results(found[:count])
 
 

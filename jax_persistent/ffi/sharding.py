@@ -48,6 +48,7 @@ def split_call(
     kind: str,
     platform: str,
     what: Mapping[str, Any],
+    label: str,
     operands: Sequence[Any],
     dims: Sequence[Dims],
     result_dims: Sequence[Dims],
@@ -59,6 +60,7 @@ def split_call(
       kind: one that `split_by` knows.
       platform: whose devices run it.
       what: what the call is, as JSON has it.
+      label: its name in profiles.
       operands: its operands.
       dims, result_dims: the names of the dimensions of each operand and result.
     """
@@ -73,7 +75,7 @@ def split_call(
     in_order = dict.fromkeys(" ".join((*names[0], *names[1])).split())
     whole = [d for d in in_order if d not in _INDEPENDENT]
     description = json.dumps(call, sort_keys=True)
-    return compat.split_call(ctx, TARGET, description, operands, *names, whole)
+    return compat.split_call(ctx, TARGET, description, label, operands, *names, whole)
 
 
 def _placed(description: str, placed: Sequence[Any]) -> tuple[list[Any], list[Any]]:

@@ -69,7 +69,8 @@ def register(primitive: Primitive, in_parts: Callable[..., list[Array]] | None =
                 [problem.dims_of(leaf) for leaf in leaves]
                 for leaves in (problem.operands(), problem.results())
             ]
-            return sharding.split_call(ctx, _KIND, backend.platform, what, operands, *dims)
+            to_split = backend.platform, what, problem.label
+            return sharding.split_call(ctx, _KIND, *to_split, operands, *dims)
 
         mlir.register_lowering(primitive, rule, platform=backend.platform)
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ from jax.typing import DTypeLike
 
 from jax_persistent import compat
 from jax_persistent.backends import registry
-from jax_persistent.backends.base import Plan
+from jax_persistent.backends.base import Backend, Plan
 from jax_persistent.cells import CELLS, Cell
 from jax_persistent.cells.elman import ELMAN
 from jax_persistent.problem import DTYPES, Problem, operands
@@ -73,24 +74,28 @@ def plan(
         parts=operands.in_order({"inputs", *kept}),
     )
     backward = forward.having("backward", {"d_x", "d_weights", *kept})
-    chosen = backend.plan(forward, device)
-    slower = backend.slower_than_reference(forward)
-    if not chosen["runs"] or slower is not None:
-        return Plan("reference", chosen["explanation"] if slower is None else slower)
-    details, reason = (
-        {"forward": chosen, "backward": backend.plan(backward, device)},
-        chosen["explanation"],
-    )
-    if not details["backward"]["runs"]:
-        reason += f". Backward runs as the reference: {details['backward']['explanation']}"
-    return Plan(
-        backend="native",
-        reason=reason,
-        residency=chosen["residency"],
-        workers=chosen["workers"],
-        packed_bytes=chosen["packed_bytes"],
-        details=details,
-    )
+    chosen = of_problem(forward, backend, device)
+    if chosen.backend != "native":
+        return chosen
+    of_backward, reason = backend.plan(backward, device), chosen.reason
+    if not of_backward["runs"]:
+        reason += f". Backward runs as the reference: {of_backward['explanation']}"
+    details = {"forward": chosen.details, "backward": of_backward}
+    return replace(chosen, reason=reason, details=details)
+
+
+def of_problem(problem: Problem, backend: Backend, device: jax.Device | str) -> Plan:
+    """How one pass would run; its details are the planner's own numbers."""
+    if problem.backend == "reference":
+        return Plan("reference", "backend='reference' asks for it")
+    found = backend.plan(problem, device)
+    reason = None if found["runs"] else found["explanation"]
+    if reason is None and problem.backend is None:
+        reason = backend.slower_than_reference(problem)
+    if reason is not None:
+        return Plan("reference", reason)
+    text = found["explanation"]
+    return Plan("native", text, found["residency"], found["workers"], found["packed_bytes"], found)
 
 
 def cell_of(name: Any) -> Cell:

@@ -70,6 +70,11 @@ class Problem:
         return replace(self, pass_=pass_, parts=operands.in_order(parts))
 
     @property
+    def label(self) -> str:
+        """The name of its kernel in profiles."""
+        return f"{self.cell.name} {self.hidden} {self.pass_}"
+
+    @property
     def ways(self) -> tuple[bool, ...]:
         """Of each direction, whether it is reversed."""
         return DIRECTIONS[self.directions]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The public functions: `scan`, and `explain`, which says how it would run."""
+"""The public function: `scan`."""
 
 from __future__ import annotations
 
@@ -15,10 +15,8 @@ from jax.export import is_symbolic_dim
 from jax.extend.core import ClosedJaxpr
 
 from jax_persistent import compat, notices
-from jax_persistent.backends import registry
-from jax_persistent.backends.base import Backend, Plan
 from jax_persistent.ops import validation
-from jax_persistent.programs import hoist, jaxprs, lowering, primitive
+from jax_persistent.programs import hoist, jaxprs, primitive
 from jax_persistent.programs.rows import Unfit
 from jax_persistent.programs.step import Step
 
@@ -133,49 +131,21 @@ def _run(
     return result
 
 
-def explain(
+def traced(
     f: _Step,
     init: Any,
-    xs: Any = None,
-    length: int | None = None,
+    xs: Any,
+    length: int | None,
     *,
     lengths: Any = None,
     resets: Any = None,
-    device: jax.Device | str | None = None,
-) -> Plan:
-    """Says how `scan` would run a step, without running it.
-
-    Args:
-      f, init, xs, length, lengths, resets: as for `scan`; arrays may be `jax.ShapeDtypeStruct`s.
-      device: as for `jp.plan`: a device, a platform's name, or a GPU architecture such as "sm_90";
-        the default device if not given.
-
-    Returns:
-      The plan. Its text says where the matrices live and what a step consists of; or which equation
-      has no counterpart in a program, and the line of source that it comes from; or why that device
-      has no kernel for the program, or for its gradient.
-
-    Raises:
-      ValueError: the device is none; lengths or resets are wrong.
-    """
-    device = jax.default_backend() if device is None else device
-    backend = registry.named(device)
-    if backend is None:
-        return registry.without_kernels(device)
-    found: list[Plan] = []
-
-    def run(init: Any, xs: Any, lengths: Any, resets: Any) -> None:
-        step, given = f, xs
-        rows = _masks(init, xs, length, lengths, resets)
-        if rows is not None:
-            step, given = _masked(f, *rows), (xs, *rows)
-        try:
-            found.append(_traced(_trace(step, init, given, length), False).plan(backend, device))
-        except Unfit as unfit:
-            found.append(Plan("reference", str(unfit)))
-
-    jax.eval_shape(run, init, xs, lengths, resets)
-    return found[0]
+    reverse: bool = False,
+) -> Traced:
+    """What `scan` runs in place of a `lax.scan`. Raises Unfit where that is left as it is."""
+    rows = _masks(init, xs, length, lengths, resets)
+    if rows is not None:
+        f, xs = _masked(f, *rows), (xs, *rows)
+    return _traced(_trace(f, init, xs, length), reverse)
 
 
 # --- lengths and resets, as further xs
@@ -321,7 +291,7 @@ def _trace(f: _Step, init: Any, xs: Any, length: int | None) -> _Body:
 
 
 @dataclass(frozen=True)
-class _Traced:
+class Traced:
     step: Step
     recurrence: hoist.Recurrence
     body: _Body
@@ -356,30 +326,11 @@ class _Traced:
         carry, ys = found.finished(restored[: step.carry], restored[step.carry :])
         return jax.tree.unflatten(body.carry_tree, carry), jax.tree.unflatten(body.ys_tree, ys)
 
-    def plan(self, backend: Backend, device: jax.Device | str) -> Plan:
-        step, body = self.step, self.body
-        operands, flags = self.operands(self.recurrence.compute(body.init, body.xs))
-        how: dict[str, Any] = {"flags": flags, "steps": body.steps, "reverse": self.reverse}
-        found = lowering.plan(backend, operands, step=step, device=device, **how)
-        if not found["runs"]:
-            return Plan("reference", found["explanation"], details=found)
-        text = f"{found['explanation']}. {self.step.program}"
-        if found["of_gradient"] is not None:
-            text += f"\nIts gradient runs as a lax.scan: {found['of_gradient']}"
-        before = self.recurrence.hoisted + len(step.around.before)
-        if before:
-            text += f"\nfor all steps before, as they wait for no carry: {before} equations"
-        if step.around.after:
-            text += f"\nafter, as no carry waits for them: {len(step.around.after)} equations"
-        return Plan(
-            "native", text, found["residency"], found["workers"], found["packed_bytes"], found
-        )
-
 
 _STEPS: WeakValueDictionary[str, Step] = WeakValueDictionary()
 
 
-def _traced(body: _Body, reverse: bool) -> _Traced:
+def _traced(body: _Body, reverse: bool) -> Traced:
     """Raises Unfit where there is no program."""
     if body.closed.jaxpr.effects:
         raise Unfit("the step has side effects")
@@ -398,4 +349,4 @@ def _traced(body: _Body, reverse: bool) -> _Traced:
     # Later, when the scan is differentiated, its functions' own derivatives are out of reach.
     if step.has_own_derivatives():
         step.backward.backward.program  # noqa: B018
-    return _Traced(step, found, body, reverse)
+    return Traced(step, found, body, reverse)

@@ -23,7 +23,6 @@ from jax_persistent.programs import jaxprs
 from jax_persistent.programs.around import Value
 from jax_persistent.programs.primitive import (
     Flags,
-    backward_flags,
     reference,
     result_types,
     scan_p,
@@ -46,6 +45,23 @@ def why_not(step: Step, flags: Flags) -> Unfit | None:
     return None
 
 
+def why_plain(
+    choice: str | None, *, step: Step, flags: Flags, steps: int, **how: Any
+) -> str | None:
+    """Why a scan is a `lax.scan` on every platform, or None where it is the call of a program."""
+    del how
+    if choice == "reference":
+        return "backend='reference' asks for it"
+    if (unfit := why_not(step, flags)) is not None:
+        return str(unfit)
+    if choice != "native" and steps < _FEW_STEPS:
+        return (
+            f"T = {steps}: a single step does not repay the packing of its matrices; "
+            "backend='native' would do it"
+        )
+    return None
+
+
 def described(
     operands: Sequence[Any], *, step: Step, flags: Flags, steps: int, reverse: bool
 ) -> dict[str, Any]:
@@ -64,51 +80,12 @@ def described(
     }
 
 
-def plan(
-    backend: Backend,
-    operands: Sequence[Any],
-    *,
-    step: Step,
-    flags: Flags,
-    device: jax.Device | str | None,
-    **how: Any,
-) -> dict[str, Any]:
-    """How a call would run; "of_gradient" is why its gradient would not, or None."""
-    found = backend.plan_program(described_core(operands, step=step, flags=flags, **how), device)
-    return found | {"of_gradient": _why_no_gradient(backend, operands, step, flags, device, **how)}
-
-
 def described_core(operands: Sequence[Any], **how: Any) -> dict[str, Any]:
     """What the call in a scan is, as JSON has it."""
     whole = jax.make_jaxpr(partial(_around, flat=True, backend=None, **how))(*operands)
     (core,) = (e for e in whole.jaxpr.eqns if e.primitive is core_p)
     params = {name: value for name, value in core.params.items() if name != "backend"}
     return described(jaxprs.avals_of(core.invars), **params)
-
-
-def _why_no_gradient(
-    backend: Backend,
-    operands: Sequence[Any],
-    step: Step,
-    flags: Flags,
-    device: jax.Device | str | None,
-    **how: Any,
-) -> str | None:
-    try:
-        backward = step.backward.backward
-        backward.program  # noqa: B018
-    except Unfit as unfit:
-        return str(unfit)
-    flags = backward_flags(step, flags)
-    of_xs = backward.consts + backward.carry
-    given = []
-    for n, (v, f) in enumerate(zip(backward.row.jaxpr.invars, flags, strict=True)):
-        lead = [size for size, there in zip(sizes(step, operands), f, strict=True) if there]
-        shape = (*[how["steps"]] * (n >= of_xs), *lead, *v.aval.shape)
-        given.append(jax.ShapeDtypeStruct(shape, v.aval.dtype))
-    program = described_core(given, step=backward, flags=flags, **how)
-    found = backend.plan_program(program, device)
-    return None if found["runs"] else found["explanation"]
 
 
 def _around(
@@ -175,7 +152,8 @@ def _split_call(
         for n, (v, f) in enumerate(zip(step.row.jaxpr.invars, flags, strict=True))
     ]
     made = [dims(len(s), n >= step.carry, True, True) for n, (s, _) in enumerate(row_results)]
-    return sharding.split_call(ctx, _KIND, backend.platform, what, operands, given, made)
+    to_split = backend.platform, what, step.label
+    return sharding.split_call(ctx, _KIND, *to_split, operands, given, made)
 
 
 def _program(platform: str, what: Any, *operands: Array) -> list[Array]:
@@ -189,6 +167,13 @@ def _program(platform: str, what: Any, *operands: Array) -> list[Array]:
         for n, (shape, dtype) in enumerate(what["results"])
     ]
     return registry.backend_of(platform).call_program(program, operands, results)
+
+
+def _call(
+    backend: Backend, label: str, program: dict[str, Any], results: Sequence[Any], *operands: Any
+) -> list[Array]:
+    with jax.named_scope(label):
+        return backend.call_program(program, operands, results)
 
 
 sharding.split_by(_KIND, _program)
@@ -213,14 +198,10 @@ def _runs(choice: str | None, how: dict[str, Any]) -> bool:
 
     Raises NotImplementedError where it has no program, and the caller asks for it.
     """
-    if choice == "reference":
-        return False
-    unfit = why_not(how["step"], how["flags"])
-    if unfit is not None:
-        _fall_back(choice, str(unfit), notices.inform)
-        return False
-    # A single step does not repay the packing of its matrices.
-    return choice == "native" or how["steps"] >= _FEW_STEPS
+    reason = why_plain(choice, **how)
+    if reason is not None and why_not(how["step"], how["flags"]) is not None:
+        _fall_back(choice, reason, notices.inform)
+    return reason is None
 
 
 def _register_platform(backend: Backend) -> None:
@@ -249,7 +230,8 @@ def _register_platform(backend: Backend) -> None:
         if is_split:
             return _split_call(ctx, backend, program, operands, how["step"], how["flags"])
         results = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in ctx.avals_out]
-        return lowered(ctx, lambda *flat: backend.call_program(program, flat, results), *operands)
+        call = partial(_call, backend, how["step"].label, program, results)
+        return lowered(ctx, call, *operands)
 
     mlir.register_lowering(scan_p, of_scan, platform=backend.platform)
     mlir.register_lowering(core_p, of_core, platform=backend.platform)

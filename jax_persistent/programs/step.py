@@ -80,6 +80,7 @@ class Step:
       levels: the axes of rows, one set after the other: those of each operand and of each result.
       grouped: whether the first of them is one of groups.
       row: the same of one row, without calls.
+      pass_: "forward", or "backward" of the gradient of another step.
     """
 
     source: ClosedJaxpr
@@ -88,6 +89,7 @@ class Step:
     levels: tuple[RowStep, ...]
     grouped: bool
     row: ClosedJaxpr
+    pass_: str = "forward"
 
     @classmethod
     def of(cls, source: ClosedJaxpr, consts: int, carry: int) -> Step:
@@ -115,8 +117,14 @@ class Step:
         return cls(source, consts, carry, tuple(levels), grouped, row)
 
     @classmethod
-    def of_row(cls, row: ClosedJaxpr, consts: int, carry: int) -> Step:
-        return cls(row, consts, carry, (), False, row)
+    def of_row(cls, row: ClosedJaxpr, consts: int, carry: int, pass_: str = "forward") -> Step:
+        return cls(row, consts, carry, (), False, row, pass_)
+
+    @property
+    def label(self) -> str:
+        """The name of its kernel in profiles: with how many units the first of the carry has."""
+        units = math.prod(jaxprs.aval_of(self.row.jaxpr.invars[self.consts]).shape)
+        return f"scan {units} {self.pass_}"
 
     def operand_layouts(self) -> list[Layout]:
         count = len(self.source.jaxpr.invars)
@@ -176,7 +184,7 @@ class Step:
         parts = self.around
         if parts.is_whole():
             return self
-        return Step.of_row(parts.core, len(parts.core_consts), self.carry)
+        return Step.of_row(parts.core, len(parts.core_consts), self.carry, self.pass_)
 
     @cached_property
     def program(self) -> Program:
@@ -197,7 +205,7 @@ class Step:
                 debug_info=self.row.jaxpr.debug_info._replace(result_paths=None),
             )
             row = jaxprs.pruned(ClosedJaxpr(jaxpr, self.row.consts))
-            self._restricted[kept] = Step.of_row(row, self.consts, self.carry)
+            self._restricted[kept] = Step.of_row(row, self.consts, self.carry, self.pass_)
         return self._restricted[kept]
 
     @cached_property
@@ -260,7 +268,7 @@ class RowBackward:
         row, out_axes = step.of_same_rows(plan.forward, axes)
         kept_axes: list[Any] = out_axes[len(results) :]
         kept = len(kept_axes)
-        kept_rows = Step.of_row(row, step.consts, step.carry)
+        kept_rows = Step.of_row(row, step.consts, step.carry, step.pass_)
 
         out_avals = jaxprs.avals_of(step.source.jaxpr.outvars)
         gives = [n for n, a in enumerate(out_avals) if derivative.is_float(a)]
@@ -306,7 +314,7 @@ class RowBackward:
         backward = jaxprs.inlined(jaxprs.traced(run, given), custom=True)
         if [(p.const, p.side) for p in step.products] != [(p.const, p.side) for p in plan.products]:
             raise Unfit("a product has a derivative of its own")
-        back = Step.of_row(backward, consts, d_carry + sums)
+        back = Step.of_row(backward, consts, d_carry + sums, "backward")
         return cls(plan, kept_rows, back, same_as)
 
 

@@ -12,6 +12,7 @@ import pytest
 from benchmarks import cpu, limits, machine, measure, memory, options, peers, plot, summary
 from benchmarks.limits import Limits
 from benchmarks.problem import GATES, PASSES, Shape, draw
+from jax_persistent.cli import timing
 
 LIMITS = Limits(
     threads=2,
@@ -147,7 +148,7 @@ def test_disagreement_names_the_array():
 
 
 def test_rounds_rotate_and_stop_in_time(monkeypatch):
-    monkeypatch.setattr(measure, "SETTLE_SECONDS", 0)
+    monkeypatch.setattr(timing, "SETTLE_SECONDS", 0)
     order, now = [], [0.0]
 
     def call(name):
@@ -158,20 +159,20 @@ def test_rounds_rotate_and_stop_in_time(monkeypatch):
         return run
 
     calls = {name: call(name) for name in "abc"}
-    times = measure.round_robin(calls, 10, 5.0, clock=lambda: now[0])
+    times = timing.round_robin(calls, 10, 5.0, clock=lambda: now[0])
     assert "".join(order) == "abcbcacab"  # three rounds at least, though they took nine seconds
     assert times == {name: [1.0] * 3 for name in "abc"}
 
 
 def test_a_hopeless_peer_has_one_round(monkeypatch):
-    monkeypatch.setattr(measure, "SETTLE_SECONDS", 0)
+    monkeypatch.setattr(timing, "SETTLE_SECONDS", 0)
     now = [0.0]
 
     def call(seconds):
         return lambda: now.__setitem__(0, now[0] + seconds)
 
     calls = {"fast": call(0.125), "slow": call(2.0), "hopeless": call(3.0)}
-    times = measure.round_robin(calls, 4, 1e9, clock=lambda: now[0])
+    times = timing.round_robin(calls, 4, 1e9, clock=lambda: now[0])
     assert {name: len(rounds) for name, rounds in times.items()} == {
         "fast": 4,
         "slow": 4,
@@ -185,7 +186,7 @@ def test_short_calls_are_repeated():
     def call():
         now[0] += next(durations)
 
-    assert measure.turn(call, clock=lambda: now[0]) == pytest.approx(0.002)
+    assert timing.turn(call, clock=lambda: now[0]) == pytest.approx(0.002)
     assert len(list(durations)) == 27 - 5  # 20 ms of calls as long as the first
 
 

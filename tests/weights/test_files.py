@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from jax_persistent import __main__ as command
+from jax_persistent import cli as command
 from jax_persistent import weights
 from jax_persistent.weights import safetensors
 from jax_persistent.weights.files import LAYOUTS
