@@ -24,7 +24,7 @@ from jax import Array
 from jax_persistent.cells import Cell
 from jax_persistent.cells.elman import ELMAN
 from jax_persistent.ops import functions, packing
-from jax_persistent.ops.validation import check_lengths, check_range
+from jax_persistent.ops.validation import check_flags, check_lengths, check_range
 from jax_persistent.problem import DTYPES, Arrays, PackedKernel
 
 _SIGMOIDS = (jax.nn.sigmoid, jax.lax.logistic)
@@ -94,13 +94,16 @@ class CallOptions:
     return_carry: bool
     mask_outputs: bool
     feature_axes: int  # behind those of batch and time; kernels take one
+    backend: str | None
 
     @classmethod
     def of(cls, rnn: Any, seq_lengths: Any, **overrides: bool | None) -> CallOptions:
         """A layer's options, except for those that the call gives."""
         given = {name: getattr(rnn, name) if o is None else o for name, o in overrides.items()}
         masked = rnn.mask_outputs and seq_lengths is not None
-        return cls(**given, mask_outputs=masked, feature_axes=rnn.cell.num_feature_axes)
+        check_flags(rnn.backend)
+        axes = rnn.cell.num_feature_axes
+        return cls(**given, mask_outputs=masked, feature_axes=axes, backend=rnn.backend)
 
     def batch_shape(self, inputs: Array) -> tuple[int, ...]:
         """The axes of `inputs` that are neither time nor features."""
@@ -192,6 +195,15 @@ def unpackable(cell: Any, reason: NoKernel) -> NotImplementedError:
     return NotImplementedError(
         f"pack: expected a cell with a kernel of its own; got {type(cell).__name__}: {reason}"
     )
+
+
+def never_native(reason: str) -> Callable[..., Any]:
+    """What runs a cell without a kernel of its own where flax's scan can't be ours."""
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError(f"backend='native': {reason}. Use backend=None or 'reference'")
+
+    return refuse
 
 
 def check_gated_cell(cell: Any) -> None:
@@ -380,7 +392,7 @@ def run_cell(
             Arrays(arrays | given | {"x": x}),
             directions="reverse" if reverse else "forward",
             time_major=options.time_major,
-            backend=None,
+            backend=options.backend,
         )
 
     if lengths is None or options.stops_at_lengths(inputs):
@@ -425,6 +437,7 @@ def run_both(
         forward.weights.cell == backward.weights.cell
         and forward.dtypes == backward.dtypes
         and types[0] == types[1]
+        and forward.options.backend == backward.options.backend
     )
     if not alike or not (
         seq_lengths is None or all(call.options.stops_at_lengths(inputs) for call in both)
@@ -437,7 +450,7 @@ def run_both(
         Arrays(jax.tree.map(lambda *each: jnp.stack(each), *arrays) | given),
         directions="both",
         time_major=forward.options.time_major,
-        backend=None,
+        backend=forward.options.backend,
     )
     carries = tuple(
         call.carry_of(inputs, [state[way] for state in final]) for way, call in enumerate(both)

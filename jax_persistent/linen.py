@@ -49,20 +49,29 @@ def _transforms_over(scan: Callable[..., Any]) -> Any:
     return Rehosted(transforms, lift=Rehosted(lift, axes_scan=axes))
 
 
-def _lifted() -> tuple[Any, Any]:
-    """flax's scan and its RNN's method, over ours; flax's own if this flax is made differently."""
+def _lifted() -> tuple[Any, dict[str | None, Any]]:
+    """flax's scan over ours, and its RNN's method for each word of `backend`.
+
+    flax's own if this flax is made differently.
+    """
     warn = partial(notices.warn, "jax_persistent.linen.RNN runs flax's own code")
+
+    def rnn(backend: str | None) -> Any:
+        of_layers = _transforms_over(functions.scan_that_tells(warn, backend))
+        return Rehosted(recurrent, transforms=of_layers).copied(_flax_rnn)
+
     try:
-        of_layers = _transforms_over(functions.scan_that_tells(warn))
-        rnn = Rehosted(recurrent, transforms=of_layers).copied(_flax_rnn)
-        return _transforms_over(functions.scan).scan, rnn
+        rnns = {None: rnn(None), "native": rnn("native"), "reference": _flax_rnn}
+        return _transforms_over(functions.scan).scan, rnns
     except AttributeError as error:
         what = "jax_persistent.linen.scan runs flax's own code"
-        notices.warn(what, f"this flax's scan is another: {error}")
-        return nn.scan, _flax_rnn
+        reason = f"this flax's scan is another: {error}"
+        notices.warn(what, reason)
+        native = flax_cells.never_native(reason)
+        return nn.scan, {None: _flax_rnn, "native": native, "reference": _flax_rnn}
 
 
-_scan, _rnn = _lifted()
+_scan, _rnns = _lifted()
 
 
 def scan(target: Any, *lifting: Any, **options: Any) -> Any:
@@ -123,9 +132,12 @@ class RNN(nn.RNN):
 
     Attributes:
       mask_outputs: return zeros past each row's length. flax has no such argument.
+      backend: None chooses; "native" is a kernel, of the cell or of `jax_persistent.scan`, or an
+        error saying why it can't be; "reference" is a plain `lax.scan`. Nor has flax this one.
     """
 
     mask_outputs: bool = False
+    backend: str | None = None
 
     def __call__(
         self,
@@ -160,7 +172,9 @@ class RNN(nn.RNN):
           outputs [*batch, T, H] (time-major as the inputs are), or (carry, outputs).
 
         Raises:
-          ValueError: resets, reset_carry or known lengths are wrong, or flax's own reasons.
+          ValueError: resets, reset_carry, known lengths or `backend` are wrong, or flax's own
+            reasons.
+          NotImplementedError: `backend="native"`, and there is no kernel for this call.
         """
         seq_lengths = read_lengths("seq_lengths", seq_lengths)
         options = CallOptions.of(
@@ -175,13 +189,14 @@ class RNN(nn.RNN):
         try:
             call = _kernel_call(self, inputs, initial_carry, init_key, seq_lengths, options)
         except NoKernel as error:
-            notices.inform("jax_persistent.linen.RNN is a jax_persistent.scan", str(error))
+            if self.backend != "reference":
+                notices.inform("jax_persistent.linen.RNN is a jax_persistent.scan", str(error))
         else:
             flax_cells.check_reset_carry(reset_carry, resets, call.carry)
             return flax_cells.run_cell(call, inputs, seq_lengths, resets, reset_carry)
         flax_cells.check_known_lengths(seq_lengths, inputs, options)
         scanned = partial(
-            _rnn,
+            _rnns[None if self.is_initializing() and self.backend == "native" else self.backend],
             self,
             init_key=init_key,
             time_major=options.time_major,
@@ -263,7 +278,8 @@ class Bidirectional(nn.Bidirectional):
     for each direction; under `jax.jit` a carry that nobody reads costs nothing.
 
     Two layers of one cell, width and dtype are one kernel call, which reads the inputs once; with
-    `seq_lengths` they are if both have `mask_outputs`. All others are two calls.
+    `seq_lengths` they are if both have `mask_outputs`. All others are two calls, such as layers of
+    which each has another `backend`.
     """
 
     def __call__(

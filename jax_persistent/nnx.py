@@ -38,25 +38,34 @@ def _scan_over(scan: Callable[..., Any]) -> Any:
     return Rehosted(iteration, jax=Rehosted(jax, lax=lax_with(scan))).scan
 
 
-def _lifted() -> tuple[Any, Any]:
-    """flax's scan and its RNN's method, over ours; flax's own if this flax is made differently."""
+def _lifted() -> tuple[Any, dict[str | None, Any]]:
+    """flax's scan over ours, and its RNN's method for each word of `backend`.
+
+    flax's own if this flax is made differently.
+    """
     flax_rnn: Any = nnx.RNN.__call__
     warn = partial(notices.warn, "jax_persistent.nnx.RNN runs flax's own code")
-    try:
-        of_layers = _scan_over(functions.scan_that_tells(warn))
+
+    def rnn(backend: str | None) -> Any:
+        of_layers = _scan_over(functions.scan_that_tells(warn, backend))
         names = {"scan": of_layers}
         if hasattr(nnx, "compat"):  # in newer releases the layer calls nnx.compat.scan
             legacy: Any = nnx.compat.scan
             names["compat"] = Rehosted(nnx.compat, scan=partial(of_layers, **legacy.keywords))
-        rnn = Rehosted(recurrent, nnx=Rehosted(nnx, **names)).copied(flax_rnn)
-        return _scan_over(functions.scan), rnn
+        return Rehosted(recurrent, nnx=Rehosted(nnx, **names)).copied(flax_rnn)
+
+    try:
+        rnns = {None: rnn(None), "native": rnn("native"), "reference": flax_rnn}
+        return _scan_over(functions.scan), rnns
     except AttributeError as error:
         what = "jax_persistent.nnx.scan runs flax's own code"
-        notices.warn(what, f"this flax's scan is another: {error}")
-        return nnx.scan, flax_rnn
+        reason = f"this flax's scan is another: {error}"
+        notices.warn(what, reason)
+        native = flax_cells.never_native(reason)
+        return nnx.scan, {None: flax_rnn, "native": native, "reference": flax_rnn}
 
 
-_scan, _rnn = _lifted()
+_scan, _rnns = _lifted()
 
 
 def scan(*function: Any, **options: Any) -> Any:
@@ -113,6 +122,8 @@ class RNN(nnx.RNN):
 
     Args:
       mask_outputs: return zeros past each row's length. flax has no such argument.
+      backend: None chooses; "native" is a kernel, of the cell or of `jax_persistent.scan`, or an
+        error saying why it can't be; "reference" is a plain `lax.scan`. Nor has flax this one.
     """
 
     def __init__(
@@ -128,6 +139,7 @@ class RNN(nnx.RNN):
         broadcast_rngs: filterlib.Filter = None,
         rngs: rnglib.Rngs | rnglib.RngStream | bool = True,
         mask_outputs: bool = False,
+        backend: str | None = None,
     ):
         super().__init__(
             cell,
@@ -141,6 +153,7 @@ class RNN(nnx.RNN):
             rngs=rngs,
         )
         self.mask_outputs = mask_outputs
+        self.backend = backend
 
     def __call__(
         self,
@@ -175,7 +188,9 @@ class RNN(nnx.RNN):
           outputs [*batch, T, H] (time-major as the inputs are), or (carry, outputs).
 
         Raises:
-          ValueError: resets, reset_carry or known lengths are wrong, or flax's own reasons.
+          ValueError: resets, reset_carry, known lengths or `backend` are wrong, or flax's own
+            reasons.
+          NotImplementedError: `backend="native"`, and there is no kernel for this call.
         """
         seq_lengths = read_lengths("seq_lengths", seq_lengths)
         options = CallOptions.of(
@@ -193,7 +208,8 @@ class RNN(nnx.RNN):
             carry = _initial_carry(self, inputs, carry, rngs, options)
             call = KernelCall.of(weights, inputs, carry, seq_lengths, options)
         except NoKernel as error:
-            notices.inform("jax_persistent.nnx.RNN is a jax_persistent.scan", str(error))
+            if self.backend != "reference":
+                notices.inform("jax_persistent.nnx.RNN is a jax_persistent.scan", str(error))
         else:
             flax_cells.check_reset_carry(reset_carry, resets, carry)
             return flax_cells.run_cell(call, inputs, seq_lengths, resets, reset_carry)
@@ -206,7 +222,8 @@ class RNN(nnx.RNN):
             "keep_order": options.keep_order,
         }
         if resets is None and reset_carry is None:
-            result = _rnn(self, inputs, initial_carry=carry, rngs=rngs, **flags)
+            run = _rnns[self.backend]
+            result = run(self, inputs, initial_carry=carry, rngs=rngs, **flags)
         else:
             carry = _initial_carry(self, inputs, carry, rngs, options)
             flax_cells.check_reset_carry(reset_carry, resets, carry)
@@ -253,7 +270,8 @@ def _with_resets(
         rngs=False,  # the carry is given
     )
     both = carry, reset_carry
-    result = _rnn(resetting, flax_cells.with_flags(inputs, resets), initial_carry=both, **flags)
+    run = _rnns[rnn.backend]
+    result = run(resetting, flax_cells.with_flags(inputs, resets), initial_carry=both, **flags)
     if not flags["return_carry"]:
         return result
     (carry, _), outputs = result
@@ -288,7 +306,8 @@ class Bidirectional(nnx.Bidirectional):
     each direction; under `jax.jit` a carry that nobody reads costs nothing.
 
     Two layers of one cell, width and dtype are one kernel call, which reads the inputs once; with
-    `seq_lengths` they are if both have `mask_outputs`. All others are two calls.
+    `seq_lengths` they are if both have `mask_outputs`. All others are two calls, such as layers of
+    which each has another `backend`.
     """
 
     def __call__(

@@ -82,7 +82,9 @@ def scan(
     return _run(f, init, xs, length, backend, _inform, how)
 
 
-def scan_that_tells(tell: Callable[[str], None]) -> Callable[..., tuple[Any, Any]]:
+def scan_that_tells(
+    tell: Callable[[str], None], backend: str | None = None
+) -> Callable[..., tuple[Any, Any]]:
     """`scan` with the arguments of `lax.scan`; `tell` gets the reason where it runs as one."""
 
     def scan(
@@ -95,7 +97,7 @@ def scan_that_tells(tell: Callable[[str], None]) -> Callable[..., tuple[Any, Any
         **how: Any,
     ) -> tuple[Any, Any]:
         how |= {"reverse": reverse, "unroll": unroll}
-        return _run(f, init, xs, length, None, tell, how)
+        return _run(f, init, xs, length, backend, tell, how)
 
     return scan
 
