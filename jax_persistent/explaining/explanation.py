@@ -76,8 +76,10 @@ class Explanation:
 
     @property
     def backend(self) -> str:
-        """ "native" if there are recurrences and each runs on a kernel; else "reference"."""
-        return "native" if self.recurrences and not self.as_scans else "reference"
+        """ "native" if all recurrences run on a kernel, "reference" if none does, else "mixed"."""
+        if not self.on_kernels:
+            return "reference"
+        return "mixed" if self.as_scans else "native"
 
     @property
     def reason(self) -> str:
@@ -87,9 +89,10 @@ class Explanation:
     def __str__(self) -> str:
         total, native = (sum(r.count for r in each) for each in (self.recurrences, self.on_kernels))
         if not total:
-            text = f"{self.device}: no recurrence in this call"
+            text = "no recurrence in this call"
         else:
-            text = f"{self.device}: {total} recurrence{'s' * (total > 1)}, {native} on a kernel"
+            text = f"{total} recurrence{'s' * (total > 1)}, {native} on a kernel"
+        text = f"{self.backend} on {self.device}: {text}"
         if self.devices > 1:
             text += (
                 f"\nThe arguments are on {self.devices} devices: each gets its part of groups and "

@@ -109,4 +109,5 @@ def product_call(
     shape = left.shape[left_transposed], right.shape[not right_transposed]
     run = jax.ffi.ffi_call(PRODUCT_TARGET, jax.ShapeDtypeStruct(shape, "float32"))
     transposed = {"left_transposed": left_transposed, "right_transposed": right_transposed}
-    return run(left, right, **{k: np.bool_(v) for k, v in transposed.items()})
+    with jax.named_scope(f"product {shape[0]} x {shape[1]}"):
+        return run(left, right, **{k: np.bool_(v) for k, v in transposed.items()})

@@ -45,7 +45,7 @@ def test_a_linen_layer_by_its_variables_or_a_key() -> None:
         assert (one.plan.backend, one.plan.workers) == ("native", 1)
         assert found.backend == "native"
     assert repr(found).startswith(
-        "cpu: 1 recurrence, 1 on a kernel\n\nlstm 6 forward: kernel. T = 5"
+        "native on cpu: 1 recurrence, 1 on a kernel\n\nlstm 6 forward: kernel. T = 5"
     )
     with pytest.raises(TypeError, match="variables, or a key to make some with"):
         jp.explain(rnn)
@@ -94,6 +94,7 @@ def test_a_function_under_grad_vmap_and_checkpoint() -> None:
         ("gru 6 tangent", False),
     ]
     assert "forward mode" in tangent.reason
+    assert tangent.backend == "mixed"
 
 
 def test_loops_and_repeats() -> None:
@@ -165,7 +166,7 @@ def test_a_function_that_looks_like_a_step_is_none() -> None:
 def test_a_call_without_recurrences_and_one_that_fails() -> None:
     found = jp.explain(jnp.sin, X)
     assert (found.recurrences, found.backend) == ((), "reference")
-    assert str(found) == "cpu: no recurrence in this call"
+    assert str(found) == "reference on cpu: no recurrence in this call"
     with pytest.raises(ValueError, match="recurrent_kernel") as error:
         jp.explain(lambda w, x: jp.gru(x, w, w), kernels(3)[0], X)
     assert any("it is no step of jp.scan either" in note for note in error.value.__notes__)
@@ -191,8 +192,8 @@ def test_a_mesh() -> None:
 def named(function: Callable[..., Any], *args: Any) -> list[str]:
     """The last scopes of the kernels' calls in a compiled program."""
     text = jax.jit(function).lower(*args).compile().as_text()
-    calls = [line for line in text.splitlines() if "jax_persistent." in line and "op_name" in line]
-    return [re.search(r'op_name="([^"]*)"', line)[1].split("/")[-2] for line in calls]  # type: ignore[index]
+    calls = re.findall(r'_target="jax_persistent\.(\w+)".*op_name="([^"]*)"', text)
+    return [name.split("/")[-2] for target, name in calls if target != "product"]
 
 
 def test_kernels_have_names_in_profiles() -> None:
