@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import jax
+
 from jax_persistent.backends.base import Plan
 
 
@@ -106,3 +108,7 @@ class Explanation:
         return "\n\n".join(parts)
 
     __repr__ = __str__
+
+
+def name_of(device: jax.Device | str) -> str:
+    return device if isinstance(device, str) else device.platform

@@ -96,7 +96,7 @@ def _planned(
     **how: Any,
 ) -> Plan:
     program = lowering.described_core(operands, step=step, flags=flags, **how)
-    found = backend.plan_program(program, device)
+    found = backend.plan_program(program, device) | {"name": step.label}
     if not found["runs"]:
         return Plan("reference", found["explanation"], details=found)
     text = f"{found['explanation']}. {step.program}"
