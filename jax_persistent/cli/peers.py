@@ -198,5 +198,8 @@ def found_here(shape: Shape, names: tuple[str, ...]) -> tuple[dict[str, Call], d
         elif name == "onnxruntime" and (shape.gradient or shape.dtype != "float32"):
             absent[name] = "runs float32, and no gradient"
         else:
-            calls[name] = make(shape, arrays)
+            try:
+                calls[name] = make(shape, arrays)
+            except ImportError as error:  # it is there, and something that it needs is not
+                absent[name] = f"can't be imported: {error}"
     return calls, absent

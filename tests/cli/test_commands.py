@@ -160,6 +160,18 @@ def test_a_cell_of_the_library_is_timed(run: Run, monkeypatch: pytest.MonkeyPatc
     assert "flax: has no SLSTM" in text
 
 
+def test_a_peer_that_does_not_load_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(shape: Any, arrays: Any) -> Any:
+        raise ImportError("libcudnn.so.9: cannot open shared object file")
+
+    monkeypatch.setitem(peers._PEERS, "pytorch", (broken, ()))
+    shape = peers.Shape("gru", 5, 3, 4, 6, "float32", gradient=True)
+    calls, absent = peers.found_here(shape, ("pytorch", "onnxruntime"))
+    assert calls == {}
+    assert absent["pytorch"].startswith("can't be imported: libcudnn.so.9")
+    assert "onnxruntime" in absent
+
+
 def test_who_computes_something_else_is_not_timed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
