@@ -6,6 +6,7 @@ Legend: T time steps, I input features, H hidden units.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,12 +20,11 @@ from jax_persistent.programs.functions import scan
 try:
     import equinox as eqx
 except ImportError as error:
-    raise ImportError(
-        "jax_persistent.equinox needs Equinox; install it with "
-        f"pip install 'jax-persistent[equinox]': {error}"
-    ) from error
+    raise notices.missing("equinox", "Equinox", error) from error
 
 __all__ = ["RNN"]
+
+_KERNELS: dict[type, Callable[..., Any]] = {eqx.nn.LSTMCell: lstm, eqx.nn.GRUCell: gru}
 
 
 class RNN(eqx.Module):
@@ -53,7 +53,7 @@ class RNN(eqx.Module):
         *,
         lengths: Any = None,
         resets: Any = None,
-        key: Array | None = None,
+        key: Any = None,
     ) -> tuple[Array, Any]:
         """Runs the cell over a sequence.
 
@@ -74,23 +74,33 @@ class RNN(eqx.Module):
           ValueError: there is no state for a cell whose state is unknown, or more than one
             sequence; those of `jax_persistent.lstm` and `scan` for lengths and resets.
         """
-        del key
-        cell, of_equinox = self.cell, type(self.cell) in (eqx.nn.LSTMCell, eqx.nn.GRUCell)
+        cell, run = self.cell, _KERNELS.get(type(self.cell))
+        if state is None and run is None:
+            raise ValueError(
+                f"state: expected the first state of a {type(cell).__name__}; got None. Only "
+                "LSTMCell and GRUCell of Equinox start from zeros by themselves"
+            )
         if state is None:
-            if not of_equinox:
-                raise ValueError(
-                    f"state: expected the first state of a {type(cell).__name__}; got None. Only "
-                    "LSTMCell and GRUCell of Equinox start from zeros by themselves"
-                )
-            zeros = jnp.zeros(cell.hidden_size, cell.weight_hh.dtype)
-            state = (zeros, zeros) if type(cell) is eqx.nn.LSTMCell else zeros
-        if of_equinox and jnp.ndim(xs) != 2:
+            h = jnp.zeros(cell.hidden_size, cell.weight_hh.dtype)
+            state = h if run is gru else (h, h)
+        if run and jnp.ndim(xs) != 2:
             raise ValueError(
                 f"xs: expected one sequence [T, I]; got shape {jnp.shape(xs)}. Use jax.vmap for "
                 "several"
             )
-        if of_equinox and _is_of_one_dtype(xs, state, cell):
-            return self._on_a_kernel(xs, state, lengths, resets)
+        how: dict[str, Any] = {"lengths": lengths, "resets": resets}
+        dtypes = {jnp.result_type(array) for array in jax.tree.leaves((xs, state, cell))}
+        plain = run and all(map(eqx.is_array, (cell.weight_ih, cell.weight_hh)))
+        if run and plain and len(dtypes) == 1:
+            # One sequence is a batch of 1, which vmap's axis is folded into.
+            x, start, how = jax.tree.map(lambda a: jnp.asarray(a)[None], (xs, state, how))
+            if run is gru and cell.bias_n is not None:  # the n gate alone has a second one
+                how["recurrent_bias"] = jnp.pad(cell.bias_n, (2 * cell.hidden_size, 0))
+            how["initial_state"] = start if run is gru else tuple(start)
+            W, R = cell.weight_ih.T, cell.weight_hh.T
+            return jax.tree.map(
+                lambda a: a[0], run(x, W, R, cell.bias, reverse=self.reverse, **how)
+            )
         reason = f"{type(cell).__name__} is none of Equinox's, or its arrays differ in dtype"
         notices.inform("jax_persistent.equinox runs a jax_persistent.scan", reason)
 
@@ -98,28 +108,5 @@ class RNN(eqx.Module):
             after = cell(x, state)
             return after, jax.tree.leaves(after)[0]
 
-        how = {"reverse": self.reverse, "lengths": lengths, "resets": resets}
-        final, ys = scan(step, state, xs, **how)
+        final, ys = scan(step, state, xs, reverse=self.reverse, **how)
         return ys, final
-
-    def _on_a_kernel(self, xs: Any, state: Any, lengths: Any, resets: Any) -> tuple[Array, Any]:
-        cell = self.cell
-        # One sequence is a batch of 1, which vmap's axis is folded into.
-        one: Any = lambda a: None if a is None else jnp.asarray(a)[None]  # noqa: E731
-        state = jax.tree.map(one, state)
-        x, W, R, bias = one(xs), cell.weight_ih.T, cell.weight_hh.T, cell.bias
-        how: Any = {"reverse": self.reverse, "lengths": one(lengths), "resets": one(resets)}
-        ys: Array
-        final: Any
-        if type(cell) is eqx.nn.LSTMCell:
-            ys, final = lstm(x, W, R, bias, tuple(state), **how)
-        else:
-            of_n = cell.bias_n  # the n gate alone has a second one
-            other = None if of_n is None else jnp.pad(of_n, (2 * cell.hidden_size, 0))
-            ys, final = gru(x, W, R, bias, other, state, **how)
-        return ys[0], jax.tree.map(lambda a: a[0], final)
-
-
-def _is_of_one_dtype(xs: Any, state: Any, cell: Any) -> bool:
-    plain = all(eqx.is_array(weight) for weight in (cell.weight_ih, cell.weight_hh))
-    return plain and len({jnp.result_type(a) for a in jax.tree.leaves((xs, state, cell))}) == 1

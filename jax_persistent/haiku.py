@@ -26,10 +26,7 @@ try:
     import haiku as hk
     from haiku._src import base, module, recurrent, stateful
 except ImportError as error:
-    raise ImportError(
-        "jax_persistent.haiku needs Haiku; install it with "
-        f"pip install 'jax-persistent[haiku]': {error}"
-    ) from error
+    raise notices.missing("haiku", "Haiku", error) from error
 
 __all__ = ["dynamic_unroll", "static_unroll"]
 
@@ -99,35 +96,21 @@ _scan_of_calls, _own_static_unroll = _scanned(), hk.static_unroll
 
 def _on_a_kernel(core: Any, xs: Any, state: Any, time_major: bool, reverse: bool) -> Any:
     """(outputs, final state), or _NoKernel."""
-    resets = None
+    how: dict[str, Any] = {"time_major": time_major, "reverse": reverse}
     if type(core) is hk.ResetCore and isinstance(xs, tuple) and len(xs) == 2:
-        core, (xs, resets) = core.core, xs
+        core, (xs, how["resets"]) = core.core, xs
     if type(core) not in _KERNELS:
         names = ", ".join(known.__name__ for known in _KERNELS)
         raise _NoKernel(f"{type(core).__name__} has no kernel; {names} have, without subclasses")
     if base.param_getter_stack or module.interceptor_stack:
         raise _NoKernel("custom getters and interceptors, as of mixed precision, want every call")
-    arrays = jax.tree.leaves((xs, state))
-    shapes = [jnp.shape(a) for a in arrays]
-    steps = shapes[0][: 2 if len(shapes[0]) == 3 else 0]
-    rows = (steps[::-1] if not time_major else steps)[1:]
-    if (
-        arrays[0] is not xs
-        or not rows
-        or 0 in shapes[0]
-        or any(s != (*rows, core.hidden_size) for s in shapes[1:])
-    ):
-        raise _NoKernel(
-            "a kernel takes one array [T, B, I] with a step and a row, and states [B, H]"
-        )
-    if resets is not None and (jnp.shape(resets), jnp.result_type(resets)) != (steps, jnp.bool_):
-        raise _NoKernel("a kernel takes one bool [T, B] as should_reset")
-    x, state = jax.tree.map(jnp.asarray, (xs, state))
-    weights = _parameters(core, x[0] if time_major else x[:, 0], state)
-    if len({a.dtype for a in (x, *jax.tree.leaves(state), *weights.values())}) > 1:
-        raise _NoKernel("a kernel takes inputs, states and parameters of one dtype")
-    how = {"resets": resets, "time_major": time_major, "reverse": reverse}
-    return _KERNELS[type(core)](weights, x, state, core.hidden_size, **how)
+    if not hasattr(xs, "shape") or len(xs.shape) != 3 or 0 in xs.shape:
+        raise _NoKernel("a kernel takes one array [T, B, I] with a step and a row")
+    weights = _parameters(core, xs[0] if time_major else xs[:, 0], state)
+    try:
+        return _KERNELS[type(core)](weights, jnp.asarray(xs), state, core.hidden_size, **how)
+    except ValueError as error:  # of shapes and dtypes that a core may be able to take
+        raise _NoKernel(str(error)) from error
 
 
 def _parameters(core: Any, x: Array, state: Any) -> dict[str, Array]:

@@ -15,9 +15,8 @@ from importlib import import_module
 from typing import Any
 
 import jax.numpy as jnp
-from jax import Array
 
-from jax_persistent import notices
+from jax_persistent import masks, notices
 from jax_persistent.functions import elman, gru, lstm
 from jax_persistent.programs.functions import scan_that_tells
 from jax_persistent.rehosted import Rehosted, lax_with
@@ -30,14 +29,17 @@ try:
     backend_rnn = import_module("keras.src.backend.jax.rnn")
     layer_rnn = import_module("keras.src.layers.rnn.rnn")
 except ImportError as error:
-    raise ImportError(
-        "jax_persistent.keras needs Keras 3 and its JAX backend; install them with "
-        f"pip install 'jax-persistent[keras]', and set KERAS_BACKEND=jax: {error}"
-    ) from error
+    needs = "Keras 3 and its JAX backend, KERAS_BACKEND=jax,"
+    raise notices.missing("keras", needs, error) from error
 
 __all__ = ["install", "uninstall"]
 
 _OWN: dict[Any, Callable[..., Any]] = {}  # what `install` has replaced
+_KERNELS: dict[Any, Callable[..., Any]] = {
+    layers.LSTMCell: lstm,
+    layers.GRUCell: gru,
+    layers.SimpleRNNCell: elman,
+}
 _ELMAN = {activations.tanh: "tanh", activations.relu: "relu"}
 
 
@@ -61,11 +63,9 @@ def install() -> None:
             f"jax_persistent.keras: expected Keras on JAX; it runs on {backend.backend()!r}. Set "
             "KERAS_BACKEND=jax in the environment before Keras is imported"
         )
-    replaced: tuple[Any, ...] = (layers.RNN, layers.LSTM, layers.GRU)
-    for layer in replaced:
-        if layer not in _OWN:
-            _OWN[layer] = layer.inner_loop
-            layer.inner_loop = _persistent(layer.inner_loop)
+    for layer in {layers.RNN, layers.LSTM, layers.GRU} - _OWN.keys():
+        _OWN[layer] = layer.inner_loop
+        layer.inner_loop = _persistent(layer.inner_loop)
 
 
 def uninstall() -> None:
@@ -122,12 +122,8 @@ def _why_no_kernel(layer: Any, sequences: Any, mask: Any, training: bool) -> str
         names = ", ".join(known.__name__ for known in _KERNELS)
         return f"{type(cell).__name__} has no kernel; {names} have, without subclasses"
     gates = getattr(cell, "recurrent_activation", activations.sigmoid)
-    known = _ELMAN if type(cell) is layers.SimpleRNNCell else (activations.tanh,)
-    if (
-        gates is not activations.sigmoid
-        or cell.activation not in known
-        or not getattr(cell, "reset_after", True)
-    ):
+    known = cell.activation in (_ELMAN if _KERNELS[type(cell)] is elman else [activations.tanh])
+    if gates is not activations.sigmoid or not known or not getattr(cell, "reset_after", True):
         return f"{type(cell).__name__}: its activations, or reset_after=False, have no kernel"
     of_gates = getattr(cell, "implementation", 2) == 1
     if training and (cell.recurrent_dropout or cell.dropout == 1 or (cell.dropout and of_gates)):
@@ -136,74 +132,35 @@ def _why_no_kernel(layer: Any, sequences: Any, mask: Any, training: bool) -> str
         return "the layer and its cell compute in two dtypes"
     if tree.is_nested(sequences) or len(sequences.shape) != 3 or 0 in sequences.shape[1:]:
         return "a kernel takes one array [B, T, I] with at least one step"
-    if mask is not None and tuple(mask.shape) not in (
-        sequences.shape[:2],
-        (*sequences.shape[:2], 1),
-    ):
-        return "a kernel takes a mask [B, T]"
-    return ""
+    steps = tuple(sequences.shape[:2])
+    fits = mask is None or tuple(mask.shape) in (steps, (*steps, 1))
+    return "" if fits else "a kernel takes a mask [B, T]"
 
 
 def _on_a_kernel(layer: Any, sequences: Any, states: Any, mask: Any, training: bool) -> Any:
-    cell = layer.cell
+    cell, back = layer.cell, bool(layer.go_backwards)
     array = partial(ops.convert_to_tensor, dtype=cell.compute_dtype)
-    x, states = array(sequences), [array(state) for state in states]
+    x, states = array(sequences), tuple(map(array, states))
     if training and cell.dropout:
         x = x * cell.get_dropout_mask(sequences[:, 0, :])[:, None]
     lengths = None
     if mask is not None:
         mask = jnp.asarray(mask, bool).reshape(x.shape[:2])
-        lengths = mask.sum(axis=1, dtype=jnp.int32)
-        first = jnp.argsort(~mask, axis=1, stable=True)
-        x = jnp.take_along_axis(x, first[:, :, None], axis=1)
+        x, lengths = masks.valid_first(x, mask)
+    run, how = _KERNELS[type(cell)], dict[str, Any](lengths=lengths, reverse=back)
+    how["initial_state"] = states if run is lstm else states[0]
     weights = [
         None if w is None else array(w) for w in (cell.kernel, cell.recurrent_kernel, cell.bias)
     ]
-    how = {"lengths": lengths, "reverse": bool(layer.go_backwards)}
-    y, final = _KERNELS[type(cell)](cell, x, *weights, states, **how)
+    if run is gru:
+        weights = [w if w is None else reordered(w, "zrn", "rzn") for w in weights]
+        weights[2:] = (None, None) if weights[2] is None else weights[2]
+    if run is elman:
+        how["activation"] = _ELMAN[cell.activation]
+    y, final = run(x, *weights, **how)
     if mask is not None:
-        y = _at_its_steps(y, mask, lengths, states[0], layer)
-    if layer.go_backwards:
+        zeros = bool(layer.zero_output_for_mask)
+        y = masks.at_their_steps(y, mask, states[0], reverse=back, zeros=zeros)
+    if back:
         y = jnp.flip(y, axis=1)
-    return y[:, -1], y, final
-
-
-def _at_its_steps(y: Array, mask: Array, lengths: Any, start: Array, layer: Any) -> Array:
-    """Outputs of the valid steps, which come first in y [B, T, H], where those steps are.
-
-    A masked step gives the state before it, or zeros.
-    """
-    # A run backwards has met the valid steps behind a masked one, and not those before it.
-    at = jnp.cumsum(mask, axis=1) - (mask if layer.go_backwards else 1)
-    none_before = (at < 0) | (at >= lengths[:, None])
-    y = jnp.take_along_axis(y, jnp.clip(at, 0, y.shape[1] - 1)[:, :, None], axis=1)
-    y = jnp.where(none_before[:, :, None], start[:, None], y)
-    return jnp.where(mask[:, :, None], y, 0) if layer.zero_output_for_mask else y
-
-
-def _lstm(
-    cell: Any, x: Any, kernel: Any, recurrent: Any, bias: Any, states: Any, **how: Any
-) -> Any:
-    y, final = lstm(x, kernel, recurrent, bias, tuple(states), **how)
-    return y, list(final)
-
-
-def _gru(cell: Any, x: Any, kernel: Any, recurrent: Any, bias: Any, states: Any, **how: Any) -> Any:
-    kernel, recurrent = (reordered(w, "zrn", "rzn") for w in (kernel, recurrent))
-    bias, other = (None, None) if bias is None else reordered(bias, "zrn", "rzn")
-    y, h = gru(x, kernel, recurrent, bias, other, states[0], **how)
-    return y, [h]
-
-
-def _elman(
-    cell: Any, x: Any, kernel: Any, recurrent: Any, bias: Any, states: Any, **how: Any
-) -> Any:
-    y, h = elman(x, kernel, recurrent, bias, states[0], activation=_ELMAN[cell.activation], **how)
-    return y, [h]
-
-
-_KERNELS: dict[Any, Callable[..., Any]] = {
-    layers.LSTMCell: _lstm,
-    layers.GRUCell: _gru,
-    layers.SimpleRNNCell: _elman,
-}
+    return y[:, -1], y, tree.flatten(final)

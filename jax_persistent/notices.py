@@ -45,6 +45,14 @@ def heard() -> Iterator[list[str]]:
         _LISTENERS[:] = [each for each in _LISTENERS if each is not said]
 
 
+def missing(extra: str, needs: str, error: ImportError) -> ImportError:
+    """What an adapter raises without its framework: how to install it."""
+    return ImportError(
+        f"jax_persistent.{extra} needs {needs}; install it with pip install "
+        f"'jax-persistent[{extra}]': {error}"
+    )
+
+
 def _say(level: int, what: str, reason: str) -> None:
     for said in _LISTENERS:
         if (message := f"{what}: {reason}") not in said:

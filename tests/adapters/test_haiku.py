@@ -186,8 +186,8 @@ def test_calls_without_a_kernel(loaded: Any, caplog: pytest.LogCaptureFixture) -
     jax.eval_shape(unrolled(hk, adapter, Case("DeepRNN", "", static=True)).init, KEY, X)
     first, second, third = caplog.messages
     assert first.startswith("jax_persistent.haiku runs a jax_persistent.scan: ")
-    assert "one array [T, B, I] with a step and a row, and states [B, H]" in first
-    assert "inputs, states and parameters of one dtype" in second
+    assert "one array [T, B, I] with a step and a row" in first
+    assert "input_kernel: expected float32, the dtype of x; got bfloat16" in second
     assert third.startswith("jax_persistent.haiku runs Haiku's own static_unroll: DeepRNN has no")
 
 
