@@ -13,6 +13,7 @@ from jax_persistent.ops.packing import pack
 from jax_persistent.ops.plan import plan
 from jax_persistent.problem import PackedKernel
 from jax_persistent.programs.functions import scan
+from jax_persistent.streaming import Stream, stream
 
 __all__ = [
     "CInterface",
@@ -20,6 +21,7 @@ __all__ = [
     "PackedKernel",
     "Plan",
     "Recurrence",
+    "Stream",
     "c_interface",
     "elman",
     "explain",
@@ -28,6 +30,7 @@ __all__ = [
     "pack",
     "plan",
     "scan",
+    "stream",
 ]
 __version__ = "0.1.0"
 

@@ -23,14 +23,22 @@ PYTHON_LAYERS = (
     ("cli",),
     ("equinox", "haiku", "keras", "linen", "nnx", "pipeline"),
     ("",),
-    ("c_library", "explaining", "flax_cells", "functions", "linen_cells", "nnx_cells"),
+    (
+        "c_library",
+        "explaining",
+        "flax_cells",
+        "functions",
+        "linen_cells",
+        "nnx_cells",
+        "streaming",
+    ),
     ("programs",),
     ("ops",),
     ("backends",),
     ("ffi",),
     ("problem",),
     ("cells",),
-    ("compat", "notices", "rehosted", "weights", "_native"),
+    ("compat", "masks", "notices", "rehosted", "weights", "_native"),
 )
 # The same for includes: folders, and single sources beside them.
 NATIVE_LAYERS = (

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -39,6 +40,16 @@ def add_run_options(
         "--overwrite", action="store_true", help="replace an earlier run in --output"
     )
     add_flags(parser, presets)
+
+
+def until_interrupted(run: Callable[[], None]) -> Callable[[], None]:
+    """The same for what a user ends by Ctrl-C, which is no accident then."""
+
+    def interruptible() -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            run()
+
+    return interruptible
 
 
 def execute(begin: Callable[[], Callable[[], None]]) -> int:

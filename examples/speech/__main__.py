@@ -27,13 +27,21 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         nargs="+",
         help="only transcribe sound files, with the model trained in --output",
     )
+    parser.add_argument(
+        "--live",
+        action="store_true",
+        help="only transcribe sound from standard input as it comes, with the model in --output: "
+        "16-bit samples of one channel, raw or a WAV stream",
+    )
     command.add_options(parser, PRESETS, Path("runs/speech"))
     return parser.parse_args(arguments)
 
 
 def settings_from(options: argparse.Namespace) -> Settings:
     """The preset with the flags that were given; a resumed run's settings can't change."""
-    return from_flags(options, PRESETS, earlier=bool(options.resume or options.transcribe))
+    return from_flags(
+        options, PRESETS, earlier=options.resume or options.live or bool(options.transcribe)
+    )
 
 
 def begin(options: argparse.Namespace) -> Callable[[], None]:
@@ -41,6 +49,8 @@ def begin(options: argparse.Namespace) -> Callable[[], None]:
     if options.transcribe:
         heard = run.transcribe_files(options.transcribe, settings, options.output)
         return partial(print, *heard, sep="\n")
+    if options.live:
+        return command.until_interrupted(run.transcribe_live(settings, options.output))
     hosts.join(options)
     mesh = hosts.make_mesh(settings.batch, options.devices)
     kept = {"resume": options.resume, "overwrite": options.overwrite}

@@ -5,9 +5,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from io import BufferedReader
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 from jax.sharding import Mesh
@@ -19,7 +22,7 @@ from examples.common.metrics import read_metrics
 from examples.common.output import check_free, make_ready
 from examples.common.plots import plot_loss
 from examples.common.step import TrainStep, fresh_state
-from examples.speech import corpus, report, sources
+from examples.speech import corpus, live, report, sources
 from examples.speech.corpus import Utterance, spectrogram
 from examples.speech.prepare import Prepared, make_task, prepare
 from examples.speech.recognize import recognize
@@ -107,11 +110,26 @@ def transcribe_files(paths: Sequence[Path], settings: Settings, output: Path) ->
         for path in paths
     ]
     longest = max(len(each.features) for each in heard)
+    widths = (*(width for width in settings.widths if width < longest), longest)
+    found = recognize(_trained(settings, output), config, heard, widths, settings.beam)
+    return [each.beam for each in found]
+
+
+def transcribe_live(settings: Settings, output: Path) -> Callable[[], None]:
+    """Makes the model trained in `output` ready -> what transcribes the sound of standard input."""
+    rate = sources.SOURCES[settings.corpus].rate
+    listener = live.Listener(_trained(settings, output), model_config(settings), rate)
+    print(f"Ready for sound, {rate} samples of 16 bits a second", file=sys.stderr)
+    sound = live.opened(cast(BufferedReader, sys.stdin.buffer), rate)
+    return partial(live.transcribe, sound, listener, partial(print, end="", flush=True))
+
+
+def _trained(settings: Settings, output: Path) -> Any:
+    """The parameters of the last checkpoint."""
+    config = model_config(settings)
     with open_checkpoints(output) as checkpoints:
         state, _ = restore(checkpoints, jax.eval_shape(lambda: initial_state(config, settings)))
-    widths = (*(width for width in settings.widths if width < longest), longest)
-    found = recognize(state.params, config, heard, widths, settings.beam)
-    return [each.beam for each in found]
+    return state.params
 
 
 def _samples(path: Path, rate: int) -> Any:

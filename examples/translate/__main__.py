@@ -29,13 +29,20 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         nargs="+",
         help="only translate, with the model trained in --output",
     )
+    parser.add_argument(
+        "--live",
+        action="store_true",
+        help="only translate lines of standard input as they come, with the model in --output",
+    )
     command.add_options(parser, PRESETS, Path("runs/translate"))
     return parser.parse_args(arguments)
 
 
 def settings_from(options: argparse.Namespace) -> Settings:
     """The preset with the flags that were given; a resumed run's settings can't change."""
-    return from_flags(options, PRESETS, earlier=bool(options.resume or options.translate))
+    return from_flags(
+        options, PRESETS, earlier=options.resume or options.live or bool(options.translate)
+    )
 
 
 def begin(options: argparse.Namespace) -> Callable[[], None]:
@@ -43,6 +50,8 @@ def begin(options: argparse.Namespace) -> Callable[[], None]:
     if options.translate:
         found = run.translate_texts(options.translate, settings, options.output)
         return partial(print, *found, sep="\n")
+    if options.live:
+        return command.until_interrupted(run.translate_live(settings, options.output))
     hosts.join(options)
     mesh = hosts.make_mesh(settings.batch, options.devices)
     kept = {"resume": options.resume, "overwrite": options.overwrite}

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from examples.common.step import TrainStep, fresh_state
 from examples.translate import corpus, report
 from examples.translate.batches import Example, collate, width
 from examples.translate.decode import translate
-from examples.translate.model import Translator
+from examples.translate.live import Decoder, translate_lines
+from examples.translate.model import ModelConfig, Translator
 from examples.translate.prepare import (
     TOKENIZERS,
     Prepared,
@@ -169,12 +171,9 @@ def draw_attention(
 
 def translate_texts(texts: Sequence[str], settings: Settings, output: Path) -> list[str]:
     """Translations by the model trained in `output`."""
-    english, chinese = (Tokenizer((output / name).read_bytes()) for name in TOKENIZERS)
-    config = model_config(settings, english, chinese)
-    with open_checkpoints(output) as checkpoints:
-        state, _ = restore(checkpoints, jax.eval_shape(lambda: initial_state(config, settings)))
+    params, config, english, chinese = _trained(settings, output)
     found = translate(
-        state.params,
+        params,
         config,
         english.encode(texts),
         widths=settings.widths,
@@ -182,3 +181,21 @@ def translate_texts(texts: Sequence[str], settings: Settings, output: Path) -> l
         beam=settings.beam,
     )
     return [chinese.decode(pieces) for pieces in found]
+
+
+def translate_live(settings: Settings, output: Path) -> Callable[[], None]:
+    """Makes the model trained in `output` ready -> what translates the lines of standard input."""
+    params, config, english, chinese = _trained(settings, output)
+    decoder = Decoder(params, config, settings.widths[-1])
+    print("Ready for sentences, one a line", file=sys.stderr)
+    show = partial(print, end="", flush=True)
+    how = (english.encode, chinese.decode, show)
+    return partial(translate_lines, sys.stdin, decoder, *how)
+
+
+def _trained(settings: Settings, output: Path) -> tuple[Any, ModelConfig, Tokenizer, Tokenizer]:
+    english, chinese = (Tokenizer((output / name).read_bytes()) for name in TOKENIZERS)
+    config = model_config(settings, english, chinese)
+    with open_checkpoints(output) as checkpoints:
+        state, _ = restore(checkpoints, jax.eval_shape(lambda: initial_state(config, settings)))
+    return state.params, config, english, chinese

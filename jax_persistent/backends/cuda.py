@@ -82,7 +82,8 @@ class CudaBackend(Backend):
 
 def _recurrence_of(problem: Problem) -> Problem:
     """What is left of a problem for the kernel: the products with the inputs are XLA's."""
-    parts = set(problem.parts) & {"recurrent_bias", "lengths", "resets", "reset_state", "residuals"}
+    kept = {"recurrent_bias", "lengths", "resets", "reset_state", "chunked", "residuals"}
+    parts = set(problem.parts) & kept
     if problem.pass_ == "forward":
         return problem.having("forward", parts | {"input_gates"})
     gates = {"d_gates", "d_recurrent_gates"} if problem.cell.reset_after else {"d_gates"}

@@ -130,8 +130,9 @@ def forward(problem: Problem, arrays: Arrays) -> Arrays:
 
     initial = tuple(s.astype(wide) for s in arrays.initial_state)
     final, (outputs, residuals) = _scan(problem, arrays, step, initial, input_gates)
+    kept = wide if problem.has_wide_states else dtype
     return Arrays(
-        outputs=outputs, final_state=tuple(s.astype(dtype) for s in final), residuals=residuals
+        outputs=outputs, final_state=tuple(s.astype(kept) for s in final), residuals=residuals
     )
 
 

@@ -22,7 +22,13 @@ _LETTERS |= {"p": "P", "j": "I", "k": "H", "w": "W"}  # of packed kernels
 
 
 def run(
-    cell: Cell, arrays: Arrays, *, directions: str, time_major: bool, backend: str | None
+    cell: Cell,
+    arrays: Arrays,
+    *,
+    directions: str,
+    time_major: bool,
+    backend: str | None,
+    chunked: bool = False,
 ) -> tuple[Array, tuple[Array, ...]]:
     """The recurrence of a cell on arrays that are known to be valid.
 
@@ -34,6 +40,8 @@ def run(
         that there are. With both directions all but x and lengths have an axis D of two, first.
       directions: "forward", "reverse" or "both".
       time_major, backend: as for `lstm`.
+      chunked: these are steps of a longer sequence. What is computed does not depend then on where
+        it is cut, to the bit; states of 16-bit dtypes come and go in float32.
 
     Returns:
       (outputs, final states); with both directions [B, T, D, H] and [D, B, H].
@@ -49,6 +57,8 @@ def run(
     packed = {n: k for n, k in kernels.items() if isinstance(k, PackedKernel)}
     arrays = Arrays(arrays | {name: kernel.panels for name, kernel in packed.items()})
     parts = {"inputs", *(name for name in _OPTIONAL if name in arrays)}
+    if chunked:
+        parts.add("chunked")
     problem = Problem(
         "forward",
         cell,

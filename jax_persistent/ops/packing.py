@@ -79,7 +79,7 @@ def pack_kernel(cell: Cell, name: str, kernel: Any) -> PackedKernel:
             f"{name}: expected [K, {gates}*H] for cell {cell.name!r}; got shape {kernel.shape}. "
             "Use jax.vmap over further axes"
         )
-    if kernel.dtype.name not in _DTYPES:
+    if not is_packable(kernel.dtype):
         raise ValueError(
             f"{name}: expected dtype {' or '.join(_DTYPES)}, for which a CPU has kernels; got "
             f"{kernel.dtype.name}"
@@ -88,6 +88,11 @@ def pack_kernel(cell: Cell, name: str, kernel: Any) -> PackedKernel:
     lanes = native_module().facts("cpu")["lanes"]
     (panels,) = pack_p.bind(kernel[None], gates=gates, lanes=lanes)
     return PackedKernel(panels[0], gates, rows, columns // gates, lanes)
+
+
+def is_packable(dtype: Any) -> bool:
+    """Whether a CPU has kernels for it."""
+    return jnp.dtype(dtype).name in _DTYPES
 
 
 def check_constant(moves: bool) -> None:

@@ -149,9 +149,18 @@ def _forward_jvp(
     of_tangent = problem.having("tangent", _differentiated(problem, d) | kept)
     operands = arrays | results | {f"d_{name}": tangent for name, tangent in d.items()}
     flat = list(map(_instantiate, of_tangent.flat(operands)))
+    if problem.has_wide_states:  # of which only the values are wide
+        flat = _in_types(of_tangent, of_tangent.operands(), flat)
     d_results = of_tangent.named_results(_bind(tangent_p, of_tangent, flat))
     of_results = {name.removeprefix("d_"): tangent for name, tangent in d_results.items()}
-    return problem.flat_results(results), problem.flat_results(of_results)
+    d_flat = _in_types(problem, problem.results(), problem.flat_results(of_results))
+    return problem.flat_results(results), d_flat
+
+
+def _in_types(problem: Problem, leaves: Sequence[Leaf], flat: Sequence[Array]) -> list[Array]:
+    """The arrays in the dtypes that a problem has for them."""
+    dtypes = [jnp.dtype(problem.dtype_of(leaf)) for leaf in leaves]
+    return [a if a.dtype == d else a.astype(d) for a, d in zip(flat, dtypes, strict=True)]
 
 
 def _jvp_of_packed(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from jax_persistent.problem.problem import Problem
 
 OPERANDS, RESULTS = "OPERAND", "RESULT"
-ALWAYS, ELEMENT = "always", "element"
+ALWAYS, ELEMENT, STATE = "always", "element", "state"
 
 _ROW = re.compile(
     r"^JP_(OPERAND|RESULT)\((\w+), (\w+), (\w+), (ONE|PER_STATE), \"([^\"]+)\", (\w+)\)", re.M
@@ -29,7 +29,7 @@ class Leaf(NamedTuple):
     """One array of a table; of a per-state entry, one state's."""
 
     name: str
-    type: str  # "element", or a dtype's name
+    type: str  # "element", "state", or a dtype's name
     per_state: bool
     batch_major: tuple[str, ...]  # dimensions
     time_major: tuple[str, ...]
@@ -37,8 +37,8 @@ class Leaf(NamedTuple):
 
     @property
     def is_element(self) -> bool:
-        """Whether it has the problem's dtype, and can be differentiated."""
-        return self.type == ELEMENT
+        """Whether it has the problem's dtype, as a state may not, and can be differentiated."""
+        return self.type in (ELEMENT, STATE)
 
     @property
     def is_weight(self) -> bool:

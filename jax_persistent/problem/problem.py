@@ -65,6 +65,11 @@ class Problem:
     def has(self, part: str) -> bool:
         return part == operands.ALWAYS or part in self.parts
 
+    @property
+    def has_wide_states(self) -> bool:
+        """Whether states come and go in float32, as which kernels keep them."""
+        return self.has("chunked") and self.dtype in ("bfloat16", "float16")
+
     def having(self, pass_: str, parts: Collection[str]) -> Problem:
         """Another pass of the same recurrence, with these parts."""
         return replace(self, pass_=pass_, parts=operands.in_order(parts))
@@ -134,6 +139,8 @@ class Problem:
         return tuple(map(self.size, self.dims_of(leaf)))
 
     def dtype_of(self, leaf: Leaf) -> str:
+        if leaf.type == operands.STATE and self.has_wide_states:
+            return "float32"
         return self.dtype if leaf.is_element else leaf.type
 
     def arrays(self, flat: Sequence[Any]) -> Arrays:

@@ -159,14 +159,17 @@ jp_status jp_plan_array(const jp_plan* plan, size_t index, jp_array_info* info) 
                                   "; got " + std::to_string(index));
     }
     const jp::ArrayType& array = arrays[index];
+    const jp::Problem& problem = plan->problem;
+    const bool is_state = array.type == jp::OperandType::kState;
+    const jp::DType element = is_state ? problem.StateDType() : problem.dtype;
     known = {known.struct_size,
              array.name.c_str(),
              index >= plan->operands,
-             jp::c::DTypeOf(array.type, plan->problem.dtype),
+             jp::c::DTypeOf(array.type, element),
              static_cast<int32_t>(array.sizes.size()),
              0,
              {},
-             jp::c::BytesOf(array, plan->problem.dtype)};
+             jp::c::BytesOf(array, element)};
     std::copy(array.sizes.begin(), array.sizes.end(), known.sizes);
     std::memcpy(info, &known, sizeof known);
   });

@@ -135,7 +135,10 @@ enum {
   JP_PART_D_BIAS = 1 << 10,            // with D_WEIGHTS
   JP_PART_D_RECURRENT_BIAS = 1 << 11,  // with D_WEIGHTS; gru
   JP_PART_D_GATES = 1 << 12,  // those of x W + b at every step, of which the others are sums
-  JP_PART_D_RECURRENT_GATES = 1 << 13  // gru, whose D_GATES come with these
+  JP_PART_D_RECURRENT_GATES = 1 << 13,  // gru, whose D_GATES come with these
+  // Forward: steps of a longer sequence, with results that on a CPU do not depend on where it is
+  // cut. The states of a 16-bit dtype are float32 then.
+  JP_PART_CHUNKED = 1 << 14
 };
 
 // A recurrence without its arrays. The letters are those of the arrays' shapes below.

@@ -34,6 +34,7 @@ constexpr NamedPart kParts[] = {{Part::inputs, JP_PART_INPUTS},
                                 {Part::lengths, JP_PART_LENGTHS},
                                 {Part::resets, JP_PART_RESETS},
                                 {Part::reset_state, JP_PART_RESET_STATE},
+                                {Part::chunked, JP_PART_CHUNKED},
                                 {Part::residuals, JP_PART_RESIDUALS},
                                 {Part::d_x, JP_PART_D_X},
                                 {Part::d_weights, JP_PART_D_WEIGHTS},
@@ -43,7 +44,7 @@ constexpr NamedPart kParts[] = {{Part::inputs, JP_PART_INPUTS},
                                 {Part::d_recurrent_gates, JP_PART_D_RECURRENT_GATES}};
 static_assert(std::size(kParts) == static_cast<size_t>(Part::always), "a flag for each part");
 
-// Of the parts that are given, those that have an array in a pass.
+// Of the parts that are given, those of a pass: that have an array in it, or say how it is run.
 template <class Arrays>
 uint32_t PartsOf(uint32_t flags) {
   Problem parts;
@@ -62,7 +63,10 @@ uint32_t PartsOf(uint32_t flags, Pass pass) {
   if (unknown != 0) {
     Fail("parts: expected JP_PART_* flags; got " + std::to_string(unknown) + " besides");
   }
-  return pass == Pass::kForward ? PartsOf<Forward>(flags) : PartsOf<Backward>(flags);
+  if (pass == Pass::kBackward) return PartsOf<Backward>(flags);
+  Problem forward{.parts = PartsOf<Forward>(flags)};
+  if ((flags & JP_PART_CHUNKED) != 0) forward.Add(Part::chunked);
+  return forward.parts;
 }
 
 const CellTraits& CellOf(const char* name) {
@@ -175,6 +179,7 @@ void CheckAlignment(const void* address, size_t alignment, const char* name) {
 
 #define JP_PART(part)
 #define JP_ALIGN_element JP_ALIGNMENT
+#define JP_ALIGN_state JP_ALIGNMENT
 #define JP_ALIGN_int32 alignof(int32_t)
 #define JP_ALIGN_bool alignof(bool)
 #define JP_TAKE(name, type, part) \
@@ -205,6 +210,7 @@ Backward ArraysOf(const Problem& problem, const jp_backward_arrays& given) {
 
 #undef JP_PART
 #undef JP_ALIGN_element
+#undef JP_ALIGN_state
 #undef JP_ALIGN_int32
 #undef JP_ALIGN_bool
 #undef JP_TAKE

@@ -224,7 +224,7 @@ struct BackwardKernel {
                   [&](auto lanes) { Update(row, unit, Load(products + u * kLanes), lanes); });
       }
     };
-    slice.ForBlocks(step, in, space.row, rows, batch == 1, passing, prefetch, update);
+    slice.ForBlocks(step, in, space.row, rows, batch == 1, false, passing, prefetch, update);
   }
 
   // One step of a vector of units of a row; dh is the product's share of its gradient.
@@ -305,7 +305,7 @@ struct BackwardKernel {
         }
       }
     };
-    slice.ForBlocks(step, Exchange(step, 0), space.row, rows, batch == 1, passing, prefetch,
+    slice.ForBlocks(step, Exchange(step, 0), space.row, rows, batch == 1, false, passing, prefetch,
                     update);
   }
 

@@ -73,14 +73,25 @@ struct ForwardKernel {
     for (int64_t b = rows.first; b < rows.last; ++b) {
       const bool reset = times.IsReset(b, times.Time(0));
       for (int s = 0; s < Cell::kStates; ++s) {
-        const T* from = at.State(static_cast<const T*>(space.arrays.initial_state[s]), b);
-        if (reset && problem.has(Part::reset_state)) from = ResetState(s, b);
+        const void* const initial = space.arrays.initial_state[s];
         float* const to = s == 0 ? H(0, b) : PrivateState(s, b);
-        for (int64_t unit = slice.first * kLanes; unit < slice.last * kLanes; unit += kLanes) {
-          const bool zero = reset && !problem.has(Part::reset_state);
-          Store(to + unit, zero ? Vec{} : LoadPart(from + unit, Lanes(hidden, unit)));
+        if (reset) {  // where nothing is given, `zeros` are not there yet
+          CopyState(problem.has(Part::reset_state) ? ResetState(s, b) : nullptr, to);
+        } else if (problem.HasWideStates()) {
+          CopyState(at.State(static_cast<const float*>(initial), b), to);
+        } else {
+          CopyState(at.State(static_cast<const T*>(initial), b), to);
         }
       }
+    }
+  }
+
+  // The units of the slice of a row's state, widened; zeros if it is null.
+  template <class From>
+  void CopyState(const From* from, float* to) const {
+    for (int64_t unit = slice.first * kLanes; unit < slice.last * kLanes; unit += kLanes) {
+      const bool zero = from == nullptr;
+      Store(to + unit, zero ? Vec{} : LoadPart(from + unit, Lanes(hidden, unit)));
     }
   }
 
@@ -106,7 +117,8 @@ struct ForwardKernel {
       return at.Input(static_cast<const T*>(space.arrays.x), rows.first + r % count,
                       times.Time(begin + r / count));
     };
-    const bool single_row = steps * batch == 1;
+    // Of a chunk, the sums of a row are those that it has among others.
+    const bool single_row = steps * batch == 1 && !problem.has(Part::chunked);
     ForRows<T>(space, worker, steps * count, problem.inputs, row,
                [&](int64_t first, int64_t here, RowPointers in) {
                  inputs.MultiplyAll(in, here, single_row, {bias, 0},
@@ -122,9 +134,10 @@ struct ForwardKernel {
     float* next_h;
     float* private_state[Cell::kStates];  // from 1 on
     T* output;
-    T* residuals;                   // null if not wanted
-    T* final_state[Cell::kStates];  // null before the last step
-    const T* recurrent_bias;        // zeros if there is none; null in cells that do not read it
+    T* residuals;                            // null if not wanted
+    T* final_state[Cell::kStates];           // null before the last step
+    float* wide_final_state[Cell::kStates];  // in its place where it is wide
+    const T* recurrent_bias;  // zeros if there is none; null in cells that do not read it
     int64_t first_unit, hidden;
     bool runs;
 
@@ -147,7 +160,11 @@ struct ForwardKernel {
           at.Sequence(static_cast<T*>(arrays.residuals), b, t, Cell::kResiduals * hidden);
     }
     for (int s = 0; s < Cell::kStates && step + 1 == problem.steps; ++s) {
-      row.final_state[s] = at.State(static_cast<T*>(arrays.final_state[s]), b);
+      if (problem.HasWideStates()) {
+        row.wide_final_state[s] = at.State(static_cast<float*>(arrays.final_state[s]), b);
+      } else {
+        row.final_state[s] = at.State(static_cast<T*>(arrays.final_state[s]), b);
+      }
     }
     if constexpr (Cell::kResetAfter) {
       const T* given = at.Group(static_cast<const T*>(arrays.recurrent_bias), columns);
@@ -186,7 +203,8 @@ struct ForwardKernel {
       }
       if (times.IsReset(b, times.Time(step + 1))) HandOverResetState(row, b, first, units);
     };
-    slice.ForBlocks(step, H(step, 0), space.row, rows, batch == 1, passing, prefetch, update);
+    slice.ForBlocks(step, H(step, 0), space.row, rows, batch == 1, problem.has(Part::chunked),
+                    passing, prefetch, update);
   }
 
   // One step of a vector of units of a row.
@@ -232,6 +250,9 @@ struct ForwardKernel {
     if constexpr (!Lanes::kAll) row.next_h[row.hidden] = 0.0f;
     for (int s = 0; s < Cell::kStates; ++s) {
       if (row.final_state[s] != nullptr) lanes.Store(row.final_state[s] + unit, state[s]);
+      if (row.wide_final_state[s] != nullptr) {
+        lanes.Store(row.wide_final_state[s] + unit, state[s]);
+      }
     }
   }
 

@@ -188,14 +188,17 @@ struct Slice {
   // null, the products are zero. For each block of units and each row, calls prefetch(row, vector
   // of units, number of them) before the products, and update(row, vector of units, number,
   // products), which may change them, afterwards. Every other step goes through the weights
-  // backwards: of weights that a cache can't hold, the ones read last are there.
+  // backwards: of weights that a cache can't hold, the ones read last are there. With `same_sums`
+  // only the blocks and panels, so that each step adds up its products in one order.
   //
   // Weights that are not packed once, for kChunkRows rows at most, are multiplied as a whole,
   // and the products go to `passing`.
   template <class Prefetch, class Update>
   void ForBlocks(int64_t step, const float* in, int64_t stride, BatchRows of, bool single_row,
-                 float* passing, const Prefetch& prefetch, const Update& update) const {
-    const Traversal traversal = step % 2 == 0 ? Traversal::kForwards : Traversal::kBackwards;
+                 bool same_sums, float* passing, const Prefetch& prefetch,
+                 const Update& update) const {
+    const bool ahead = step % 2 == 0;
+    const Traversal traversal = ahead || same_sums ? Traversal::kForwards : Traversal::kBackwards;
     if (!plan.PackedOnce() && in != nullptr) {
       return ForAll(traversal, in, stride, of, single_row, passing, update);
     }
@@ -227,7 +230,7 @@ struct Slice {
           }
           if (in == nullptr) continue;
           const int64_t here = turn(p, count), at = first_panel + here;
-          const T* next = Streamed(traversal == Traversal::kForwards ? at + 1 : at - 1);
+          const T* next = Streamed(ahead ? at + 1 : at - 1);
           Multiply(plan.panel_vectors, VectorsFrom(at), row, rows, single_row, 0, plan.k, Panel(at),
                    next, traversal, {}, products + here * PanelWidth(), width);
         }

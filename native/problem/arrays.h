@@ -11,8 +11,9 @@
 
 namespace jp {
 
-// Types of operands.def as C++ has them; `element` is float or a 16-bit type, by Problem::dtype.
+// Types of operands.def as C++ has them; `element` and `state` are float or a 16-bit type.
 #define JP_TYPE_element void
+#define JP_TYPE_state void
 #define JP_TYPE_int32 int32_t
 #define JP_TYPE_bool bool
 #define JP_COUNT_ONE
@@ -48,6 +49,7 @@ struct Backward {
 };
 
 #undef JP_TYPE_element
+#undef JP_TYPE_state
 #undef JP_TYPE_int32
 #undef JP_TYPE_bool
 #undef JP_COUNT_ONE

@@ -12,7 +12,7 @@
 
 namespace jp {
 
-enum class OperandType { kElement, kInt32, kBool };
+enum class OperandType { kElement, kState, kInt32, kBool };
 
 struct Operand {
   const char* name;
@@ -30,6 +30,7 @@ template <class Arrays, class F>
 constexpr void ForEachOperand(Arrays& arrays, const F& f) {
   constexpr bool kIsForward = std::is_same_v<std::remove_const_t<Arrays>, Forward>;
 #define JP_TYPE_element OperandType::kElement
+#define JP_TYPE_state OperandType::kState
 #define JP_TYPE_int32 OperandType::kInt32
 #define JP_TYPE_bool OperandType::kBool
 #define JP_COUNT_ONE false
@@ -57,6 +58,7 @@ constexpr void ForEachOperand(Arrays& arrays, const F& f) {
 #undef JP_VISIT_backward
   }
 #undef JP_TYPE_element
+#undef JP_TYPE_state
 #undef JP_TYPE_int32
 #undef JP_TYPE_bool
 #undef JP_COUNT_ONE

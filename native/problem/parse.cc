@@ -139,7 +139,8 @@ std::string InvalidParts(const Problem& p) {
     if (p.has(Part::d_recurrent_gates) != d_recurrent) {
       return std::string("parts: expected ") + (d_recurrent ? "" : "no ") + "d_recurrent_gates";
     }
-    rules.insert(rules.end(), {{Part::d_bias, p.has(Part::d_weights), "d_weights"},
+    rules.insert(rules.end(), {{Part::chunked, false, "a forward pass"},
+                               {Part::d_bias, p.has(Part::d_weights), "d_weights"},
                                {Part::d_recurrent_bias, p.has(Part::d_weights) && reset_after,
                                 "d_weights and a cell that resets after"}});
   }

@@ -54,6 +54,8 @@ struct Problem {
   JP_HOST_DEVICE constexpr bool has(Part part) const {
     return part == Part::always || (parts >> static_cast<uint32_t>(part) & 1) != 0;
   }
+  constexpr bool HasWideStates() const { return has(Part::chunked) && ByteWidth(dtype) == 2; }
+  constexpr DType StateDType() const { return HasWideStates() ? DType::kFloat32 : dtype; }
   constexpr Problem& Add(Part part) {
     parts |= uint32_t{1} << static_cast<uint32_t>(part);
     return *this;

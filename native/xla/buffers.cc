@@ -23,10 +23,10 @@ std::optional<xffi::AnyBuffer> BufferAt(const xffi::RemainingRets& results, size
   return buffer.has_value() ? std::optional(**buffer) : std::nullopt;
 }
 
-xffi::DataType TypeOf(OperandType type, DType element) {
+xffi::DataType TypeOf(OperandType type, const Problem& problem) {
   if (type == OperandType::kInt32) return xffi::S32;
   if (type == OperandType::kBool) return xffi::PRED;
-  switch (element) {
+  switch (type == OperandType::kState ? problem.StateDType() : problem.dtype) {
     case DType::kFloat32: return xffi::F32;
     case DType::kBfloat16: return xffi::BF16;
     case DType::kFloat16: return xffi::F16;
@@ -118,7 +118,7 @@ BufferTypes::BufferTypes(const Problem& problem, std::optional<int64_t> workspac
   const ArrayTypes types = ArrayTypesOf(problem);
   const auto copy = [&](const std::vector<ArrayType>& from, std::vector<BufferType>& to) {
     for (const ArrayType& array : from) {
-      to.push_back({array.name, TypeOf(array.type, problem.dtype), array.sizes, false});
+      to.push_back({array.name, TypeOf(array.type, problem), array.sizes, false});
     }
   };
   copy(types.operands, operands_);

@@ -34,6 +34,7 @@ void AllowMemory(const DeviceRun& run, const Arrays& arrays) {
     const ArrayType& type =
         operand.is_result ? types.results[results++] : types.operands[operands++];
     uint64_t bytes = type.type == OperandType::kElement ? ByteWidth(problem.dtype)
+                     : type.type == OperandType::kState ? ByteWidth(problem.StateDType())
                      : type.type == OperandType::kInt32 ? 4
                                                         : 1;
     for (const int64_t size : type.sizes) bytes *= static_cast<uint64_t>(size);

@@ -457,6 +457,8 @@ void TestRefusals() {
   Problem wide = Forward("lstm", kBf16, 512);
   wide.dtype = jp::DType::kFloat64;
   CheckRefused(wide, h100, any, "no cuda kernel for float64; there is one for float32");
+  Problem chunk = Forward("lstm", kBf16, 512);
+  CheckRefused(chunk.Add(Part::chunked), h100, any, "no states in float32 (chunked) of 16 bits");
   Problem gru = Make(Pass::kBackward, Cell("gru"), kBf16, {512});
   gru.parts = 0;
   CheckRefused(gru.Add(Part::d_gates), h100, any, "(d_recurrent_gates)");

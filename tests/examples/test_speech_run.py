@@ -11,6 +11,7 @@ import io
 import json
 import random
 import shutil
+from types import SimpleNamespace
 
 import jax
 import matplotlib.image
@@ -22,7 +23,7 @@ from examples.common import hosts, speed
 from examples.common.checkpoints import open_checkpoints, restore
 from examples.common.metrics import read_metrics
 from examples.common.speed import Speed
-from examples.speech import corpus, sources
+from examples.speech import corpus, live, score, sources
 from examples.speech.__main__ import main
 from examples.speech.batches import collate
 from examples.speech.corpus import Utterance
@@ -179,6 +180,45 @@ def test_files_that_can_not_be_transcribed(trained, tmp_path, capsys):
     assert "fast.wav: expected one channel of 8000 samples a second" in capsys.readouterr().err
 
 
+def _stdin(sound: bytes) -> SimpleNamespace:
+    return SimpleNamespace(buffer=io.BufferedReader(io.BytesIO(sound)))
+
+
+def test_transcribes_sound_as_it_comes(trained, capsys, monkeypatch):
+    """Several pieces long, as a WAV stream and raw; and however its samples are cut."""
+    said = "hagebcdfacadebeadhadcagehead"
+    file = io.BytesIO()
+    soundfile.write(file, _speak(said), RATE, format="WAV", subtype="PCM_16")
+    samples, _ = soundfile.read(io.BytesIO(file.getvalue()), dtype="int16")
+    for sound in (file.getvalue(), samples.tobytes()):
+        monkeypatch.setattr("sys.stdin", _stdin(sound))
+        assert _main(trained, "--live") == 0
+        text = capsys.readouterr().out
+        assert text.endswith("\n")
+        assert score.error_rate([text.strip()], [said]) < 0.1
+    settings = Settings.load(trained / "settings.json")
+    listener = live.Listener(_final(trained)[0].params, model_config(settings), RATE)
+    ends = np.sort(np.random.default_rng(2).integers(0, len(samples), 40))
+    told = [listener.hear(part) for part in np.split(samples * np.float32(1 / 32768), ends)]
+    assert "".join([*told, listener.end()]) == text.strip()
+    assert sum(map(bool, told)) >= 2  # before the end
+
+
+def test_sound_that_can_not_be_transcribed(trained, capsys, monkeypatch):
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros((50, 2)), RATE, format="WAV", subtype="PCM_16")
+    for sound, says in (
+        (
+            file.getvalue(),
+            "expected one channel of 8000 samples of 16 bits a second, got 2 of 8000",
+        ),
+        (b"RIFF and the rest", "standard input: not a WAV stream that can be read"),
+    ):
+        monkeypatch.setattr("sys.stdin", _stdin(sound))
+        assert _main(trained, "--live") == 1
+        assert says in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -189,6 +229,7 @@ def test_files_that_can_not_be_transcribed(trained, tmp_path, capsys):
         (["--max-seconds", "0.05"], "expected utterances of at most 5 frames, got none"),
         (["--resume"], "no run to go on from"),
         (["--transcribe", "a.wav"], "no run to go on from"),
+        (["--live"], "no run to go on from"),
         (["--devices", "3"], "batch: expected a multiple of the 3 devices in use, got 16"),
     ],
 )

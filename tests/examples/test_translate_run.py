@@ -18,6 +18,8 @@ from examples.common.download import DownloadError
 from examples.common.metrics import read_metrics
 from examples.translate import report
 from examples.translate.__main__ import main
+from examples.translate.decode import translate
+from examples.translate.live import grown
 from examples.translate.prepare import TOKENIZERS, model_config
 from examples.translate.settings import PRESETS, Settings
 from examples.translate.step import initial_state
@@ -128,6 +130,36 @@ def test_translates_texts(folder, trained, capsys):
     ]
 
 
+def test_translates_lines_as_they_come(folder, trained, capsys, monkeypatch):
+    """Each line is answered before the next is read, by the search's translation with one beam."""
+    asked = ["bal den fip\n", "\n", "GOS Kun by dal bal den fip\n"]
+    answered = []
+
+    def lines():
+        for line in asked:
+            yield line
+            answered.append(capsys.readouterr().out)
+
+    monkeypatch.setattr("sys.stdin", lines())
+    assert _main(folder, trained, "--live") == 0
+    assert answered[1] == "\n"
+    assert answered[0] == "".join(WORDS[word] for word in ("fip", "den", "bal")) + "\n"
+    state, _ = _final(trained)
+    settings = Settings.load(trained / "settings.json")
+    english, chinese = (Tokenizer((trained / name).read_bytes()) for name in TOKENIZERS)
+    config = model_config(settings, english, chinese)
+    how = {"widths": settings.widths, "batch": 2, "beam": 1}
+    found = translate(state.params, config, english.encode(asked[::2]), **how)
+    assert answered[::2] == [chinese.decode(pieces) + "\n" for pieces in found]
+
+
+def test_a_letter_is_shown_when_it_is_whole():
+    spelt = {1: b"a", 2: b"\xe7", 3: b"\x8c", 4: b"\xab"}
+    decode = lambda pieces: b"".join(spelt[p] for p in pieces).decode(errors="replace")  # noqa: E731
+    assert list(grown([1, 2, 3, 4, 1], decode)) == ["a", "猫", "a", ""]
+    assert list(grown([1, 2], decode)) == ["a", "\N{REPLACEMENT CHARACTER}"]
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -139,6 +171,7 @@ def test_translates_texts(folder, trained, capsys):
         (["--dtype", "float16"], "dtype: expected float32 or bfloat16, got float16"),
         (["--resume"], "no run to go on from"),
         (["--translate", "a dog"], "no run to go on from"),
+        (["--live"], "no run to go on from"),
         (["--vocabulary", "20"], "--vocabulary: 20 subwords do not suit this text"),
         (["--devices", "9"], "--devices: expected 1 to 8, which a host has, got 9"),
         (

@@ -86,6 +86,7 @@ void TestWhatIsWrong() {
     CheckFails(Pass::kBackward, "parts", parts, says);
   };
   backward("d_x", "parts: expected residuals of cell 'lstm'");
+  backward("chunked residuals", "parts: chunked needs a forward pass");
   backward("residuals d_bias", "parts: d_bias needs d_weights");
   backward("residuals d_gates d_recurrent_gates", "parts: expected no d_recurrent_gates");
   backward("residuals d_weights d_recurrent_bias", "parts: d_recurrent_bias needs");

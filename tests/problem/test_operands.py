@@ -39,6 +39,9 @@ def test_shapes_and_dtypes_follow_from_the_problem() -> None:
     assert turned.shape_of(turned.operands()[0]) == (2, 5, 3, 4)
     dtypes = [PROBLEM.dtype_of(leaf) for leaf in PROBLEM.operands()]
     assert dtypes == ["bfloat16", "bfloat16", "bfloat16", "int32", "bfloat16", "bfloat16"]
+    of_a_chunk = PROBLEM.having("forward", {"inputs", "chunked"})
+    dtypes = [of_a_chunk.dtype_of(leaf) for leaf in of_a_chunk.operands()]
+    assert dtypes == ["bfloat16", "bfloat16", "bfloat16", "float32", "float32"]
 
 
 def test_an_optional_operand_is_none_by_name_and_not_in_the_list() -> None:
