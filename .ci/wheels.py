@@ -13,17 +13,17 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import shutil
 import subprocess
 import sys
-import time
 import tomllib
 import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "build" / "wheels"
-TOOLS, HEADERS, PLAIN = WORK / "tools", WORK / "xla", WORK / "unchecked"
+TOOLS, HEADERS = WORK / "tools", WORK / "xla"
 # jaxlib's wheels are for this glibc, or later ones.
 GLIBC = "2.27"
 MACHINES = ("x86_64", "aarch64")
@@ -35,10 +35,11 @@ def run(*command: str | Path, **variables: str) -> str:
     path = os.pathsep.join((str(TOOLS / "bin"), os.environ["PATH"]))
     environment = os.environ | {"PYTHONPATH": str(TOOLS), "PATH": path} | variables
     done = subprocess.run(
-        list(map(str, command)), cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+        list(map(str, command)), cwd=ROOT, env=environment, capture_output=True, text=True
     )
     if done.returncode:
-        sys.exit(f"{' '.join(map(str, command))}\n{done.stdout}failed with {done.returncode}")
+        said = f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}"
+        sys.exit(f"{said}failed with {done.returncode}")
     return done.stdout
 
 
@@ -73,32 +74,39 @@ def version_of(python: str) -> tuple[int, int]:
     return int(major), int(minor)
 
 
+def processor_time() -> float:
+    """Of what this has started, in seconds."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def build(python: str, machine: str, output: Path) -> None:
     major, minor = version_of(python)
-    began, folder = time.perf_counter(), WORK / f"cp{major}{minor}-{machine}"
+    began, folder = processor_time(), WORK / f"cp{major}{minor}-{machine}"
     settings = {
         "build-dir": str(folder),
         "cmake.define.JAX_PERSISTENT_XLA_INCLUDE": str(HEADERS / "jaxlib" / "include"),
     }
-    shutil.rmtree(PLAIN, ignore_errors=True)
+    unchecked = folder / "wheel"
+    shutil.rmtree(unchecked, ignore_errors=True)
     run(
         python,
         "-c",
         BUILD.format("wheel"),
-        repr((str(PLAIN), settings)),
+        repr((str(unchecked), settings)),
         CXX=f"{TOOLS}/ziglang/zig c++ -target {machine}-linux-gnu.{GLIBC}",
         # Of the machine that it is for.
         _PYTHON_HOST_PLATFORM=f"linux-{machine}",
         SETUPTOOLS_EXT_SUFFIX=f".cpython-{major}{minor}-{machine}-linux-gnu.so",
     )
-    (wheel,) = PLAIN.glob("*.whl")
+    (wheel,) = unchecked.glob("*.whl")
     tag = f"manylinux_{GLIBC.replace('.', '_')}_{machine}"
     # Fails where the wheel needs a later glibc, or a library that not every system has.
     run(
         sys.executable, "-m", "auditwheel", "repair", "--plat", tag, "--only-plat",
         "--wheel-dir", output, wheel,
     )  # fmt: skip
-    print(f"{wheel.name}: {tag}, {time.perf_counter() - began:.0f} s", flush=True)
+    print(f"{wheel.name}: {tag}, {processor_time() - began:.0f} s of one core", flush=True)
 
 
 def main() -> None:
@@ -111,7 +119,7 @@ def main() -> None:
     options = parser.parse_args()
     fetch()
     options.output.mkdir(parents=True, exist_ok=True)
-    print(run(sys.executable, "-c", BUILD.format("sdist"), repr((str(options.output),))), end="")
+    run(sys.executable, "-c", BUILD.format("sdist"), repr((str(options.output),)))
     builders: dict[bool, str] = {}
     for python in filter(shutil.which, options.python):
         if version_of(python) >= (3, 11):
