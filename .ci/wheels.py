@@ -100,13 +100,15 @@ def build(python: str, machine: str, output: Path) -> None:
         SETUPTOOLS_EXT_SUFFIX=f".cpython-{major}{minor}-{machine}-linux-gnu.so",
     )
     (wheel,) = unchecked.glob("*.whl")
-    tag = f"manylinux_{GLIBC.replace('.', '_')}_{machine}"
-    # Fails where the wheel needs a later glibc, or a library that not every system has.
-    run(
-        sys.executable, "-m", "auditwheel", "repair", "--plat", tag, "--only-plat",
-        "--wheel-dir", output, wheel,
-    )  # fmt: skip
-    print(f"{wheel.name}: {tag}, {processor_time() - began:.0f} s of one core", flush=True)
+    # Names the oldest glibc that does, and fails where a library is needed that systems may lack.
+    checked = folder / "checked"
+    shutil.rmtree(checked, ignore_errors=True)
+    repair = ("auditwheel", "repair", "--plat", "auto", "--only-plat", "--wheel-dir", checked)
+    run(sys.executable, "-m", *repair, wheel)
+    (wheel,) = checked.glob("*manylinux_*.whl")
+    shutil.copy(wheel, output)
+    used = processor_time() - began
+    print(f"{wheel.name}: {used:.0f} s of one core", flush=True)
 
 
 def main() -> None:
