@@ -25,9 +25,9 @@ from jax.sharding import PartitionSpec
 
 from jax_persistent.jax_private import (
     config,
-    core,
     features,
     has,
+    insert_varying,
     lacking,
     mlir,
     report,
@@ -54,7 +54,7 @@ def match_varying_axes(*arrays: Array) -> tuple[Array, ...]:
 
     `jax.shard_map` with `check_vma=True` asks this of a primitive's operands.
     """
-    return tuple(core.auto_insert_reshard(*arrays)) if has("varying") else arrays
+    return tuple(insert_varying()(*arrays)) if has("varying") else arrays
 
 
 def result_aval(like: Any, shape: tuple[int, ...], dtype: Any) -> Any:

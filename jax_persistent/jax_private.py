@@ -82,6 +82,12 @@ def _need(module: Any, *names: str) -> None:
         getattr(module, name)
 
 
+def insert_varying() -> Callable[..., Any]:
+    """What gives arrays the varying mesh axes of all of them; jax 0.10.0 has its old name."""
+    old: Callable[..., Any] | None = getattr(core, "standard_insert_pvary", None)
+    return getattr(core, "auto_insert_reshard", None) or old or core.auto_insert_reshard
+
+
 def _probe_splitting() -> None:
     _need(xla_client, "HloSharding", "OpSharding", "register_custom_call_partitioner")
     _need(xla_bridge, "register_plugin_callbacks")
@@ -119,7 +125,7 @@ _FEATURES = {
     "varying": Feature(
         "check_vma of jax.shard_map",
         "pass check_vma=False to jax.shard_map",
-        lambda: _need(core, "auto_insert_reshard"),
+        insert_varying,
     ),
     "unread": Feature(
         "leaving out results that nobody reads",
