@@ -7,6 +7,9 @@
 # make docs    the book, from docs/, in build/book; part of lint
 # make native-test-neon   the CPU kernels for AArch64, in an emulator; part of native-test where
 #                         there are a cross compiler and qemu
+# make wheels  the sdist and manylinux wheels for x86-64 and AArch64 in dist/, without a container;
+#              PYTHONS names one Python 3.11 and one later one
+# make test-wheels  tries them in fresh environments, with the oldest and the newest jax
 # make format  puts the sources in the style that `make lint` asks for
 #
 # PYTHON=python3.12 picks the interpreter of a new .venv, JAX=0.10.0 its jax instead of the newest one,
@@ -127,6 +130,13 @@ native-test-%: .venv/requirements
 	  -DJAX_PERSISTENT_SANITIZE=$(sanitizers) $(toolchain)
 	@$(bin)/cmake --build build/native/$* --target native_tests -j $(JOBS) -- --quiet
 	@UBSAN_OPTIONS=print_stacktrace=1 $(bin)/ctest --test-dir build/native/$* --output-on-failure
+
+PYTHONS ?= python3.11 python3.12 python3.13 python3.14
+.PHONY: wheels test-wheels
+wheels: .venv/bin/python
+	$(bin)/python .ci/wheels.py --output dist $(PYTHONS)
+test-wheels:
+	$(bin)/python .ci/test_wheels.py dist $(PYTHONS)
 
 # What the Python tests take for a GPU.
 .PHONY: software-gpu

@@ -2,6 +2,7 @@
 """Persistent recurrent networks for JAX: the recurrent weights stay on the chip."""
 
 import contextlib
+from importlib.metadata import version
 
 from jax_persistent.backends.base import Plan
 from jax_persistent.c_library import CInterface, c_interface
@@ -32,7 +33,7 @@ __all__ = [
     "scan",
     "stream",
 ]
-__version__ = "0.1.0"
+__version__ = version("jax-persistent")  # pyproject.toml has it
 
 # Programs that jax.export serialised elsewhere find the kernels once this package is imported. A
 # module that can't be loaded is reported by whatever needs it first.

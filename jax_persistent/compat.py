@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one file that knows versions: what differs between jax releases, or is not public in them."""
+"""The one file that knows versions: what differs between jax releases, or is not public in them.
+
+What is private in them is probed by `jax_private`; here is what is made of it.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +10,34 @@ import importlib.util
 import io
 import re
 from collections.abc import Callable, Sequence
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax import Array
-from jax._src import (
+from jax.extend.core import Primitive
+from jax.interpreters import partial_eval
+from jax.sharding import PartitionSpec
+
+from jax_persistent.jax_private import (
     config,
-    core,
-    custom_partitioning_sharding_rule,
-    dispatch,
-    sharding_impls,
+    features,
+    has,
+    insert_varying,
+    lacking,
+    mlir,
+    report,
+    sharding_rules,
     source_info_util,
     xla_bridge,
+    xla_client,
 )
-from jax._src.interpreters import mlir
-from jax._src.lib import xla_client
-from jax.extend.core import Primitive
-from jax.sharding import PartitionSpec
+
+__all__ = ["features", "has", "lacking", "report"]  # for others, besides what is here
 
 
 def nvrtc_files() -> list[str]:
@@ -43,7 +54,7 @@ def match_varying_axes(*arrays: Array) -> tuple[Array, ...]:
 
     `jax.shard_map` with `check_vma=True` asks this of a primitive's operands.
     """
-    return tuple(core.auto_insert_reshard(*arrays))
+    return tuple(insert_varying()(*arrays)) if has("varying") else arrays
 
 
 def result_aval(like: Any, shape: tuple[int, ...], dtype: Any) -> Any:
@@ -55,12 +66,32 @@ def result_aval(like: Any, shape: tuple[int, ...], dtype: Any) -> Any:
 def has_plain_type(array: Array) -> bool:
     """Whether an array's type says no more than shape and dtype: nothing of a mesh's axes."""
     aval = jax.typeof(array)
-    return aval == core.ShapedArray(aval.shape, aval.dtype, weak_type=aval.weak_type)
+    return aval == jax.core.ShapedArray(aval.shape, aval.dtype, weak_type=aval.weak_type)
+
+
+def leave_out_unread(primitive: Primitive, rule: Callable[..., tuple[list[bool], Any]]) -> None:
+    """Has jax ask a rule what an equation is without the results that nobody reads.
+
+    The rule takes (which results are read, the equation). jax 0.12 says in between which operands
+    are.
+    """
+    if has("unread"):
+        partial_eval.dce_rules[primitive] = lambda used, *more: rule(used, more[-1])
 
 
 def apply_primitive(primitive: Primitive, *operands: Any, **params: Any) -> Any:
     """Runs a primitive by itself, compiled, as jax runs its own: under `jax.disable_jit` too."""
-    return dispatch.apply_primitive(primitive, *operands, **params)
+    with jax.disable_jit(False):
+        return _compiled(primitive, tuple(params.items()))(*operands)
+
+
+@lru_cache(maxsize=4096)
+def _compiled(primitive: Primitive, params: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
+    def run(*operands: Any) -> Any:
+        return primitive.bind(*operands, **dict(params))
+
+    run.__name__ = primitive.name
+    return jax.jit(run)
 
 
 def bind_equation(equation: Any, operands: Sequence[Any], caller: Any = None) -> list[Any]:
@@ -72,16 +103,17 @@ def bind_equation(equation: Any, operands: Sequence[Any], caller: Any = None) ->
     params = equation.primitive.get_bind_params(equation.params)
     functions, params = params if isinstance(params, tuple) else ((), params)
     source = equation.source_info
-    if caller is not None and source_info_util.user_frame(source.traceback) is None:
+    lines = lacking("lines") is None
+    if lines and caller is not None and source_info_util.user_frame(source.traceback) is None:
         source = caller.source_info
-    with source_info_util.user_context(source.traceback):
+    with source_info_util.user_context(source.traceback) if lines else nullcontext():
         found = equation.primitive.bind(*functions, *operands, **params)
     return list(found) if equation.primitive.multiple_results else [found]
 
 
 def line_of(equation: Any) -> str:
     """Where in the user's source an equation comes from."""
-    return str(source_info_util.summarize(equation.source_info))
+    return str(source_info_util.summarize(equation.source_info)) if has("lines") else "its source"
 
 
 def lines_of(equation: Any) -> list[tuple[str, int, str]]:
@@ -129,7 +161,7 @@ def runtime_ffi_version() -> tuple[int, int] | None:
 # Splitting a custom call over devices. XLA's partitioner asks back through callbacks that jax
 # keeps to itself, and its shardings are lists of devices, with no mesh and no names.
 
-REPLICATED = xla_client.OpSharding.Type.REPLICATED
+REPLICATED = xla_client.OpSharding.Type.REPLICATED if lacking("splitting") is None else None
 
 
 class Tiles(NamedTuple):
@@ -166,9 +198,9 @@ def shape_of_a_tile(shape: Any, sharding: Any) -> tuple[int, ...]:
 def is_split_by_xla(ctx: Any) -> bool:
     """Whether the program that a lowering rule adds to will be split over devices by XLA."""
     axes = ctx.module_context.axis_context
-    if isinstance(axes, sharding_impls.SPMDAxisContext):
+    if hasattr(axes, "manual_axes"):
         return axes.mesh.size > 1 and axes.manual_axes != frozenset(axes.mesh.axis_names)
-    return isinstance(axes, sharding_impls.ShardingContext) and axes.num_devices > 1
+    return getattr(axes, "num_devices", 1) > 1
 
 
 def split_call(
@@ -193,13 +225,13 @@ def split_call(
         call = mlir.custom_call(
             target, result_types=types, operands=operands, backend_config=description
         )
-    if config.use_shardy_partitioner.value:
-        rules = custom_partitioning_sharding_rule
-        rule = rules.str_to_sdy_sharding_rule(
+    shardy = getattr(config, "use_shardy_partitioner", None)  # the other one is on its way out
+    if shardy is None or shardy.value:
+        rule = sharding_rules.str_to_sdy_sharding_rule(
             f"{', '.join(operand_dims)} -> {', '.join(result_dims)}",
             need_replication_factors=tuple(whole),
         )
-        call.attributes["sdy.sharding_rule"] = rules.sdy_sharding_rule_to_mlir(
+        call.attributes["sdy.sharding_rule"] = sharding_rules.sdy_sharding_rule_to_mlir(
             rule, [operand.type for operand in operands], types
         )
     return call.results
@@ -207,12 +239,12 @@ def split_call(
 
 def runs_without_jit() -> bool:
     """`jax.disable_jit` as it is here."""
-    return jax.config.jax_disable_jit  # type: ignore[attr-defined]
+    return getattr(jax.config, "jax_disable_jit", False)
 
 
 def matmul_precision() -> str | None:
     """`jax.default_matmul_precision` as it is here; for `module_of`."""
-    return jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    return getattr(jax.config, "jax_default_matmul_precision", None)
 
 
 def module_of(
@@ -220,14 +252,19 @@ def module_of(
 ) -> bytes:
     """A function on one device's arrays as bytecode of StableHLO.
 
-    Whatever the thread that asks has configured: 64-bit types are what they are, and products have
-    `precision`.
+    Whatever the thread that asks has configured, a mesh above all: 64-bit types are what they are,
+    and products have `precision`.
     """
-    with jax.enable_x64(True), jax.default_matmul_precision(precision):
-        program = jax.jit(function).trace(*operands).lower(lowering_platforms=(platform,))
-    text = io.BytesIO()
-    program.compiler_ir("stablehlo").operation.write_bytecode(text)
-    return text.getvalue()
+
+    def lowered() -> bytes:
+        with jax.enable_x64(True), jax.default_matmul_precision(precision):
+            program = jax.jit(function).trace(*operands).lower(lowering_platforms=(platform,))
+        text = io.BytesIO()
+        program.compiler_ir("stablehlo").operation.write_bytecode(text)
+        return text.getvalue()
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(lowered).result()
 
 
 def register_partitioner(
@@ -236,6 +273,8 @@ def register_partitioner(
     program: Callable[[str, Sequence[Any], Sequence[Any]], bytes],
 ) -> None:
     """Has XLA ask how to split the calls of `target`. What is asked must not raise.
+
+    Without a way to have it ask, nothing is done; `has("splitting")` says so to who would need it.
 
     Args:
       target: the name of the calls.
@@ -257,6 +296,8 @@ def register_partitioner(
         del shape, description
         return sharding
 
+    if lacking("splitting") is not None:
+        return
     register = partial(
         xla_client.register_custom_call_partitioner, target, asked_for, split, inferred
     )

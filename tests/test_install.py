@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from jax_persistent.cli import info
 from jax_persistent.ffi import registration
 
 MODULE = "jax_persistent._native"
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
@@ -195,3 +197,18 @@ def test_runtime_version_is_read_from_jaxlib() -> None:
     found = compat.runtime_ffi_version()
     assert found is not None
     assert found >= tuple(registration.native_module().ffi_version())
+
+
+@pytest.mark.parametrize(
+    ("tag", "says"),
+    [
+        ("v1.2.0", None),
+        ("v1.2.1", "expected v1.2.0, as pyproject.toml has it; got v1.2.1"),
+        ("1.2.0", "expected v1.2.0"),
+    ],
+)
+def test_a_tag_is_the_version(tag: str, says: str | None) -> None:
+    problem = runpy.run_path(str(ROOT / ".ci" / "check_tag.py"))["problem"]
+    found = problem(tag, "1.2.0", "## [1.2.0] - 2026-11-26")
+    assert found is None if says is None else says in found
+    assert "expected a section '## [1.2.0]'" in problem("v1.2.0", "1.2.0", "## [Unreleased]")

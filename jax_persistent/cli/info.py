@@ -44,6 +44,7 @@ def describe_environment() -> Iterator[tuple[str, str]]:
     yield "python", platform.python_version()
     yield "platform", f"{platform.system()} {platform.machine()}"
     yield "devices", ", ".join(str(device) for device in jax.devices())
+    yield "private parts", compat.report()
     found = compat.runtime_ffi_version()
     yield "XLA FFI of jaxlib", "unknown" if found is None else "{}.{}".format(*found)
 

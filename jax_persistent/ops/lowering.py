@@ -54,8 +54,13 @@ def register(primitive: Primitive, in_parts: Callable[..., list[Array]] | None =
                 return lowered(lambda *flat: in_parts(problem, *flat))
             if not is_split:
                 return lowered(lambda *flat: _on_device(backend, problem, flat))
-            if any(map(is_symbolic_dim, problem.sizes())):
-                _fall_back(problem, "a program that is split over devices has known sizes only")
+            unsplit = compat.lacking("splitting")
+            if unsplit is None and any(map(is_symbolic_dim, problem.sizes())):
+                unsplit = "a program that is split over devices has known sizes only"
+            if unsplit is not None:
+                if problem.packed_lanes:
+                    raise _unreadable(unsplit)
+                _fall_back(problem, unsplit)
                 return lowered(lambda *flat: reference.run(problem, flat))
             # What a device has is known only when XLA splits the program. One row of one layer is
             # the least; if even that is refused, now is the time to say so.

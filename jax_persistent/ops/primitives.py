@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, partial_eval
+from jax.interpreters import ad, batching
 
 from jax_persistent import compat
 from jax_persistent.backends import reference
@@ -134,7 +134,7 @@ def _without_residuals(used: Sequence[bool], equation: Any) -> tuple[list[bool],
     return [True] * len(equation.invars), equation.replace(outvars=left, params={"problem": less})
 
 
-partial_eval.dce_rules[forward_p] = _without_residuals
+compat.leave_out_unread(forward_p, _without_residuals)
 
 
 def _forward_jvp(

@@ -250,7 +250,9 @@ class _Body:
 
 
 def _trace(f: _Step, init: Any, xs: Any, length: int | None) -> _Body:
-    """Raises Unfit where `lax.scan` would refuse its arguments."""
+    """Raises Unfit where `lax.scan` would refuse its arguments, and where this jax can't trace."""
+    if not compat.has("steps"):
+        raise Unfit(compat.lacking("steps") or "")
     init_flat, carry_tree = jax.tree.flatten(init)
     xs_flat, xs_tree = jax.tree.flatten(xs)
     init_flat, xs_flat = list(map(jnp.asarray, init_flat)), list(map(jnp.asarray, xs_flat))

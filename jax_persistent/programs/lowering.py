@@ -214,6 +214,10 @@ def _register_platform(backend: Backend) -> None:
         if not _runs(choice, how):
             return lowered(ctx, lambda *flat: reference(flat, **how), *operands)
         flat = not compat.is_split_by_xla(ctx)
+        unsplit = None if flat else compat.lacking("splitting")
+        if unsplit is not None:
+            _fall_back(choice, unsplit, notices.warn)
+            return lowered(ctx, lambda *flat: reference(flat, **how), *operands)
         return lowered(ctx, partial(_around, flat=flat, backend=choice, **how), *operands)
 
     def of_core(ctx: Any, *operands: Any, **params: Any) -> Any:

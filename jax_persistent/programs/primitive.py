@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir, partial_eval
+from jax.interpreters import ad, batching, mlir
 
 from jax_persistent import compat, notices
 from jax_persistent.ops.batching import folded, unfolded
@@ -401,5 +401,5 @@ tangent_p = _primitive("scan_tangent", _tangent_abstract)
 ad.primitive_jvps[scan_p] = _jvp
 ad.primitive_jvps[tangent_p] = _tangent_jvp
 ad.primitive_transposes[tangent_p] = _transpose
-partial_eval.dce_rules[scan_p] = _prune
+compat.leave_out_unread(scan_p, _prune)
 mlir.register_lowering(tangent_p, mlir.lower_fun(_tangent, multiple_results=True))
