@@ -21,7 +21,7 @@ from jax_persistent.ffi import call
 from jax_persistent.ffi.registration import native_module
 
 # Multiply-adds up to which our call is the faster one, with several threads and with one.
-_MOST, _MOST_ALONE = 1 << 28, 1 << 23
+_MOST, _MOST_ALONE = 1 << 27, 1 << 23
 
 
 def product(
