@@ -114,15 +114,18 @@ Division Divide(const Problem& problem, int64_t values, int weight_bytes, const 
     const double read = in_l1 + (1 - in_l1) * kL2Rows;
     return (std::max(some, read) * weights + some * kUpdate * gates * units / lanes) / parts;
   };
+  const double waking = facts.waking / static_cast<double>(problem.steps * problem.groups);
+  Division best{1, false, step(rows, 1)};
   const double largest =  // share of the units
       static_cast<double>(CeilDiv(parts_of_units, by_units)) / static_cast<double>(parts_of_units);
   const double units_divided =
-      step(rows, 1 / largest) + (by_units - 1) * (kMeeting + handover * rows / by_units);
-  const double batch_divided = step(static_cast<double>(CeilDiv(batch, by_rows)), 1) + kWaking;
+      step(rows, 1 / largest) + (by_units - 1) * (kMeeting + handover * rows / by_units) + waking;
+  if (by_units > 1 && units_divided < best.step) best = {by_units, false, units_divided};
+  const double batch_divided =
+      step(static_cast<double>(CeilDiv(batch, by_rows)), 1) + kDividing + waking;
   const bool can_divide_batch = by_rows > 1 && !Outgrows(2 * bytes, facts);
-  return can_divide_batch && batch_divided < units_divided
-             ? Division{by_rows, true, batch_divided}
-             : Division{by_units, false, units_divided};
+  if (can_divide_batch && batch_divided < best.step) best = {by_rows, true, batch_divided};
+  return best;
 }
 
 // How many groups are best run at once. If several, the division becomes that of a single worker.
@@ -138,7 +141,8 @@ int GroupsAtOnce(const Problem& problem, int64_t values, int weight_bytes, CpuFa
   // outgrow that. Backward does more besides, and keeps to the model.
   const int64_t bytes = problem.hidden * problem.hidden * problem.cell.gates * weight_bytes;
   if (problem.pass == Pass::kForward && Outgrows(bytes, facts)) return 1;
-  if (rounds * alone.step + kWaking >= in_turn) return 1;
+  const double waking = kDividing + facts.waking / static_cast<double>(problem.steps);
+  if (rounds * alone.step + waking >= in_turn) return 1;
   division = alone;
   return most;
 }

@@ -15,8 +15,8 @@ constexpr int64_t CeilDiv(int64_t n, int64_t by) { return (n + by - 1) / by; }
 constexpr int64_t RowStride(int64_t values) { return CeilDiv(values, 16) * 16 + 16; }
 
 // Counted in multiply-adds of vectors, and fitted with the costs in cpu_plan.cc.
-inline constexpr double kMeeting = 768;  // units divided: of the barrier, for each worker but one
-inline constexpr double kWaking = 1000;  // batch or groups divided: of waking, as a share of a step
+inline constexpr double kMeeting = 768;    // units divided: of the barrier, for each worker but one
+inline constexpr double kDividing = 1000;  // batch or groups divided: as a share of a step
 
 // Multiplying this many rows takes as long as reading the weights from the L2 cache.
 inline constexpr double kL2Rows = 2.5;

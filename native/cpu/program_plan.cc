@@ -79,19 +79,19 @@ Division Divide(const Program& program, int64_t meetings, const CpuFacts& facts)
     const double read = outgrows ? kL3Rows : kL2Rows;
     return (std::max(some, read) * work.weights + some * work.updates) / parts;
   };
+  const double waking = facts.waking / static_cast<double>(std::max<int64_t>(program.steps, 1));
   Division best{1, false};
   double least = step(rows, 1);
   const int by_units = static_cast<int>(std::min<double>(facts.threads, work.vectors));
   for (int workers = 2; workers <= by_units; ++workers) {
     const double largest = static_cast<double>(workers);
     const double cost =
-        step(rows, largest) + static_cast<double>(meetings) * kMeeting * (workers - 1);
+        step(rows, largest) + static_cast<double>(meetings) * kMeeting * (workers - 1) + waking;
     if (cost < least) best = {workers, false}, least = cost;
   }
   const int by_rows = static_cast<int>(std::min<int64_t>(facts.threads, program.rows));
   for (int workers = 2; workers <= by_rows; ++workers) {
     const auto some = static_cast<double>(CeilDiv(program.rows, workers));
-    const double waking = kWaking * 128 / static_cast<double>(std::max<int64_t>(program.steps, 1));
     const double cost = step(some, 1) + waking;
     if (cost < least) best = {workers, true}, least = cost;
   }

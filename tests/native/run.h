@@ -70,7 +70,8 @@ inline int runs_by_units = 0, runs_by_rows = 0, runs_by_groups = 0;  // of sever
 // value which is read before it is written shows.
 template <class CallArrays>
 void RunOn(const cpu::Isa& isa, const Problem& problem, int threads, const CallArrays& arrays) {
-  const cpu::CpuFacts facts{threads, isa.lanes, isa.registers, 1 << 20, 32 << 20};
+  cpu::CpuFacts facts{threads, isa.lanes, isa.registers, 1 << 20, 32 << 20};
+  facts.waking = 0;  // several workers for the least work
   const cpu::CpuPlan plan = PlanCpu(problem, facts);
   cpu::Workspace<CallArrays> space = cpu::MakeWorkspace<CallArrays>(problem, plan);
   space.arrays = arrays;

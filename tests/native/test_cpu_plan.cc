@@ -223,11 +223,17 @@ void TestWhoDoesAStep() {
   check("lstm", 128, 16, "rows", "rows");
   // Of seven vectors of units one worker would have four.
   check("lstm", 112, 4, "rows", "rows");
-  check("lstm", 96, 2, "units", "units");
+  // Backward what two workers save is about what waking one costs.
+  check("lstm", 96, 2, "units", "one");
   // Backward a unit hands over a value a gate.
   check("lstm", 128, 4, "units", "rows");
   // The weights of all units are more than an L2 cache holds.
   check("lstm", 256, 16, "units", "units");
+  // A call of few steps is over before another thread is awake.
+  const auto workers = [&](int64_t hidden, int64_t batch, int64_t steps) {
+    return PlansOf(Cell("lstm"), hidden, batch, steps, 4, xeon).forward.recurrence.workers;
+  };
+  CHECK(workers(128, 4, 10) == 1 && workers(128, 4, 50) == 2 && workers(256, 16, 5) == 2);
 }
 
 void TestWeightsBeyondTheCache() {
