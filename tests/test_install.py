@@ -84,6 +84,15 @@ def test_info_names_versions_and_kernels() -> None:
     assert re.match(r"1[23]\.\d+, .*libnvrtc", lines["NVRTC"])
 
 
+def test_a_reader_may_stop_early() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)  # as `head` does when it has its lines
+    command = [sys.executable, "-m", "jax_persistent", "info"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_info_counts_the_cache(tmp_path: Path) -> None:
     run = partial(subprocess.run, capture_output=True, text=True, check=True)
     command = [sys.executable, "-m", "jax_persistent"]

@@ -15,6 +15,7 @@ In a terminal, and with `rich` installed, tables are drawn; else the text is pla
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from jax_persistent.cli import bench, convert, explain, info, plan, warm
@@ -38,7 +39,13 @@ def main(arguments: list[str] | None = None) -> int:
     except Refused as error:
         print(error, file=sys.stderr)
         return 1
-    show(report, options.json)
+    try:
+        show(report, options.json)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads it has read enough, as `head` does
+        os.dup2(
+            os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+        )  # for what is flushed at exit
     return report.status
 
 
