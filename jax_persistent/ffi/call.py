@@ -108,6 +108,6 @@ def product_call(
     native_module()
     shape = left.shape[left_transposed], right.shape[not right_transposed]
     run = jax.ffi.ffi_call(PRODUCT_TARGET, jax.ShapeDtypeStruct(shape, "float32"))
-    transposed = {"left_transposed": left_transposed, "right_transposed": right_transposed}
+    how = {"left_transposed": left_transposed, "right_transposed": right_transposed}
     with jax.named_scope(f"product {shape[0]} x {shape[1]}"):
-        return run(left, right, **{k: np.bool_(v) for k, v in transposed.items()})
+        return run(left, right, **how)

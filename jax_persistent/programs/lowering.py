@@ -198,10 +198,10 @@ def _runs(choice: str | None, how: dict[str, Any]) -> bool:
 
     Raises NotImplementedError where it has no program, and the caller asks for it.
     """
-    reason = why_plain(choice, **how)
-    if reason is not None and why_not(how["step"], how["flags"]) is not None:
-        _fall_back(choice, reason, notices.inform)
-    return reason is None
+    if choice != "reference" and (unfit := why_not(how["step"], how["flags"])) is not None:
+        _fall_back(choice, str(unfit), notices.inform)
+        return False
+    return why_plain(choice, **how) is None
 
 
 def _register_platform(backend: Backend) -> None:

@@ -40,15 +40,13 @@ class ProductKernel {
     }
   }
 
-  const float* Packed(int64_t panel) const {
-    return packed_ + (panel - first_) * p_.depth * kWidth;
-  }
+  float* Packed(int64_t panel) const { return packed_ + (panel - first_) * p_.depth * kWidth; }
 
   void Pack(int64_t panel) const {
-    float* const to = packed_ + (panel - first_) * p_.depth * kWidth;
+    float* const to = Packed(panel);
     for (int c = 0; c < kProductVectors; ++c) {
       const int64_t column = panel * kWidth + c * kLanes;
-      const int n = column < p_.columns ? Lanes(p_.columns, column) : 0;
+      const int n = Lanes(p_.columns, column);
       if (p_.right_transposed) {
         TransposeRows(to, kProductVectors, c, 0, p_.depth, call_.right + column * p_.depth,
                       p_.depth, p_.depth, n);
@@ -70,9 +68,9 @@ class ProductKernel {
     const int64_t column = panel * kWidth, left = p_.columns - column;
     float* const to = call_.result + row * p_.columns + column;
     const bool full = left >= kWidth;
-    const float* const next = nullptr;  // the panels are in a cache
-    Multiply(kProductVectors, (left + kLanes - 1) / kLanes, in, here, here == 1, 0, p_.depth,
-             Packed(panel), next, Traversal::kForwards, {nullptr, 0}, full ? to : edge_,
+    const float *const weights = Packed(panel), *const next = nullptr;  // they are in a cache
+    Multiply(kProductVectors, CeilDiv(left, kLanes), in, here, here == 1, 0, p_.depth, weights,
+             next, Traversal::kForwards, {nullptr, 0}, full ? to : edge_,
              full ? p_.columns : kWidth);
     for (int64_t r = 0; r < here && !full; ++r) {
       std::memcpy(to + r * p_.columns, edge_ + r * kWidth, left * sizeof(float));

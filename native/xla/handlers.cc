@@ -74,33 +74,26 @@ const PlannedCall& CheckedCall(PlannedCalls& calls, const xffi::RemainingArgs& o
   return call;
 }
 
-// Nothing may unwind into XLA.
 template <Pass kPass>
 xffi::Error Initialize(PlannedCalls& calls, const xffi::RemainingArgs& operands,
                        const xffi::RemainingRets& results, const Resources& resources) {
-  try {
+  return Guarded(TargetOf(kPass), [&] {
     const PlannedCall& call = CheckedCall(calls, operands, results, resources);
     calls.backend().Load(*call.plan, resources);
-  } catch (...) {
-    return CurrentError(TargetOf(kPass));
-  }
-  return xffi::Error::Success();
+  });
 }
 
 template <Pass kPass>
 xffi::Error Execute(PlannedCalls& calls, const xffi::RemainingArgs& operands,
                     const xffi::RemainingRets& results, const Resources& resources) {
-  try {
+  return Guarded(TargetOf(kPass), [&] {
     const PlannedCall& call = CheckedCall(calls, operands, results, resources);
     const bool has_workspace = calls.backend().KindOfExecutor() == Executor::kStream;
     void* const workspace = has_workspace ? TakeWorkspace(results) : nullptr;
     const auto arrays = TakeArrays<ArraysOf<kPass>>(call.problem, operands, results);
     const std::string error = calls.backend().Run(*call.plan, arrays, workspace, resources);
     if (!error.empty()) throw std::runtime_error(error);
-  } catch (...) {
-    return CurrentError(TargetOf(kPass));
-  }
-  return xffi::Error::Success();
+  });
 }
 
 template <size_t kBackend, Pass kPass>

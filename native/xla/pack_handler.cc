@@ -50,15 +50,12 @@ Packing Checked(const xffi::AnyBuffer& from, const xffi::AnyBuffer& to, int64_t 
 
 xffi::Error Execute(xffi::AnyBuffer from, xffi::Result<xffi::AnyBuffer> to, int64_t gates,
                     int64_t lanes, xffi::ThreadPool pool) {
-  try {
+  return Guarded(kPackTarget, [&] {
     const Packing packing = Checked(from, *to, gates, lanes);
     const std::string error =
         PoolBackend().Pack(packing, from.untyped_data(), to->untyped_data(), OnPool(pool));
     if (!error.empty()) throw std::invalid_argument(error);
-  } catch (...) {
-    return CurrentError(kPackTarget);
-  }
-  return xffi::Error::Success();
+  });
 }
 
 }  // namespace

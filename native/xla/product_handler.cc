@@ -33,15 +33,12 @@ Product Checked(const Matrix& left, const Matrix& right, const Matrix& result, b
 
 xffi::Error Execute(Matrix left, Matrix right, xffi::Result<Matrix> result, bool left_transposed,
                     bool right_transposed, xffi::ThreadPool pool) {
-  try {
+  return Guarded(kProductTarget, [&] {
     const Product product = Checked(left, right, *result, left_transposed, right_transposed);
     const std::string error = PoolBackend().Multiply(product, left.typed_data(), right.typed_data(),
                                                      result->typed_data(), OnPool(pool));
     if (!error.empty()) throw std::invalid_argument(error);
-  } catch (...) {
-    return CurrentError(kProductTarget);
-  }
-  return xffi::Error::Success();
+  });
 }
 
 }  // namespace

@@ -157,30 +157,23 @@ Buffers TakeBuffers(const PlannedProgram& planned, const Plan& plan,
   return buffers;
 }
 
-// Nothing may unwind into XLA.
 xffi::Error Initialize(PlannedProgram& planned, const Resources& resources) {
-  try {
+  return Guarded(kProgramTarget, [&] {
     const Plan& plan = planned.For(resources);
     if (plan.Refusal().empty()) planned.backend().Load(plan, resources);
-  } catch (...) {
-    return CurrentError(kProgramTarget);
-  }
-  return xffi::Error::Success();
+  });
 }
 
 xffi::Error Execute(PlannedProgram& planned, const xffi::RemainingArgs& operands,
                     const xffi::RemainingRets& results, const Resources& resources) {
-  try {
+  return Guarded(kProgramTarget, [&] {
     const Plan& plan = planned.For(resources);
     if (!plan.Refusal().empty()) throw std::invalid_argument(plan.Refusal());
     const Buffers buffers = TakeBuffers(planned, plan, operands, results);
     const std::string error = planned.backend().RunProgram(plan, buffers.operands, buffers.results,
                                                            buffers.workspace, resources);
     if (!error.empty()) throw std::runtime_error(error);
-  } catch (...) {
-    return CurrentError(kProgramTarget);
-  }
-  return xffi::Error::Success();
+  });
 }
 
 template <size_t kBackend>

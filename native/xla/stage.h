@@ -29,6 +29,17 @@ inline ::xla::ffi::Error CurrentError(const char* target_name) {
   }
 }
 
+// What a stage returns that does `work`: its error if that throws, as nothing may unwind into XLA.
+template <class Work>
+::xla::ffi::Error Guarded(const char* target_name, const Work& work) {
+  try {
+    work();
+  } catch (...) {
+    return CurrentError(target_name);
+  }
+  return ::xla::ffi::Error::Success();
+}
+
 // `pool` must outlive what is returned.
 inline Resources OnPool(::xla::ffi::ThreadPool& pool) {
   Resources resources;
