@@ -90,12 +90,12 @@ def refused(c: Call) -> None:
 
 
 def damaged(all_buffers: tuple[Buffer, ...]) -> Iterator[tuple[Buffer, ...]]:
-    """Each buffer in turn with one axis longer, one shorter, an axis less, and another dtype."""
+    """Each buffer in turn with each axis longer or shorter, an axis less, and another dtype."""
     for nth, (shape, dtype) in enumerate(all_buffers):
         versions = [Buffer(shape[1:], dtype)]
         for axis, size in enumerate(shape):
-            for wrong in (size + 1, size - 1):
-                versions.append(Buffer((*shape[:axis], wrong, *shape[axis + 1 :]), dtype))
+            wrong = size + (1 if (nth + axis) % 2 else -1)
+            versions.append(Buffer((*shape[:axis], wrong, *shape[axis + 1 :]), dtype))
         other = np.dtype(np.float32) if dtype.kind in "ib" else np.dtype(ml_dtypes.bfloat16)
         versions.append(Buffer(shape, other))
         for version in versions:
