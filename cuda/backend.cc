@@ -253,6 +253,11 @@ class GpuBackend : public Backend {
     std::ranges::copy(results, arrays.results);
     return planned.Run(arrays, workspace, resources);
   }
+
+  std::vector<uint32_t> RunSource(const SourceKernel& kernel, int64_t words,
+                                  int device) const override {
+    return cuda::RunSource(kernel, words, device);
+  }
 };
 
 }  // namespace

@@ -103,11 +103,7 @@ build() {
 
 info() { "$python" -m jax_persistent info; }
 
-latency() {
-  local options=()
-  [[ $rehearse ]] && options=(--steps 2 --repeats 1)
-  "$python" -m benchmarks.latency --output "$out/latency.json" "${options[@]}"
-}
+latency() { "$python" -m benchmarks.latency | tee "$out/latency.jsonl"; }
 
 tests() {
   local options=(-q -W default -p no:cacheprovider --durations=8 --junitxml "$out/tests.xml")

@@ -130,11 +130,15 @@ std::string NamesOfDevices() {
   return names.empty() ? "none" : names;
 }
 
+struct LaunchSize {
+  int blocks, threads, shared_bytes, cluster;
+  bool cooperative;  // an error if the blocks cannot all be there at once
+};
+
 // A stream as launches.h's device; remembers the first thing that fails.
 class StreamDevice {
  public:
-  StreamDevice(const DeviceCall& call, CUfunction function)
-      : function_(function), stream_(static_cast<CUstream>(call.stream)) {}
+  StreamDevice(CUfunction function, CUstream stream) : function_(function), stream_(stream) {}
 
   bool Fill(void* to, int byte, int64_t bytes) {
     return Note("cuMemsetD8Async", TheDriver().MemsetD8Async(reinterpret_cast<CUdeviceptr>(to),
@@ -155,29 +159,32 @@ class StreamDevice {
   }
   template <class Arrays>
   bool Launch(LaunchArgs<Arrays> args, int blocks, int cluster) {
+    const Geometry& g = args.geometry;
+    return Start(&args, {blocks, g.threads(), g.shared_bytes, cluster, !g.cluster()});
+  }
+  bool Start(void* argument, const LaunchSize& size) {
     CUlaunchAttribute attributes[2] = {};
     unsigned count = 0;
-    if (cluster > 1) attributes[count++] = ClustersOf(cluster);
-    if (!args.geometry.cluster()) {  // or an error: never a launch whose blocks cannot all be there
+    if (size.cluster > 1) attributes[count++] = ClustersOf(size.cluster);
+    if (size.cooperative) {
       attributes[count].id = CU_LAUNCH_ATTRIBUTE_COOPERATIVE;
       attributes[count++].value.cooperative = 1;
     }
     CUlaunchConfig config =
-        ConfigOf(blocks, args.geometry.threads(), args.geometry.shared_bytes, attributes, count);
+        ConfigOf(size.blocks, size.threads, size.shared_bytes, attributes, count);
     config.hStream = stream_;
-    void* arguments[] = {&args};
+    void* arguments[] = {argument};
     return Note("cuLaunchKernelEx",
                 TheDriver().LaunchKernelEx(&config, function_, arguments, nullptr));
   }
 
-  const std::string& error() const { return error_; }
-
- private:
   bool Note(const char* what, CUresult error) {
     if (error != CUDA_SUCCESS && error_.empty()) error_ = Describe(what, error);
     return error == CUDA_SUCCESS;
   }
+  const std::string& error() const { return error_; }
 
+ private:
   const CUfunction function_;
   const CUstream stream_;
   std::string error_;
@@ -191,7 +198,7 @@ std::string EnqueueArrays(const DeviceCall& call, const Arrays& arrays) {
            ": the kernel is not loaded there; that belongs to the initialize stage";
   }
   const DeviceScope scope(call.ordinal);
-  StreamDevice device(call, function);
+  StreamDevice device(function, static_cast<CUstream>(call.stream));
   Enqueue(call.problem, call.plan, arrays, call.workspace, call.timeout_ns, device);
   return device.error();
 }
@@ -277,11 +284,37 @@ DeviceKernel& KernelFor(KernelText text, const DeviceFacts& facts) {
   static std::mutex mutex;
   static std::map<std::string, std::unique_ptr<DeviceKernel>> kernels;
   const std::string key = text.name + " " + std::to_string(facts.architecture) + " " +
-                          std::to_string(facts.shared_bytes);
+                          std::to_string(facts.shared_bytes) + " " + text.source;
   const std::lock_guard lock(mutex);
   std::unique_ptr<DeviceKernel>& kernel = kernels[key];
   if (kernel == nullptr) kernel = std::make_unique<DeviceKernel>(std::move(text), facts);
   return *kernel;
+}
+
+std::vector<uint32_t> RunSource(const SourceKernel& kernel, int64_t words, int ordinal) {
+  const DeviceFacts facts = FactsOfDevice(ordinal);
+  const bool clusters = kernel.cluster > 1;
+  DeviceKernel& loaded = KernelFor({kernel.name, kernel.source, clusters}, facts);
+  loaded.Load(ordinal);
+  const DeviceScope scope(ordinal);
+  const Driver& driver = TheDriver();
+  std::vector<uint32_t> found(static_cast<size_t>(words));
+  const size_t bytes = found.size() * sizeof(uint32_t);
+  CUdeviceptr memory = 0;
+  CUstream stream = nullptr;
+  Check("cuStreamCreate", driver.StreamCreate(&stream, CU_STREAM_NON_BLOCKING));
+  StreamDevice device(static_cast<CUfunction>(loaded.On(ordinal)), stream);
+  if (device.Note("cuMemAlloc", driver.MemAlloc(&memory, bytes))) {
+    device.Note("cuMemsetD8Async", driver.MemsetD8Async(memory, 0, bytes, stream));
+    device.Start(&memory,
+                 {kernel.blocks, kernel.threads, facts.shared_bytes, kernel.cluster, !clusters});
+    device.Note("cuStreamSynchronize", driver.StreamSynchronize(stream));
+    device.Note("cuMemcpyDtoH", driver.MemcpyDtoH(found.data(), memory, bytes));
+    driver.MemFree(memory);
+  }
+  driver.StreamDestroy(stream);
+  if (!device.error().empty()) throw std::runtime_error(device.error());
+  return found;
 }
 
 std::string EnqueueOnDevice(const DeviceCall& call, const Forward& arrays) {

@@ -13,6 +13,7 @@
 #include "cuda/kernel_id.h"
 #include "cuda/launches.h"
 #include "cuda/program_arrays.h"
+#include "native/backend.h"
 #include "native/problem/arrays.h"
 
 namespace jp::cuda {
@@ -78,5 +79,8 @@ struct DeviceCall {
 std::string EnqueueOnDevice(const DeviceCall& call, const Forward& arrays);
 std::string EnqueueOnDevice(const DeviceCall& call, const Backward& arrays);
 std::string EnqueueOnDevice(const DeviceCall& call, const ProgramArrays& arrays);
+
+// Backend's.
+std::vector<uint32_t> RunSource(const SourceKernel& kernel, int64_t words, int ordinal);
 
 }  // namespace jp::cuda

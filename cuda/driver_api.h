@@ -62,6 +62,8 @@ enum CUlaunchAttributeID : int {
   CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION = 4,
 };
 
+enum CUstream_flags : int { CU_STREAM_NON_BLOCKING = 1 };
+
 union CUlaunchAttributeValue {
   char pad[64];
   int cooperative;
@@ -128,10 +130,16 @@ struct CUDA_MEMCPY2D {
     (CUfunction function, CUfunction_attribute attribute, int value))                           \
   X(OccupancyMaxActiveClusters, "cuOccupancyMaxActiveClusters",                                 \
     (int* clusters, CUfunction function, const CUlaunchConfig* config))                         \
+  X(StreamCreate, "cuStreamCreate", (CUstream * stream, unsigned flags))                        \
+  X(StreamDestroy, "cuStreamDestroy_v2", (CUstream stream))                                     \
+  X(StreamSynchronize, "cuStreamSynchronize", (CUstream stream))                                \
   X(LaunchKernelEx, "cuLaunchKernelEx",                                                         \
     (const CUlaunchConfig* config, CUfunction function, void** arguments, void** extra))        \
   X(MemsetD8Async, "cuMemsetD8Async",                                                           \
     (CUdeviceptr to, unsigned char byte, size_t bytes, CUstream stream))                        \
+  X(MemAlloc, "cuMemAlloc_v2", (CUdeviceptr * memory, size_t bytes))                            \
+  X(MemFree, "cuMemFree_v2", (CUdeviceptr memory))                                              \
+  X(MemcpyDtoH, "cuMemcpyDtoH_v2", (void* to, CUdeviceptr from, size_t bytes))                  \
   X(Memcpy2DAsync, "cuMemcpy2DAsync_v2", (const CUDA_MEMCPY2D* copy, CUstream stream))
 
 }  // namespace jp::cuda

@@ -10,6 +10,7 @@
 #include <map>
 #include <memory>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -62,6 +63,13 @@ class Plan {
 };
 
 inline constexpr size_t kWorkspaceAlignment = 16;  // what XLA promises of any array
+
+// A kernel of the caller's own: a function of a source in the backend's language, which may include
+// what the backend's kernels are made of.
+struct SourceKernel {
+  std::string name, source;
+  int blocks, threads, cluster;  // that many blocks make a cluster; 1: there is none
+};
 
 class Backend {
  public:
@@ -125,6 +133,14 @@ class Backend {
                                const float* /*right*/, float* /*result*/,
                                const Resources& /*resources*/) const {
     return "this backend multiplies no matrices";
+  }
+
+  // Runs a kernel, for measurements and tests, and returns what it made of `words` zeros, whose
+  // address is its one argument. All blocks, or those of a cluster, are at work at once, each with
+  // all of a processor's shared memory. Throws std::runtime_error.
+  virtual std::vector<uint32_t> RunSource(const SourceKernel& /*kernel*/, int64_t /*words*/,
+                                          int /*device*/) const {
+    throw std::runtime_error("this backend runs no kernels but its own");
   }
 };
 

@@ -167,6 +167,14 @@ std::map<std::string, int64_t> FactsOfArchitecture(const std::string& platform,
   return AsDict(BackendOf(platform).FactsOfArchitecture(architecture));
 }
 
+// What a kernel of the caller's own makes of zeros.
+std::vector<uint32_t> RunSource(const std::string& platform, const std::string& name,
+                                const std::string& source, int blocks, int threads, int cluster,
+                                int64_t words, int device) {
+  const nb::gil_scoped_release others_run;
+  return BackendOf(platform).RunSource({name, source, blocks, threads, cluster}, words, device);
+}
+
 // What there is here of a platform, for people.
 std::vector<std::pair<std::string, std::string>> Report(const std::string& platform) {
   return BackendOf(platform).Report();
@@ -195,6 +203,9 @@ NB_MODULE(_native, m) {
   m.def("search_for", &SearchFor, nb::arg("platform"), nb::arg("files"));
   m.def("facts", &FactsOf, nb::arg("platform"), nb::arg("threads") = 0, nb::arg("device") = 0);
   m.def("architecture_facts", &FactsOfArchitecture, nb::arg("platform"), nb::arg("architecture"));
+  m.def("run_source", &RunSource, nb::arg("platform"), nb::arg("name"), nb::arg("source"),
+        nb::arg("blocks"), nb::arg("threads"), nb::arg("cluster"), nb::arg("words"),
+        nb::arg("device") = 0);
   m.def("missing", &Missing, nb::arg("platform"));
   m.def("cpu_isa", [] { return std::string(jp::cpu::ChosenIsa().name); });
   m.def("ffi_version", [] { return std::pair(XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR); });

@@ -26,8 +26,9 @@ from numpy.testing import assert_allclose
 import jax_persistent as jp
 from jax_persistent.backends import cuda
 from jax_persistent.ffi.call import TARGETS
+from jax_persistent.ffi.registration import native_module
 from jax_persistent.linen import RNN, Bidirectional
-from tests.cuda.software import GPU, SoftwareGpu
+from tests.cuda.software import GPU, ROOT, SoftwareGpu
 
 CELLS = {"lstm": (jp.lstm, 4), "gru": (jp.gru, 3), "elman": (jp.elman, 1)}
 B, T, I, H = 3, 7, 5, 20  # noqa: E741
@@ -203,3 +204,65 @@ def test_a_failure_on_the_device_is_an_error(gpu: SoftwareGpu, monkeypatch) -> N
     finally:
         gpu.library.SoftwareGpuAllowAllMemory()
         gpu.library.SoftwareGpuForgive()
+
+
+def of_own(
+    body: str, *, name: str = "own", size: tuple[int, int, int] = (2, 32, 1), words: int = 64
+) -> list[int]:
+    """What a kernel of one's own makes of zeros."""
+    source = f"""#include "cuda/arch.h"
+        using namespace jp::cuda::arch;
+        extern "C" JP_KERNEL(64) own(uint32_t* words) {{ {body} }}"""
+    return native_module().run_source("CUDA", name, source, *size, words)
+
+
+def test_a_kernel_of_ones_own(gpu: SoftwareGpu) -> None:
+    index = "words[32 * BlockIndex() + ThreadIndex()]"
+    for _ in range(2):  # the zeros are new ones
+        assert of_own(f"{index} += 3 * ThreadIndex() + 1;") == [*range(1, 97, 3)] * 2
+    # The same name with another text.
+    assert of_own(f"{index} += BlockIndex();", words=70) == [0] * 32 + [1] * 32 + [0] * 6
+    counts = gpu.counts()
+    assert (counts.modules, counts.launches) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("how", "error"),
+    [
+        ({"body": "words[0] = lost;"}, 'can.t compile own.cu for sm_90a(?s:.*)"lost" is undefined'),
+        ({"name": "other"}, "cuModuleGetFunction: CUDA_ERROR_NOT_FOUND"),
+        ({"size": (9, 32, 1)}, "cuLaunchKernelEx: CUDA_ERROR_COOPERATIVE_LAUNCH_TOO_LARGE"),
+        ({"size": (16, 32, 16)}, "cuLaunchKernelEx: CUDA_ERROR_INVALID_CLUSTER_SIZE"),
+        ({"size": (2, 96, 1)}, "cuLaunchKernelEx: CUDA_ERROR_INVALID_VALUE"),
+        ({"words": 0}, "cuMemAlloc: CUDA_ERROR_INVALID_VALUE"),
+    ],
+)
+def test_a_kernel_of_ones_own_that_cannot_run(gpu: SoftwareGpu, how: Any, error: str) -> None:
+    with pytest.raises(RuntimeError, match=error):
+        of_own(**({"body": ""} | how))
+
+
+def test_only_a_gpu_runs_kernels_of_ones_own() -> None:
+    with pytest.raises(RuntimeError, match="this backend runs no kernels but its own"):
+        native_module().run_source("cpu", "own", "", 1, 32, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "size", "text", "other"),
+    [
+        ("trip", (2, 32, 1), "StoreRelaxed(words + 32, step + 1)", ""),
+        ("arrival", (4, 256, 4), "rank < gridDim.x", "rank + 1 < gridDim.x"),
+    ],
+)
+def test_a_lost_message_ends_the_timing(
+    gpu: SoftwareGpu, kernel: str, size: tuple[int, int, int], text: str, other: str
+) -> None:
+    """Of benchmarks.latency, with an error."""
+    source = (ROOT / "benchmarks/latency.cu").read_text()
+    assert source.count(text) == 1
+    native = native_module()
+    assert native.run_source("CUDA", kernel, source, *size, 1 << 16)[0] > 0
+    with pytest.raises(RuntimeError, match="CUDA_ERROR_ASSERT"):
+        native.run_source("CUDA", kernel, source.replace(text, other), *size, 1 << 16)
+    assert "latency" in gpu.last_error()
+    gpu.library.SoftwareGpuForgive()

@@ -26,8 +26,10 @@ CUresult cuFuncSetAttribute(CUfunction, CUfunction_attribute, int);
 CUresult cuLaunchKernelEx(const CUlaunchConfig*, CUfunction, void**, void**);
 CUresult cuMemsetD8Async(CUdeviceptr, unsigned char, size_t, CUstream);
 CUresult cuMemAlloc_v2(CUdeviceptr*, size_t);
+CUresult cuMemFree_v2(CUdeviceptr);
 CUresult cuMemcpyDtoH_v2(void*, CUdeviceptr, size_t);
 CUresult cuStreamCreate(CUstream*, unsigned);
+CUresult cuStreamDestroy_v2(CUstream);
 CUresult cuStreamSynchronize(CUstream);
 }
 }  // namespace jp::cuda
@@ -325,17 +327,22 @@ void CheckDriver() {
   CUstream made = nullptr;
   CUdeviceptr memory = 0;
   unsigned char bytes[5] = {};
-  CHECK(cuStreamCreate(&made, 1) == CUDA_SUCCESS);
+  CHECK(cuStreamCreate(&made, CU_STREAM_NON_BLOCKING) == CUDA_SUCCESS);
   CHECK(cuMemAlloc_v2(&memory, 0) == CUDA_ERROR_INVALID_VALUE);
   CHECK(cuMemAlloc_v2(&memory, 5) == CUDA_SUCCESS && memory % 256 == 0, memory);
   CHECK(cuMemsetD8Async(memory, 7, 5, made) == CUDA_SUCCESS);
   CHECK(cuStreamSynchronize(made) == CUDA_SUCCESS);
   CHECK(cuMemcpyDtoH_v2(bytes, memory, 5) == CUDA_SUCCESS && bytes[0] == 7 && bytes[4] == 7);
   CHECK(cuMemcpyDtoH_v2(bytes, 0, 5) == CUDA_ERROR_INVALID_VALUE);
+  CHECK(cuMemFree_v2(memory) == CUDA_SUCCESS);
+  CHECK(cuMemFree_v2(memory) == CUDA_ERROR_INVALID_VALUE);
+  CHECK(cuStreamDestroy_v2(made) == CUDA_SUCCESS);
+  CHECK(cuStreamDestroy_v2(made) == CUDA_ERROR_INVALID_HANDLE);
   CUcontext popped = nullptr;
   cuCtxPopCurrent_v2(&popped);
   CHECK(cuMemAlloc_v2(&memory, 5) == CUDA_ERROR_INVALID_CONTEXT);
-  CHECK(cuStreamSynchronize(made) == CUDA_ERROR_INVALID_CONTEXT);
+  CHECK(cuMemFree_v2(memory) == CUDA_ERROR_INVALID_CONTEXT);
+  CHECK(cuStreamDestroy_v2(made) == CUDA_ERROR_INVALID_CONTEXT);
   CHECK(Launch(function, 4, 32, 0, 1, false, stream) == CUDA_ERROR_INVALID_CONTEXT);
   cuCtxPushCurrent_v2(contexts[1]);  // the other device's
   CHECK(Launch(function, 4, 32, 0, 1, false, SoftwareGpuStream(1)) == CUDA_ERROR_INVALID_HANDLE);

@@ -53,7 +53,7 @@ struct State {
   std::map<int, std::unique_ptr<CUctx_st>> contexts;
   std::map<int, std::unique_ptr<CUstream_st>> streams;
   std::vector<std::unique_ptr<CUstream_st>> made_streams;
-  std::vector<std::unique_ptr<std::byte[]>> memory;
+  std::map<CUdeviceptr, std::unique_ptr<std::byte[]>> memory;
   std::vector<std::unique_ptr<CUmod_st>> modules;
   std::vector<std::unique_ptr<CUfunc_st>> functions;
   jp::software_gpu::RunOptions options;
@@ -400,10 +400,18 @@ CUresult cuMemAlloc_v2(CUdeviceptr* memory, size_t bytes) {
   if (bytes == 0) return CUDA_ERROR_INVALID_VALUE;
   constexpr size_t kAligned = 256;
   const std::lock_guard lock(state.mutex);
-  state.memory.push_back(std::make_unique<std::byte[]>(bytes + kAligned));
-  const auto begin = reinterpret_cast<CUdeviceptr>(state.memory.back().get());
+  auto made = std::make_unique<std::byte[]>(bytes + kAligned);
+  const auto begin = reinterpret_cast<CUdeviceptr>(made.get());
   *memory = (begin + kAligned - 1) / kAligned * kAligned;
+  state.memory[*memory] = std::move(made);
   return CUDA_SUCCESS;
+}
+
+CUresult cuMemFree_v2(CUdeviceptr memory) {
+  State& state = TheState();
+  if (Current() == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
+  const std::lock_guard lock(state.mutex);
+  return state.memory.erase(memory) == 1 ? Current()->sticky : CUDA_ERROR_INVALID_VALUE;
 }
 
 CUresult cuMemcpyDtoH_v2(void* to, CUdeviceptr from, size_t bytes) {
@@ -411,6 +419,15 @@ CUresult cuMemcpyDtoH_v2(void* to, CUdeviceptr from, size_t bytes) {
   if (from == 0) return CUDA_ERROR_INVALID_VALUE;
   std::memcpy(to, reinterpret_cast<const void*>(from), bytes);
   return Current()->sticky;
+}
+
+CUresult cuStreamDestroy_v2(CUstream stream) {
+  State& state = TheState();
+  if (Current() == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
+  const std::lock_guard lock(state.mutex);
+  const auto ended = std::erase_if(state.made_streams,
+                                   [stream](const auto& made) { return made.get() == stream; });
+  return ended == 1 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_HANDLE;
 }
 
 CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char byte, size_t bytes, CUstream stream) {

@@ -126,6 +126,10 @@ Module ParsePtx(const std::string& text) {
         parameter = head.substr(head.rfind(' ', bracket) + 1);
         parameter = parameter.substr(0, parameter.find('['));
         kernel.parameter_bytes = std::stoul(head.substr(bracket + 1));
+      } else if (const size_t last = head.find("\n)"); last != std::string::npos) {  // an address
+        const size_t name = head.rfind(' ', last) + 1;
+        parameter = head.substr(name, last - name);
+        kernel.parameter_bytes = 8;
       }
       if (const size_t limit = head.find(".maxntid "); limit != std::string::npos) {
         kernel.most_threads = std::stoi(head.substr(limit + 9));
