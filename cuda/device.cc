@@ -306,8 +306,8 @@ std::vector<uint32_t> RunSource(const SourceKernel& kernel, int64_t words, int o
   StreamDevice device(static_cast<CUfunction>(loaded.On(ordinal)), stream);
   if (device.Note("cuMemAlloc", driver.MemAlloc(&memory, bytes))) {
     device.Note("cuMemsetD8Async", driver.MemsetD8Async(memory, 0, bytes, stream));
-    device.Start(&memory,
-                 {kernel.blocks, kernel.threads, facts.shared_bytes, kernel.cluster, !clusters});
+    device.Start(&memory, {kernel.blocks, kernel.threads, facts.shared_bytes / 4 * 3,
+                           kernel.cluster, !clusters});
     device.Note("cuStreamSynchronize", driver.StreamSynchronize(stream));
     device.Note("cuMemcpyDtoH", driver.MemcpyDtoH(found.data(), memory, bytes));
     driver.MemFree(memory);

@@ -136,8 +136,8 @@ class Backend {
   }
 
   // Runs a kernel, for measurements and tests, and returns what it made of `words` zeros, whose
-  // address is its one argument. All blocks, or those of a cluster, are at work at once, each with
-  // all of a processor's shared memory. Throws std::runtime_error.
+  // address is its one argument. All blocks, or those of a cluster, are at work at once, each on a
+  // processor of its own with most of its shared memory. Throws std::runtime_error.
   virtual std::vector<uint32_t> RunSource(const SourceKernel& /*kernel*/, int64_t /*words*/,
                                           int /*device*/) const {
     throw std::runtime_error("this backend runs no kernels but its own");
