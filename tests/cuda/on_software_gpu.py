@@ -217,6 +217,8 @@ def of_own(
 
 
 def test_a_kernel_of_ones_own(gpu: SoftwareGpu) -> None:
+    native_module().facts("CUDA")  # asks the device with a kernel
+    gpu.counts()
     index = "words[32 * BlockIndex() + ThreadIndex()]"
     for _ in range(2):  # the zeros are new ones
         assert of_own(f"{index} += 3 * ThreadIndex() + 1;") == [*range(1, 97, 3)] * 2
@@ -250,7 +252,7 @@ def test_only_a_gpu_runs_kernels_of_ones_own() -> None:
 @pytest.mark.parametrize(
     ("kernel", "size", "text", "other"),
     [
-        ("trip", (2, 32, 1), "StoreRelaxed(words + 32, step + 1)", ""),
+        ("trip", (2, 32, 1), "StoreRelaxed(words + 32 * step + 32, kUnwritten)", ""),
         ("arrival", (4, 256, 4), "rank < gridDim.x", "rank + 1 < gridDim.x"),
     ],
 )
