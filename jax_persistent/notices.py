@@ -45,12 +45,16 @@ def heard() -> Iterator[list[str]]:
         _LISTENERS[:] = [each for each in _LISTENERS if each is not said]
 
 
-def missing(extra: str, needs: str, error: ImportError) -> ImportError:
-    """What an adapter raises without its framework: how to install it."""
-    return ImportError(
-        f"jax_persistent.{extra} needs {needs}; install it with pip install "
-        f"'jax-persistent[{extra}]': {error}"
-    )
+@contextmanager
+def needed(extra: str, what: str) -> Iterator[None]:
+    """Around an adapter's imports: without its framework, the error says how to install it."""
+    try:
+        yield
+    except ImportError as error:
+        raise ImportError(
+            f"jax_persistent.{extra} needs {what}; install it with pip install "
+            f"'jax-persistent[{extra}]': {error}"
+        ) from error
 
 
 def _say(level: int, what: str, reason: str) -> None:

@@ -32,6 +32,7 @@ PYTHON_LAYERS = (
         "nnx_cells",
         "streaming",
     ),
+    ("fallback",),
     ("programs",),
     ("ops",),
     ("backends",),

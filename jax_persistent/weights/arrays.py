@@ -7,10 +7,11 @@ GRU 3, Elman 1).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import numpy as np
 
 Weights = dict[str, np.ndarray]
@@ -65,12 +66,12 @@ def sizes_of(
       holds: the optional arrays that the layout they are for can hold.
       where: the name of that layout, for the message.
     """
-    given = given_arrays(weights)
+    given = {name: as_array(array) for name, array in weights.items() if array is not None}
     unknown = given.keys() - {"input_kernel", "recurrent_kernel", *_OPTIONAL}
     if unknown:
         raise ValueError(f"weights: expected the names of `lstm`, `gru`, `elman`; got {unknown}")
     for name in ("input_kernel", "recurrent_kernel"):
-        expect_rank(name, named(given, name), 2)
+        expect_rank(name, named(given, name, as_array), 2)
     W, R = given["input_kernel"], given["recurrent_kernel"]
     projection = given.get("projection_kernel")
     hidden = R.shape[0] if projection is None else projection.shape[0]
@@ -107,11 +108,16 @@ def expect_rank(name: str, array: np.ndarray, rank: int) -> None:
         raise ValueError(f"{name}: expected rank {rank}; got shape {array.shape}")
 
 
-def named(tensors: Mapping[str, Any], name: str) -> np.ndarray:
-    """An array by its name, of whatever numpy can read."""
+def as_array(array: Any) -> Any:
+    """An array of jax, which may be traced, as it is; whatever else numpy can read as numpy's."""
+    return array if isinstance(array, jax.Array) else np.asarray(array)
+
+
+def named(tensors: Mapping[str, Any], name: str, read: Callable[[Any], Any] = np.asarray) -> Any:
+    """An array by its name, of whatever numpy, or `read`, can read."""
     if tensors.get(name) is None:
         raise ValueError(f"{name}: expected an array of this name; got {sorted(tensors)}")
-    return np.asarray(tensors[name])
+    return read(tensors[name])
 
 
 def without_none(**arrays: np.ndarray | None) -> Weights:

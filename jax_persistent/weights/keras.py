@@ -10,6 +10,7 @@ import numpy as np
 
 from jax_persistent.weights.arrays import (
     Weights,
+    as_array,
     bias_of,
     check_directions,
     expect,
@@ -30,7 +31,7 @@ def from_keras(arrays: Sequence[Any]) -> list[Weights]:
     Args:
       arrays: kernel [I, G*H], recurrent_kernel [H, G*H] and, unless the layer has none, bias
         [G*H], or [2, G*H] of a GRU with `reset_after`; twice over for a `Bidirectional`. A bias
-        [G*H] of a GRU is that of `gru(reset_after=False)`.
+        [G*H] of a GRU is that of `gru(reset_after=False)`. Of numpy or jax, traced or not.
 
     Raises:
       ValueError: a shape or the number of arrays is wrong.
@@ -44,17 +45,17 @@ def from_keras(arrays: Sequence[Any]) -> list[Weights]:
 
 
 def _from_direction(kernel: Any, recurrent: Any, bias: Any = None) -> Weights:
-    kernel, recurrent = np.asarray(kernel), np.asarray(recurrent)
+    kernel, recurrent = as_array(kernel), as_array(recurrent)
     for name, array in (("kernel", kernel), ("recurrent_kernel", recurrent)):
         expect_rank(name, array, 2)
     gates = gates_of("recurrent_kernel", recurrent.shape, recurrent.shape[1], recurrent.shape[0])
     expect("kernel", kernel, (kernel.shape[0], recurrent.shape[1]))
     biases: Any = (None, None)
     if bias is not None:
-        biases = np.atleast_2d(np.asarray(bias))
-        both = gates == 3 and np.ndim(bias) == 2
-        expect("bias", np.asarray(bias), (*([2] if both else []), recurrent.shape[1]))
-        biases = tuple(biases) if both else (biases[0], None)
+        bias = as_array(bias)
+        both = gates == 3 and bias.ndim == 2
+        expect("bias", bias, (*([2] if both else []), recurrent.shape[1]))
+        biases = (bias[0], bias[1]) if both else (bias, None)
     found = without_none(
         input_kernel=kernel, recurrent_kernel=recurrent, bias=biases[0], recurrent_bias=biases[1]
     )

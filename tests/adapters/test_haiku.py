@@ -195,7 +195,7 @@ def test_another_haiku_runs_its_own_unroll(
     loaded: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loaded.adapter, "stateful", ModuleType("another"))
-    assert loaded.adapter._scanned() is loaded.hk.dynamic_unroll
+    assert loaded.adapter._loops()[None] is loaded.hk.dynamic_unroll
     assert caplog.messages == [
         "jax_persistent.haiku runs a lax.scan: this Haiku's unroll is another: another has no jax"
     ]

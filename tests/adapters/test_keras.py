@@ -211,7 +211,7 @@ def test_another_keras_runs_its_own_loop(
     loaded: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loaded.adapter, "backend_rnn", ModuleType("another"))
-    assert loaded.adapter._scanned() is loaded.layers.RNN.inner_loop
+    assert loaded.adapter._loops()[None] is loaded.layers.RNN.inner_loop
     (message,) = caplog.messages
     assert message.endswith("Keras's own code: this Keras's loop is another: another has no lax")
 

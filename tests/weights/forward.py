@@ -104,6 +104,56 @@ def keras(kind: str, arrays: Any, x: np.ndarray, reset_after: bool = True) -> np
     return loop(x, steps[kind], [zeros(x, units)] * (2 if kind == "lstm" else 1))
 
 
+def haiku(kind: str, params: Any, core: str, x: np.ndarray) -> np.ndarray:
+    """haiku.LSTM, GRU and VanillaRNN, from their `__call__`."""
+
+    def linear(name: str, *inputs: np.ndarray) -> np.ndarray:
+        of = params[f"{core}/{name}"]
+        return np.concatenate(inputs, -1) @ of["w"] + of["b"]
+
+    def lstm(x: Any, h: Any, c: Any) -> Any:
+        i, g, f, o = np.split(linear("linear", x, h), 4, -1)
+        c = sigmoid(f + 1) * c + sigmoid(i) * np.tanh(g)
+        h = sigmoid(o) * np.tanh(c)
+        return h, h, c
+
+    def gru(x: Any, h: Any) -> Any:
+        of = params[core]
+        W, (R_z, R_r, R_a) = of["w_i"], np.split(of["w_h"], 3, -1)
+        x_z, x_r, x_a = np.split(x @ W + of["b"], 3, -1)
+        z, r = sigmoid(x_z + h @ R_z), sigmoid(x_r + h @ R_r)
+        h = (1 - z) * h + z * np.tanh(x_a + (r * h) @ R_a)
+        return h, h
+
+    def vanilla(x: Any, h: Any) -> Any:
+        h = np.maximum(linear("linear", x) + linear("linear_1", h), 0)
+        return h, h
+
+    step, states, gates = {"lstm": (lstm, 2, 4), "gru": (gru, 1, 3), "elman": (vanilla, 1, 1)}[kind]
+    (columns,) = {len(arrays["b"]) for arrays in params.values()}
+    return loop(x, step, [zeros(x, columns // gates)] * states)
+
+
+def equinox(kind: str, p: Arrays, x: np.ndarray) -> np.ndarray:
+    """equinox.nn.LSTMCell and GRUCell, from their `__call__`."""
+    W, R, b = p["weight_ih"], p["weight_hh"], p["bias"]
+
+    def lstm(x: Any, h: Any, c: Any) -> Any:
+        i, f, g, o = np.split(x @ W.T + h @ R.T + b, 4, -1)
+        c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
+        h = sigmoid(o) * np.tanh(c)
+        return h, h, c
+
+    def gru(x: Any, h: Any) -> Any:
+        (x_r, x_z, x_n), (h_r, h_z, h_n) = (np.split(a, 3, -1) for a in (x @ W.T + b, h @ R.T))
+        n = np.tanh(x_n + sigmoid(x_r + h_r) * (h_n + p["bias_n"]))
+        h = n + sigmoid(x_z + h_z) * (h - n)
+        return h, h
+
+    step, states = (lstm, 2) if kind == "lstm" else (gru, 1)
+    return loop(x, step, [zeros(x, R.shape[1])] * states)
+
+
 def onnx(
     kind: str, p: Arrays, x: np.ndarray, way: int = 0, linear_before_reset: int = 1
 ) -> np.ndarray:

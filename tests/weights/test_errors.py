@@ -68,11 +68,23 @@ FLASH = weights.to_flashrnn(ELMAN)
             "recurrent_bias: .* a Keras layer has",
         ),
         (lambda: weights.to_nnx(GRU), "recurrent_bias: expected zeros for n, as nnx.GRUCell"),
+        (lambda: weights.to_haiku(GRU, "gru"), "recurrent_bias: .* a Haiku core has no place"),
+        (lambda: weights.to_equinox(ELMAN), "expected an LSTM or a GRU; Equinox has no Elman"),
         (lambda: weights.to_haste(ELMAN), "Haste has no Elman network"),
         (lambda: weights.to_cudnn([[GRU]]), "cuDNN's vector holds the LSTM of 1 layers of 6 units"),
         (lambda: weights.to_flashrnn(ELMAN, 4), "heads: expected a divisor of the 6 units; got 4"),
         (lambda: weights.to_flashrnn(ELMAN, 3), "expected zeros between the units of 3 heads"),
         # The others' arrays.
+        (
+            lambda: weights.from_haiku({"gru": {"w": ones(1)}}, "lstm"),
+            r"linear/w: expected an array of this name; got \[\]",
+        ),
+        (
+            lambda: weights.from_haiku(
+                {"gru": {"w_i": ones(I, 3 * H), "w_h": ones(H, 3 * H)}}, "gru"
+            ),
+            "b: expected an array of this name",
+        ),
         (
             lambda: weights.from_pytorch({}),
             r"weight_ih_l0: expected an array of this name; got \[\]",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -125,6 +126,36 @@ def test_pytorch_with_a_projection() -> None:
     assert_same_layers(weights.from_pytorch(state), [[given]])
 
 
+def assert_close(found: Any, expected: Any) -> None:
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        assert_allclose(found[name], array, atol=1e-12, err_msg=name)
+
+
+def in_jax(read: Any, arrays: Any, traced: bool) -> Any:
+    """What a layout's reader makes of the arrays, as numpy's or as tracers."""
+    if not traced:
+        return read(arrays)
+    with jax.enable_x64(True):
+        return jax.jit(read)(arrays)
+
+
+def relu(w: Any) -> np.ndarray:
+    """What `elman(activation="relu")` gives."""
+
+    def step(x: Any, h: Any) -> Any:
+        h = np.maximum(x @ w["input_kernel"] + h @ w["recurrent_kernel"] + w["bias"], 0)
+        return h, h
+
+    return forward.loop(X, step, [np.zeros((B, H))])
+
+
+def summed(w: Any) -> np.ndarray:
+    """A GRU's biases of r and z, which only act as their sum, and both of n."""
+    b, c = w["bias"], w["recurrent_bias"]
+    return np.concatenate([b[: 2 * H] + c[: 2 * H], b[2 * H :], c[2 * H :]])
+
+
 @every_cell
 def test_keras(kind: str) -> None:
     given = made(kind)
@@ -161,6 +192,43 @@ def test_a_reset_before_the_product() -> None:
     assert arrays[2].shape == (3 * H,)
     assert_allclose(forward.keras("gru", arrays, X, reset_after=False), before(given), rtol=1e-12)
     assert_same(weights.from_keras(arrays)[0], given)
+
+
+def without(given: Any, *names: str) -> dict[str, np.ndarray]:
+    return {name: a for name, a in given.items() if name not in names}
+
+
+@every_cell
+@pytest.mark.parametrize("traced", [False, True])
+def test_haiku(kind: str, traced: bool) -> None:
+    """Among the parameters of others, one of which is named as a part of the core."""
+    given = without(made(kind), "recurrent_bias")
+    params = weights.to_haiku(given, "net/~/core")
+    expected = {"gru": before, "elman": relu}.get(kind, lambda w: run(kind, w))(given)
+    assert_allclose(forward.haiku(kind, params, "net/~/core", X), expected, rtol=1e-12)
+    others = {"linear": {"w": X, "b": X}, "net/~/core_1": {"w_i": X}}
+    found = in_jax(lambda p: weights.from_haiku(others | p, "net/~/core"), params, traced)
+    assert_close(found, given)
+
+
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+@pytest.mark.parametrize("traced", [False, True])
+def test_equinox(kind: str, traced: bool) -> None:
+    given = made(kind)
+    arrays = weights.to_equinox(given)
+    assert_allclose(forward.equinox(kind, arrays, X), run(kind, given), rtol=1e-12)
+    found = in_jax(lambda a: weights.from_equinox(SimpleNamespace(**a)), arrays, traced)
+    if kind == "gru":  # r and z have one bias
+        given, found = ({**w, "bias": summed(w), "recurrent_bias": 0 * X} for w in (given, found))
+    assert_close(found, given)
+    assert "bias" not in weights.from_equinox(SimpleNamespace(**arrays | {"bias": None}))
+
+
+@every_cell
+def test_keras_arrays_may_be_traced(kind: str) -> None:
+    given = made(kind)
+    found = in_jax(lambda a: weights.from_keras(a)[0], weights.to_keras([given]), True)
+    assert_close(found, given)
 
 
 @every_cell
