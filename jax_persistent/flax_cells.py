@@ -3,7 +3,7 @@
 
 A layer describes its cell as `CellWeights`; `kernel_dtypes` says whether this call fits the
 kernels, and `run_cell` makes it. Whatever is unusual raises `NoKernel`, which says why, and the
-layer takes flax's own path, which is right for everything; `rehosted` has its scan be ours.
+layer takes flax's own path, which is right for everything; `fallback` has its scan be ours.
 
 Legend: T time steps, I input features, H hidden units, G gates; rows are all batch axes folded.
 """
@@ -11,7 +11,7 @@ Legend: T time steps, I input features, H hidden units, G gates; rows are all ba
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,16 +23,13 @@ from jax import Array
 
 from jax_persistent.cells import Cell
 from jax_persistent.cells.elman import ELMAN
+from jax_persistent.fallback import NoKernel
 from jax_persistent.ops import functions, packing
 from jax_persistent.ops.validation import check_flags, check_lengths, check_range
 from jax_persistent.problem import DTYPES, Arrays, PackedKernel
 
 _SIGMOIDS = (jax.nn.sigmoid, jax.lax.logistic)
 _TANHS = (jnp.tanh, jax.nn.tanh, jax.lax.tanh)
-
-
-class NoKernel(Exception):
-    """Raised where flax's own code has to run; says why."""
 
 
 @dataclass(frozen=True)
@@ -197,15 +194,6 @@ def unpackable(cell: Any, reason: NoKernel) -> NotImplementedError:
     )
 
 
-def never_native(reason: str) -> Callable[..., Any]:
-    """What runs a cell without a kernel of its own where flax's scan can't be ours."""
-
-    def refuse(*args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError(f"backend='native': {reason}. Use backend=None or 'reference'")
-
-    return refuse
-
-
 def check_gated_cell(cell: Any) -> None:
     """Raises NoKernel unless an LSTM or a GRU cell of flax's has the kernels' functions."""
     gated = any(cell.gate_fn is f for f in _SIGMOIDS)
@@ -229,14 +217,6 @@ def elman_of(cell: Any) -> Cell:
 
 def _named(function: Any) -> str:
     return getattr(function, "__name__", None) or repr(function)
-
-
-def gatherer(cell: Any, gatherers: Mapping[type, Callable[[Any], CellWeights]]) -> Any:
-    """The function that gathers this cell's weights, or NoKernel."""
-    if type(cell) not in gatherers:
-        names = ", ".join(known.__name__ for known in gatherers)
-        raise NoKernel(f"{type(cell).__name__} has no kernel; {names} have, without subclasses")
-    return gatherers[type(cell)]
 
 
 def activation_name(function: Any) -> str | None:

@@ -26,15 +26,14 @@ from jax_persistent import flax_cells, notices
 from jax_persistent.cells import Cell
 from jax_persistent.cells.gru import GRU
 from jax_persistent.cells.lstm import LSTM
+from jax_persistent.fallback import Loops, NoKernel, kernel_of, loops
 from jax_persistent.flax_cells import (
     CallOptions,
     CellWeights,
     KernelCall,
-    NoKernel,
 )
 from jax_persistent.linen_cells import *  # noqa: F403
-from jax_persistent.ops.validation import read_lengths
-from jax_persistent.programs import functions
+from jax_persistent.ops.validation import check_flags, read_lengths
 from jax_persistent.rehosted import Rehosted, lax_with
 
 # flax's method without the wrapper that flax puts around a Module's methods: ours has that wrapper
@@ -49,32 +48,25 @@ def _transforms_over(scan: Callable[..., Any]) -> Any:
     return Rehosted(transforms, lift=Rehosted(lift, axes_scan=axes))
 
 
-def _lifted() -> tuple[Any, dict[str | None, Any]]:
-    """flax's scan over ours, and its RNN's method for each word of `backend`.
+def _lifted() -> tuple[Loops, Loops]:
+    """flax's scan, and its RNN's method, over ours."""
 
-    flax's own if this flax is made differently.
-    """
-    warn = partial(notices.warn, "jax_persistent.linen.RNN runs flax's own code")
+    def scan(ours: Callable[..., Any]) -> Callable[..., Any]:
+        return _transforms_over(ours).scan
 
-    def rnn(backend: str | None) -> Any:
-        of_layers = _transforms_over(functions.scan_that_tells(warn, backend))
-        return Rehosted(recurrent, transforms=of_layers).copied(_flax_rnn)
+    def rnn(ours: Callable[..., Any]) -> Callable[..., Any]:
+        return Rehosted(recurrent, transforms=_transforms_over(ours)).copied(_flax_rnn)
 
-    try:
-        rnns = {None: rnn(None), "native": rnn("native"), "reference": _flax_rnn}
-        return _transforms_over(functions.scan).scan, rnns
-    except AttributeError as error:
-        what = "jax_persistent.linen.scan runs flax's own code"
-        reason = f"this flax's scan is another: {error}"
-        notices.warn(what, reason)
-        native = flax_cells.never_native(reason)
-        return nn.scan, {None: _flax_rnn, "native": native, "reference": _flax_rnn}
+    what, name = "jax_persistent.linen.{} runs flax's own code", "flax's scan"
+    tell = partial(notices.inform, "jax_persistent.scan runs as a lax.scan")
+    scans = loops(what.format("scan"), name, nn.scan, scan, tell)
+    return scans, loops(what.format("RNN"), name, _flax_rnn, rnn)
 
 
-_scan, _rnns = _lifted()
+_scans, _rnns = _lifted()
 
 
-def scan(target: Any, *lifting: Any, **options: Any) -> Any:
+def scan(target: Any, *lifting: Any, backend: str | None = None, **options: Any) -> Any:
     """flax.linen.scan, run persistently where the step is a recurrence.
 
     Takes the arguments of `flax.linen.scan`, which mean what they mean there, on a module, on a
@@ -95,11 +87,19 @@ def scan(target: Any, *lifting: Any, **options: Any) -> Any:
     Args:
       target: a Module class, or a function whose first argument is a Module.
       *lifting, **options: those of `flax.linen.scan`.
+      backend: None chooses; "native" is a kernel or an error saying why it can't be; "reference" is
+        flax's own scan. flax has no such argument.
 
     Returns:
       What `flax.linen.scan` does: a class, or a function (module, carry, *xs) -> (carry, ys).
+
+    Raises:
+      ValueError: another `backend`.
+      NotImplementedError: when what is returned runs: `backend="native"`, and the step has no
+        program; names the equation and the line it comes from.
     """
-    return _scan(target, *lifting, **options)
+    check_flags(backend)
+    return _scans[backend](target, *lifting, **options)
 
 
 class RNN(nn.RNN):
@@ -240,7 +240,7 @@ class RNN(nn.RNN):
 
     def _pack(self) -> None:
         try:
-            weights = flax_cells.gatherer(self.cell, _GATHERERS)(self.cell)
+            weights = kernel_of(self.cell, _GATHERERS)(self.cell)
         except NoKernel as error:
             raise flax_cells.unpackable(self.cell, error) from error
         self.put_variable("packed", "kernels", weights.pack())
@@ -376,7 +376,7 @@ def _weights(rnn: RNN, inputs: Any, init_key: Array | None, options: CallOptions
 
     Where the parameters are yet to be created, flax's own path creates them, running one step.
     """
-    gather = flax_cells.gatherer(rnn.cell, _GATHERERS)
+    gather = kernel_of(rnn.cell, _GATHERERS)
     flax_cells.check_sequence(inputs)
     if len(linen_module._global_interceptor_stack):
         raise NoKernel("methods are intercepted, and a kernel calls none of the cell's")

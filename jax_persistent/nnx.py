@@ -21,15 +21,14 @@ from jax_persistent import flax_cells, notices
 from jax_persistent.cells import Cell
 from jax_persistent.cells.gru import GRU
 from jax_persistent.cells.lstm import LSTM
+from jax_persistent.fallback import Loops, NoKernel, kernel_of, loops
 from jax_persistent.flax_cells import (
     CallOptions,
     CellWeights,
     KernelCall,
-    NoKernel,
 )
 from jax_persistent.nnx_cells import *  # noqa: F403
-from jax_persistent.ops.validation import read_lengths
-from jax_persistent.programs import functions
+from jax_persistent.ops.validation import check_flags, read_lengths
 from jax_persistent.rehosted import Rehosted, lax_with
 
 
@@ -38,37 +37,28 @@ def _scan_over(scan: Callable[..., Any]) -> Any:
     return Rehosted(iteration, jax=Rehosted(jax, lax=lax_with(scan))).scan
 
 
-def _lifted() -> tuple[Any, dict[str | None, Any]]:
-    """flax's scan over ours, and its RNN's method for each word of `backend`.
-
-    flax's own if this flax is made differently.
-    """
+def _lifted() -> tuple[Loops, Loops]:
+    """flax's scan, and its RNN's method, over ours."""
     flax_rnn: Any = nnx.RNN.__call__
-    warn = partial(notices.warn, "jax_persistent.nnx.RNN runs flax's own code")
 
-    def rnn(backend: str | None) -> Any:
-        of_layers = _scan_over(functions.scan_that_tells(warn, backend))
+    def rnn(ours: Callable[..., Any]) -> Callable[..., Any]:
+        of_layers = _scan_over(ours)
         names = {"scan": of_layers}
         if hasattr(nnx, "compat"):  # in newer releases the layer calls nnx.compat.scan
             legacy: Any = nnx.compat.scan
             names["compat"] = Rehosted(nnx.compat, scan=partial(of_layers, **legacy.keywords))
         return Rehosted(recurrent, nnx=Rehosted(nnx, **names)).copied(flax_rnn)
 
-    try:
-        rnns = {None: rnn(None), "native": rnn("native"), "reference": flax_rnn}
-        return _scan_over(functions.scan), rnns
-    except AttributeError as error:
-        what = "jax_persistent.nnx.scan runs flax's own code"
-        reason = f"this flax's scan is another: {error}"
-        notices.warn(what, reason)
-        native = flax_cells.never_native(reason)
-        return nnx.scan, {None: flax_rnn, "native": native, "reference": flax_rnn}
+    what, name = "jax_persistent.nnx.{} runs flax's own code", "flax's scan"
+    tell = partial(notices.inform, "jax_persistent.scan runs as a lax.scan")
+    scans = loops(what.format("scan"), name, nnx.scan, _scan_over, tell)
+    return scans, loops(what.format("RNN"), name, flax_rnn, rnn)
 
 
-_scan, _rnns = _lifted()
+_scans, _rnns = _lifted()
 
 
-def scan(*function: Any, **options: Any) -> Any:
+def scan(*function: Any, backend: str | None = None, **options: Any) -> Any:
     """flax.nnx.scan, run persistently where the step is a recurrence.
 
     Takes the arguments of `flax.nnx.scan`, which mean what they mean there; modules, their state
@@ -84,11 +74,19 @@ def scan(*function: Any, **options: Any) -> Any:
     Args:
       *function: what to scan; none of it for a decorator.
       **options: those of `flax.nnx.scan`.
+      backend: None chooses; "native" is a kernel or an error saying why it can't be; "reference" is
+        flax's own scan. flax has no such argument.
 
     Returns:
       What `flax.nnx.scan` does: a function, or a decorator.
+
+    Raises:
+      ValueError: another `backend`.
+      NotImplementedError: when what is returned runs: `backend="native"`, and the step has no
+        program; names the equation and the line it comes from.
     """
-    return _scan(*function, **options)
+    check_flags(backend)
+    return _scans[backend](*function, **options)
 
 
 class RNN(nnx.RNN):
@@ -248,7 +246,7 @@ class RNN(nnx.RNN):
           ValueError: its dtype has no kernel on a CPU.
         """
         try:
-            weights = flax_cells.gatherer(self.cell, _GATHERERS)(self.cell)
+            weights = kernel_of(self.cell, _GATHERERS)(self.cell)
         except NoKernel as error:
             raise flax_cells.unpackable(self.cell, error) from error
         self.packed = Packed(weights.pack())
@@ -401,7 +399,7 @@ def _initial_carry(
 
 def _weights(rnn: RNN, inputs: Any) -> CellWeights:
     """The weights of the layer's cell; raises NoKernel if flax has to run it."""
-    gather = flax_cells.gatherer(rnn.cell, _GATHERERS)
+    gather = kernel_of(rnn.cell, _GATHERERS)
     flax_cells.check_sequence(inputs)
     if rnn.broadcast_rngs is not None:
         raise NoKernel("broadcast_rngs asks for a scan over the cell's own calls")

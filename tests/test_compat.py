@@ -157,8 +157,11 @@ def test_another_flax_keeps_its_own_scan(
     said: Callable[[], str], monkeypatch: pytest.MonkeyPatch, layers: Any, module: str, name: str
 ) -> None:
     monkeypatch.delattr(importlib.import_module(module), name)
-    scan, rnn = layers._lifted()
+    scans, rnns = layers._lifted()
     own = layers.nn if layers is our_linen else layers.nnx
-    assert scan is own.scan
-    assert rnn[None] in (getattr(layers, "_flax_rnn", None), own.RNN.__call__)
+    flax_rnn = getattr(layers, "_flax_rnn", own.RNN.__call__)
+    assert [rnns[None], rnns["reference"], scans["reference"]] == [flax_rnn, flax_rnn, own.scan]
+    assert (scans[None] is own.scan) == (not module.endswith("recurrent"))
+    with pytest.raises(NotImplementedError, match=f"'native': this flax's scan .* has no {name}"):
+        rnns["native"]()
     assert f"runs flax's own code: this flax's scan is another: {module} has no {name}" in said()

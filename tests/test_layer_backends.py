@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`backend=` of both flax's layers: what it makes them run, and its errors."""
+"""`backend=` of both flax's layers and lifted scans: what it makes them run, and its errors."""
 
 from __future__ import annotations
 
@@ -110,6 +110,86 @@ def test_native_in_a_dtype_without_kernels() -> None:
 def test_other_words_are_refused(layer: Any) -> None:
     with pytest.raises(ValueError, match=r"backend: expected None .*; got 'cuda'"):
         layer("gru", "cuda")(X)
+
+
+def linen_scan(cell: Any, backend: Any) -> Call:
+    """A scan of a cell's module, and one of a function of a module."""
+    of_all = {"variable_broadcast": "params", "split_rngs": {"params": False}, "in_axes": 1}
+
+    class Both(nn.Module):
+        @nn.compact
+        def __call__(self, x: Any) -> Any:
+            scanned = linen.scan(cell, **of_all, out_axes=1, backend=backend)
+            _, y = scanned(H)(jnp.zeros((B, H)), x)
+
+            @partial(linen.scan, **of_all, reverse=True, backend=backend)
+            def back(module: nn.Module, carry: Any, x: Any) -> Any:
+                carry = jnp.tanh(nn.Dense(H, name="dense")(x) + carry)
+                return carry, None
+
+            return y, back(self, jnp.ones((B, H)), y)[0]
+
+    model = Both()
+    return partial(model.apply, jax.jit(model.init)(KEY, X))
+
+
+def nnx_scan(cell: Any, backend: Any) -> Call:
+    graph, state = nnx.split(cell(I, H, rngs=nnx.Rngs(0)))
+
+    @jp_nnx.scan(in_axes=(None, nnx.Carry, 1), out_axes=(nnx.Carry, 1), backend=backend)
+    def outputs(cell: Any, carry: Any, x: Any) -> Any:
+        return cell(carry, x)
+
+    return lambda x: outputs(nnx.merge(graph, state, copy=True), jnp.zeros((B, H)), x)
+
+
+SCANS = {"linen": (linen_scan, nn.GRUCell), "nnx": (nnx_scan, nnx.GRUCell)}
+each_scan = pytest.mark.parametrize(("scan", "cell"), SCANS.values(), ids=SCANS)
+
+
+@each_scan
+def test_each_word_of_a_lifted_scan(scan: Any, cell: Any) -> None:
+    calls = {word: scan(cell, word) for word in (None, "native", "reference")}
+    explained = {word: jp.explain(call, X) for word, call in calls.items()}
+    assert {word: e.backend for word, e in explained.items()} == {
+        None: "native",
+        "native": "native",
+        "reference": "reference",
+    }
+    assert explained["reference"].notices == ()
+    ours, plain = (jax.tree.leaves(calls[word](X)) for word in ("native", "reference"))
+    for one, other in zip(ours, plain, strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-5, atol=2e-5)
+
+
+class SortingModule(nn.Module):
+    features: int
+
+    @nn.compact
+    def __call__(self, carry: Any, x: Any) -> Any:
+        return jnp.sort(carry, -1), carry
+
+
+class SortingCell(nnx.Module):
+    def __init__(self, *sizes: int, rngs: Any) -> None: ...
+
+    def __call__(self, carry: Any, x: Any) -> Any:
+        return jnp.sort(carry, -1), carry
+
+
+@pytest.mark.parametrize(
+    ("scan", "cell"), [(linen_scan, SortingModule), (nnx_scan, SortingCell)], ids=SCANS
+)
+def test_a_native_scan_is_a_kernel_or_the_reason(scan: Any, cell: Any) -> None:
+    assert jp.explain(scan(cell, None), X).as_scans
+    with pytest.raises(NotImplementedError, match=r"backend='native': sort .*Use backend=None or"):
+        scan(cell, "native")(X)
+
+
+@each_scan
+def test_other_words_of_a_lifted_scan_are_refused(scan: Any, cell: Any) -> None:
+    with pytest.raises(ValueError, match=r"backend: expected None .*; got 'cuda'"):
+        scan(cell, "cuda")
 
 
 def test_both_directions_share_a_call_if_they_share_the_word() -> None:
