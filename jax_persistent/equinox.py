@@ -19,7 +19,7 @@ with notices.needed("equinox", "Equinox"):
 
 __all__ = ["RNN"]
 
-_KERNELS: dict[type, Any] = {eqx.nn.LSTMCell: lstm, eqx.nn.GRUCell: gru}
+_KERNELS: Any = {eqx.nn.LSTMCell: lstm, eqx.nn.GRUCell: gru}
 
 
 class RNN(eqx.Module):

@@ -66,12 +66,14 @@ def test_the_header_is_cpp_too(tmp_path: Path) -> None:
     run("./program", folder=tmp_path)
 
 
-def test_the_page_shows_a_program_that_compiles(tmp_path: Path) -> None:
+def test_the_page_shows_programs_that_compile(tmp_path: Path) -> None:
     page = (ROOT / "docs/c_interface.md").read_text()
-    (shown,) = re.findall(r"```c\n(.*?)```", page, re.DOTALL)
+    shown, lending = re.findall(r"```c\n(.*?)```", page, re.DOTALL)
     names = re.findall(r"= \{?(\w+)\}?[,}].*//", shown)
     (tmp_path / "shown.c").write_text(
         "#include <stdio.h>\n#include <stdlib.h>\n#include <jax_persistent.h>\n"
+        + "extern int my_pool[];\nvoid my_pool_add(void*, void (*)(void*), void*);\n"
+        + lending
         + "".join(f"static {'int32_t' if n == 'lengths' else 'float'} {n}[1];\n" for n in names)
         + f"int main(void) {{\n{shown}return 0;\n}}\n"
     )

@@ -113,7 +113,7 @@ int32_t jp_version() noexcept { return JP_VERSION; }
 jp_status jp_device_create(const jp_device_options* options, jp_device** device) noexcept {
   return jp::c::Guarded([&] {
     jp::c::CheckNotNull(device, "device");
-    const jp_device_options none{sizeof(jp_device_options), nullptr, 0, 0};
+    const jp_device_options none{sizeof(jp_device_options), nullptr, 0, 0, nullptr};
     const auto known = jp::c::Versioned(options ? options : &none, "jp_device_options");
     *device = new jp_device{jp::c::MakeDevice(known)};
   });

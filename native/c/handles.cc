@@ -25,6 +25,21 @@ const Backend& BackendOf(const char* platform) {
   throw std::invalid_argument("platform: expected " + known + "; got '" + platform + "'");
 }
 
+using Task = std::function<void()>;
+
+extern "C" void RunTask(void* task) { (*std::unique_ptr<Task>(static_cast<Task*>(task)))(); }
+
+// A schedule of the program's own threads.
+std::function<void(Task)> LentBy(const jp_thread_pool* given) {
+  const auto pool = Versioned(given, "jp_thread_pool");
+  if (pool.schedule == nullptr) {
+    throw std::invalid_argument("schedule: expected a function of the jp_thread_pool; got NULL");
+  }
+  return [pool](Task task) {
+    pool.schedule(pool.user_data, RunTask, std::make_unique<Task>(std::move(task)).release());
+  };
+}
+
 }  // namespace
 
 std::shared_ptr<const Device> MakeDevice(const jp_device_options& options) {
@@ -49,8 +64,11 @@ std::shared_ptr<const Device> MakeDevice(const jp_device_options& options) {
       where.threads = options.threads > 0 ? options.threads : backend.Places().front().threads;
       device->facts = backend.FactsOf(where);
       where.threads = static_cast<int>(device->facts.at("threads"));  // what the machine allows
-      where.schedule = [pool = &device->pool.emplace(where.threads - 1)](
-                           std::function<void()> task) { pool->Schedule(std::move(task)); };
+      where.schedule = options.pool != nullptr
+                           ? LentBy(options.pool)
+                           : [pool = &device->pool.emplace(where.threads - 1)](Task task) {
+                               pool->Schedule(std::move(task));
+                             };
     } else {
       device->facts = backend.FactsOf(where);
     }

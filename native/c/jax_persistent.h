@@ -38,7 +38,7 @@
 #include <stdint.h>
 
 #define JP_VERSION_MAJOR 1
-#define JP_VERSION_MINOR 0
+#define JP_VERSION_MINOR 1
 #define JP_VERSION (JP_VERSION_MAJOR * 1000 + JP_VERSION_MINOR)
 
 #define JP_ALIGNMENT 16
@@ -84,17 +84,31 @@ JP_API int32_t jp_version(void) JP_NOEXCEPT;
 
 typedef struct jp_device jp_device;
 
+// Threads that the program lends to a CPU's calls, in place of the device's own. Since version 1.1.
+//
+// A call asks for up to jp_device_options.threads - 1 of them, and works on the caller's thread
+// meanwhile. It never waits for a thread to come: one that is busy elsewhere only makes it slower,
+// and one that comes after the call has returned finds nothing to do.
+typedef struct jp_thread_pool {
+  size_t struct_size;
+  // Has run(task) called once, on any thread, before the library is unloaded: soon, if calls are to
+  // be fast. Several threads may call it at once. It must not throw.
+  void (*schedule)(void* user_data, void (*run)(void* task), void* task);
+  void* user_data;  // given to schedule, as long as there are devices or plans
+} jp_thread_pool;
+
 typedef struct jp_device_options {
   size_t struct_size;
   const char* platform;  // "cpu" or "cuda"; NULL: "cpu"
   int32_t threads;       // cpu: that a call uses at most, the caller's among them; 0: one a core.
                          // JAX_PERSISTENT_THREADS in the environment limits them, too
   int32_t ordinal;       // cuda: the GPU, in the driver's numbering
+  const jp_thread_pool* pool;  // cpu: whose threads; NULL: the device's own. It is copied
 } jp_device_options;
 
 // Makes a device. Of a CPU it has threads that sleep between calls, and on which calls at the same
-// time take turns; a GPU's calls run in its primary context, as the CUDA runtime's do. `options`
-// may be NULL: all cores of the CPU.
+// time take turns, unless it is lent some; a GPU's calls run in its primary context, as the CUDA
+// runtime's do. `options` may be NULL: all cores of the CPU.
 //
 // A GPU needs its driver (libcuda.so.1, or the file that JAX_PERSISTENT_LIBCUDA names) and NVRTC
 // 12.8 or later (libnvrtc.so, or JAX_PERSISTENT_LIBNVRTC), which compiles kernels; they are kept

@@ -14,8 +14,8 @@
 namespace jp::c {
 namespace {
 
-static_assert(sizeof(jp_device_options) == 24 && sizeof(jp_problem) == 80 &&
-                  sizeof(jp_array_info) == 104,
+static_assert(sizeof(jp_thread_pool) == 24 && sizeof(jp_device_options) == 32 &&
+                  sizeof(jp_problem) == 80 && sizeof(jp_array_info) == 104,
               "fields without padding, so that a larger struct's unknown bytes are its fields");
 static_assert(kMostStates <= JP_MAX_STATES);
 
@@ -133,16 +133,17 @@ void Take(const Problem& problem, Part part, const char* name, size_t alignment,
 
 }  // namespace
 
-void CheckVersion(const void* given, const char* name, size_t known) {
+void CheckVersion(const void* given, const char* name, size_t first, size_t known) {
   size_t bytes = 0;
   std::memcpy(&bytes, given, sizeof bytes);
-  if (bytes < known || bytes > kMostStructBytes) {
+  if (bytes < first || bytes > kMostStructBytes) {
     Fail(std::string(name) + ": expected struct_size to be sizeof(" + name + "), which is " +
          std::to_string(known) + " in version " + std::to_string(JP_VERSION) + "; got " +
          std::to_string(bytes));
   }
   const auto* const begin = static_cast<const unsigned char*>(given);
-  if (std::any_of(begin + known, begin + bytes, [](unsigned char byte) { return byte != 0; })) {
+  if (std::any_of(begin + std::min(known, bytes), begin + bytes,
+                  [](unsigned char byte) { return byte != 0; })) {
     Fail(std::string(name) + ": a field is set that this library, of version " +
          std::to_string(JP_VERSION) + ", does not know: expected a later library, or zeros");
   }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
 
 #include "native/c/errors.h"
@@ -14,16 +15,21 @@
 
 namespace jp::c {
 
-// Throws unless a struct of this many bytes, beginning with its size, can be read as one of
-// `known` bytes: it has all that the first version had and, of what is behind `known`, zeros.
-void CheckVersion(const void* given, const char* name, size_t known);
+// Of a struct in the first version that has it.
+template <class Struct>
+constexpr size_t kFirstBytes = sizeof(Struct);
+template <>
+inline constexpr size_t kFirstBytes<jp_device_options> = offsetof(jp_device_options, pool);
 
-// A caller's struct, with zeros for what it does not have. JP_VERSION 1000 is the first, so that
-// none is smaller than it is now.
+// Throws unless a struct that begins with its size can be read as one of `known` bytes: it has all
+// that the `first` version had and, of what is behind `known`, zeros.
+void CheckVersion(const void* given, const char* name, size_t first, size_t known);
+
+// A caller's struct, with zeros for what it does not have.
 template <class Struct>
 Struct Versioned(const Struct* given, const char* name) {
   CheckNotNull(given, name);
-  CheckVersion(given, name, sizeof(Struct));
+  CheckVersion(given, name, kFirstBytes<Struct>, sizeof(Struct));
   Struct known{};
   std::memcpy(&known, given, std::min(given->struct_size, sizeof(Struct)));
   return known;

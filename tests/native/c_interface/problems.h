@@ -75,6 +75,28 @@ static const jp_problem kCpuProblems[] = {
      .parts = kOfCpu | kBiases},
 };
 
+// Time-major, so that a piece of a sequence is a piece of its array. One row has a way of its own
+// through a CPU's products, and a piece of one step another one.
+static const jp_problem kChunkedProblems[] = {
+    {.cell = "lstm",
+     .layers = 1,
+     .batch = 3,
+     .steps = 7,
+     .inputs = 5,
+     .hidden = 34,
+     .time_major = 1,
+     .dtype = JP_BFLOAT16,
+     .parts = JP_PART_INPUTS | JP_PART_BIAS | JP_PART_CHUNKED | kRows},
+    {.cell = "gru",
+     .layers = 1,
+     .batch = 1,
+     .steps = 9,
+     .inputs = 4,
+     .hidden = 67,
+     .time_major = 1,
+     .parts = JP_PART_INPUTS | JP_PART_RECURRENT_BIAS | JP_PART_CHUNKED},
+};
+
 static const jp_problem kCudaProblems[] = {
     {.cell = "lstm",
      .layers = 1,

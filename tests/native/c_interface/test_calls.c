@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Several threads call with one plan at once, and with one CPU thread a call takes no memory from
-// the heap.
+// Several threads call with one plan at once; threads of the program's own may help; and with one
+// CPU thread a call takes no memory from the heap.
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -56,7 +56,7 @@ static jp_plan* plan_on(const jp_device* device, jp_pass pass) {
 
 // What one caller has: plans that it shares, arrays of its own.
 typedef struct {
-  const jp_plan *forward, *backward;
+  jp_plan *forward, *backward;
   arrays of_forward, of_backward;
   jp_status status;
   char text[128];
@@ -124,6 +124,174 @@ static void check_threads(void) {
   jp_device_destroy(device);
 }
 
+// Where `stream` is NULL, as it has to be on a CPU, the call is over when it returns: its results
+// are there, and nothing reads its operands or uses its workspace any more.
+static void check_null_stream(void) {
+  jp_device* const device = device_with(3);
+  jp_plan* const plan = plan_on(device, JP_PASS_FORWARD);
+  arrays expected = arrays_of(plan);
+  const jp_forward_arrays first = forward_of(&expected);
+  CHECK_OK(run_forward(plan, &first));
+  size_t bytes = 0;
+  CHECK_OK(jp_plan_workspace_bytes(plan, &bytes));
+  for (int i = 0; i < kCalls; ++i) {
+    arrays all = arrays_of(plan);
+    copy_operands(&all, &expected);
+    const jp_forward_arrays call = forward_of(&all);
+    void* const workspace = malloc(bytes);
+    CHECK(jp_forward(plan, &call, workspace, bytes, &all) == JP_INVALID_ARGUMENT, "a stream");
+    CHECK(((unsigned char*)call.outputs)[0] == 0xff, "a refused call has written");
+    CHECK_OK(jp_forward(plan, &call, workspace, bytes, NULL));
+    memset(workspace, 0x55, bytes);
+    free(workspace);
+    for (size_t a = 0; a < all.count; ++a) {
+      const array *const one = &all.list[a], *const other = &expected.list[a];
+      if (!one->info.is_result) memset(one->data, 0x55, one->info.bytes);
+      CHECK(!one->info.is_result || memcmp(one->data, other->data, one->info.bytes) == 0, "%s",
+            one->info.name);
+    }
+    arrays_free(&all);
+  }
+  arrays_free(&expected);
+  jp_plan_destroy(plan);
+  jp_device_destroy(device);
+}
+
+// --- A pool of the program's own
+
+typedef struct {
+  void (*run)(void* task);
+  void* task;
+} job;
+
+enum { kMostJobs = 64, kLent = 2 };
+
+typedef struct {
+  pthread_mutex_t lock;
+  pthread_cond_t changed;
+  job jobs[kMostJobs];
+  size_t first, last, ran;  // of all jobs so far: the next to run, behind the newest, done
+  bool stops;
+} host;
+
+static void enqueue(void* user_data, void (*run)(void* task), void* task) {
+  host* const self = user_data;
+  pthread_mutex_lock(&self->lock);
+  CHECK(self->last - self->first < kMostJobs, "%zu jobs", self->last - self->first);
+  self->jobs[self->last++ % kMostJobs] = (job){run, task};
+  pthread_cond_signal(&self->changed);
+  pthread_mutex_unlock(&self->lock);
+}
+
+// A thread of the pool: runs jobs until none are left after `stops`.
+static void* work(void* argument) {
+  host* const self = argument;
+  pthread_mutex_lock(&self->lock);
+  while (true) {
+    while (self->first == self->last && !self->stops) {
+      pthread_cond_wait(&self->changed, &self->lock);
+    }
+    if (self->first == self->last) break;
+    const job next = self->jobs[self->first++ % kMostJobs];
+    pthread_mutex_unlock(&self->lock);
+    next.run(next.task);
+    pthread_mutex_lock(&self->lock);
+    ++self->ran;
+  }
+  pthread_mutex_unlock(&self->lock);
+  return NULL;
+}
+
+static void run_at_once(void* user_data, void (*run)(void* task), void* task) {
+  ++*(size_t*)user_data;
+  run(task);
+}
+
+static jp_device* device_with_pool(void (*schedule)(void*, void (*)(void*), void*), void* data) {
+  const jp_thread_pool pool = {
+      .struct_size = sizeof pool, .schedule = schedule, .user_data = data};  // which is copied
+  const jp_device_options options = {
+      .struct_size = sizeof options, .threads = kLent + 1, .pool = &pool};
+  jp_device* device = NULL;
+  CHECK_OK(jp_device_create(&options, &device));
+  return device;
+}
+
+// A caller on a device, with the operands of another one.
+static caller caller_on(const jp_device* device, const caller* like) {
+  caller made = {.forward = plan_on(device, JP_PASS_FORWARD),
+                 .backward = plan_on(device, JP_PASS_BACKWARD)};
+  made.of_forward = arrays_of(made.forward);
+  made.of_backward = arrays_of(made.backward);
+  if (like == NULL) return made;
+  copy_operands(&made.of_forward, &like->of_forward);
+  copy_operands(&made.of_backward, &like->of_backward);
+  return made;
+}
+
+static void check_caller(caller* got, const caller* expected) {
+  CHECK(got->status == JP_OK, "%s", got->text);
+  check_same(&got->of_forward, &expected->of_forward);
+  check_same(&got->of_backward, &expected->of_backward);
+}
+
+static void free_caller(caller* one) {
+  arrays_free(&one->of_forward);
+  arrays_free(&one->of_backward);
+  jp_plan_destroy(one->forward);
+  jp_plan_destroy(one->backward);
+}
+
+static void check_lent_threads(void) {
+  jp_device* const own = device_with(kLent + 1);
+  caller alone = caller_on(own, NULL);
+  call_often(&alone);
+
+  // Two threads help two callers.
+  host pool = {.lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+  jp_device* const lent = device_with_pool(enqueue, &pool);
+  caller callers[2] = {caller_on(lent, &alone), caller_on(lent, &alone)};
+  pthread_t workers[kLent], threads[2];
+  for (int i = 0; i < kLent; ++i) pthread_create(&workers[i], NULL, work, &pool);
+  for (int i = 0; i < 2; ++i) pthread_create(&threads[i], NULL, call_often, &callers[i]);
+  for (int i = 0; i < 2; ++i) pthread_join(threads[i], NULL);
+  jp_device_destroy(lent);
+  for (int i = 0; i < 2; ++i) check_caller(&callers[i], &alone);
+  for (int i = 0; i < 2; ++i) free_caller(&callers[i]);
+  // Tasks that are still waiting outlive the device, its plans and the calls that they are of.
+  pthread_mutex_lock(&pool.lock);
+  pool.stops = true;
+  pthread_cond_broadcast(&pool.changed);
+  pthread_mutex_unlock(&pool.lock);
+  for (int i = 0; i < kLent; ++i) pthread_join(workers[i], NULL);
+  CHECK(pool.last > 0 && pool.ran == pool.last, "%zu of %zu jobs", pool.ran, pool.last);
+
+  // No thread comes before the call is done, and its jobs find nothing to do.
+  host late = {
+      .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER, .stops = true};
+  jp_device* const idle = device_with_pool(enqueue, &late);
+  caller waits = caller_on(idle, &alone);
+  const jp_forward_arrays call = forward_of(&waits.of_forward);
+  CHECK_OK(run_forward(waits.forward, &call));
+  check_same(&waits.of_forward, &alone.of_forward);
+  free_caller(&waits);
+  jp_device_destroy(idle);
+  work(&late);
+  CHECK(late.last > 0 && late.ran == late.last, "%zu of %zu jobs", late.ran, late.last);
+
+  // A pool that runs a job where it is given it.
+  size_t ran = 0;
+  jp_device* const same = device_with_pool(run_at_once, &ran);
+  caller itself = caller_on(same, &alone);
+  call_often(&itself);
+  check_caller(&itself, &alone);
+  CHECK(ran > 0, "no jobs");
+  free_caller(&itself);
+  jp_device_destroy(same);
+  free_caller(&alone);
+  jp_device_destroy(own);
+}
+
 #if defined(COUNTS_ALLOCATIONS)
 static void check_allocations(void) {
   const size_t before = allocations;
@@ -153,6 +321,8 @@ static void check_allocations(void) {
 
 int main(void) {
   check_threads();
+  check_null_stream();
+  check_lent_threads();
 #if defined(COUNTS_ALLOCATIONS)
   check_allocations();
 #endif

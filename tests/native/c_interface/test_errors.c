@@ -39,9 +39,21 @@ static void check_devices(void) {
   options.ordinal = -2;
   CHECK_INVALID(jp_device_create(&options, &device), "ordinal: expected at least 0; got -2");
   options.ordinal = 0;
+  jp_thread_pool pool = {.struct_size = sizeof pool};
+  options.pool = &pool;
+  CHECK_INVALID(jp_device_create(&options, &device),
+                "schedule: expected a function of the jp_thread_pool; got NULL");
+  pool.struct_size = 8;
+  CHECK_INVALID(jp_device_create(&options, &device),
+                "jp_thread_pool: expected struct_size to be sizeof(jp_thread_pool), which is 24");
   options.struct_size = 0;
   CHECK_INVALID(jp_device_create(&options, &device),
                 "jp_device_options: expected struct_size to be sizeof(jp_device_options), which");
+  options.struct_size = offsetof(jp_device_options, pool);  // version 1.0, which has no pool
+  CHECK_OK(jp_device_create(&options, &device));
+  jp_device_destroy(device);
+  device = NULL;
+  options.pool = NULL;
   options.struct_size = sizeof options;
   options.platform = "cuda";
   CHECK_ERROR(jp_device_create(&options, &device), JP_UNAVAILABLE, "CUDA: ");
@@ -62,7 +74,7 @@ static void check_versions(const jp_device* device) {
   plan = NULL;
   problem.later = 1;
   CHECK_INVALID(jp_plan_create(device, &problem.known, JP_PASS_FORWARD, &plan),
-                "jp_problem: a field is set that this library, of version 1000, does not know");
+                "jp_problem: a field is set that this library, of version 1001, does not know");
   const size_t wrong[] = {0, 8, sizeof(jp_problem) - 4, (size_t)1 << 40, (size_t)-1};
   for (size_t i = 0; i < sizeof wrong / sizeof *wrong; ++i) {
     problem.known.struct_size = wrong[i];

@@ -185,6 +185,75 @@ static void check_packed(const jp_device* device, jp_problem p, arrays* plain) {
   jp_plan_destroy(plan);
 }
 
+// Sets the arrays of `steps` steps of a time-major problem to those of all, from a step on, and its
+// initial states to what another piece has ended with.
+static void take_piece(arrays* piece, arrays* all, const jp_problem* p, int64_t from, int64_t steps,
+                       arrays* before) {
+  for (size_t i = 0; i < piece->count; ++i) {
+    array* const one = &piece->list[i];
+    if (one->info.is_result) continue;
+    const array* const whole = find(all, one->info.name);
+    const size_t step = whole->info.bytes / (size_t)p->steps;
+    const bool sequence = one->info.bytes == step * (size_t)steps;
+    memcpy(one->data, (char*)whole->data + (sequence ? step * (size_t)from : 0), one->info.bytes);
+  }
+  array* const lengths = find(piece, "lengths");
+  for (size_t i = 0; lengths && i < length_of(lengths); ++i) {
+    int32_t* const left = &((int32_t*)lengths->data)[i];
+    *left -= (int32_t)from;
+    *left = *left < 0 ? 0 : *left > steps ? (int32_t)steps : *left;
+  }
+  for (int s = 0; before && s < model_states(p); ++s) {
+    char name[32];
+    snprintf(name, sizeof name, "initial_state[%d]", s);
+    array* const start = find(piece, name);
+    snprintf(name, sizeof name, "final_state[%d]", s);
+    memcpy(start->data, find(before, name)->data, start->info.bytes);
+  }
+}
+
+// Pieces of a sequence give the bits of the whole, wherever it is cut.
+static void check_chunked(const jp_device* device, jp_problem p) {
+  p.struct_size = sizeof p;
+  jp_plan* plan = NULL;
+  CHECK_OK(jp_plan_create(device, &p, JP_PASS_FORWARD, &plan));
+  if (plan == NULL) return;
+  arrays all = arrays_of(plan);
+  fill_rows(&all, &p);
+  const jp_forward_arrays call = forward_of(&all);
+  CHECK_OK(run_forward(plan, &call));
+  CHECK(find(&all, "final_state[0]")->info.dtype == JP_FLOAT32, "the states are float32");
+
+  const int64_t cuts[] = {0, 1, 2, 4, p.steps};
+  arrays pieces[4];
+  jp_plan* plans[4] = {NULL};  // which have the arrays' names
+  for (int i = 0; i < 4; ++i) {
+    jp_problem of_piece = p;
+    of_piece.steps = cuts[i + 1] - cuts[i];
+    CHECK_OK(jp_plan_create(device, &of_piece, JP_PASS_FORWARD, &plans[i]));
+    pieces[i] = arrays_of(plans[i]);
+    take_piece(&pieces[i], &all, &p, cuts[i], of_piece.steps, i ? &pieces[i - 1] : NULL);
+    const jp_forward_arrays of_call = forward_of(&pieces[i]);
+    CHECK_OK(run_forward(plans[i], &of_call));
+    const array *const got = find(&pieces[i], "outputs"), *const whole = find(&all, "outputs");
+    const size_t step = whole->info.bytes / (size_t)p.steps;
+    CHECK(memcmp(got->data, (char*)whole->data + step * (size_t)cuts[i], got->info.bytes) == 0,
+          "%s: the outputs of piece %d", p.cell, i);
+  }
+  for (int s = 0; s < model_states(&p); ++s) {
+    char name[32];
+    snprintf(name, sizeof name, "final_state[%d]", s);
+    const array *const got = find(&pieces[3], name), *const whole = find(&all, name);
+    CHECK(memcmp(got->data, whole->data, got->info.bytes) == 0, "%s: %s", p.cell, name);
+  }
+  for (int i = 0; i < 4; ++i) {
+    arrays_free(&pieces[i]);
+    jp_plan_destroy(plans[i]);
+  }
+  arrays_free(&all);
+  jp_plan_destroy(plan);
+}
+
 static void check(const jp_device* device, jp_problem p) {
   p.struct_size = sizeof p;
   jp_plan* plan = NULL;
@@ -236,6 +305,8 @@ int main(int count, char** arguments) {
     const jp_problem* const problems = cuda ? kCudaProblems : kCpuProblems;
     const size_t all = cuda ? sizeof kCudaProblems : sizeof kCpuProblems;
     for (size_t i = 0; device && i < all / sizeof *problems; ++i) check(device, problems[i]);
+    const size_t chunked = cuda ? 0 : sizeof kChunkedProblems / sizeof *kChunkedProblems;
+    for (size_t i = 0; device && i < chunked; ++i) check_chunked(device, kChunkedProblems[i]);
     jp_device_destroy(device);
   }
   return finish("c_values");
