@@ -28,6 +28,18 @@ TOOLS, HEADERS = WORK / "tools", WORK / "xla"
 GLIBC = "2.27"
 MACHINES = ("x86_64", "aarch64")
 PIP = ("-m", "pip", "--quiet", "--disable-pip-version-check")
+# Zig knows a header that is to be precompiled, and takes CMake's own words for that for others. It
+# compiles a libc++ for each way in which it links: CMake's first trial of it is compiled only.
+COMPILER = """#!{python}
+import os, sys
+words = sys.argv[1:]
+if "-emit-pch" in words:
+    at = words.index("-emit-pch")
+    words = [word for word in words[: at - 1] + words[at + 1 :] if word != "-c"]
+elif words[-1:] == ["CMakeCXXCompilerId.cpp"]:
+    words.append("-c")
+os.execv("{zig}", ["zig", "c++", "-target", "{machine}-linux-gnu.{glibc}", *words])
+"""
 BUILD = "import sys; from scikit_build_core import build; print(build.build_{}(*eval(sys.argv[1])))"
 
 
@@ -80,11 +92,24 @@ def processor_time() -> float:
     return used.ru_utime + used.ru_stime
 
 
+def compiler(folder: Path, machine: str) -> Path:
+    """Zig's C++ compiler for a machine, as a command in a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = folder / "c++"
+    zig = TOOLS / "ziglang" / "zig"
+    text = COMPILER.format(python=sys.executable, zig=zig, machine=machine, glibc=GLIBC)
+    command.write_text(text)
+    command.chmod(0o755)
+    return command
+
+
 def build(python: str, machine: str, output: Path) -> None:
     major, minor = version_of(python)
     began, folder = processor_time(), WORK / f"cp{major}{minor}-{machine}"
     settings = {
         "build-dir": str(folder),
+        "cmake.define.JAX_PERSISTENT_PRECOMPILE": "ON",
+        "cmake.define.CMAKE_TRY_COMPILE_TARGET_TYPE": "STATIC_LIBRARY",
         "cmake.define.JAX_PERSISTENT_XLA_INCLUDE": str(HEADERS / "jaxlib" / "include"),
     }
     unchecked = folder / "wheel"
@@ -94,7 +119,7 @@ def build(python: str, machine: str, output: Path) -> None:
         "-c",
         BUILD.format("wheel"),
         repr((str(unchecked), settings)),
-        CXX=f"{TOOLS}/ziglang/zig c++ -target {machine}-linux-gnu.{GLIBC}",
+        CXX=str(compiler(folder, machine)),
         # Of the machine that it is for.
         _PYTHON_HOST_PLATFORM=f"linux-{machine}",
         SETUPTOOLS_EXT_SUFFIX=f".cpython-{major}{minor}-{machine}-linux-gnu.so",
