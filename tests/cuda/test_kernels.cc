@@ -40,8 +40,9 @@ bool IsTypical(const CellTraits& cell, Precision precision) {
          (precision == Precision::kBfloat16 || precision == Precision::kFloat32);
 }
 
-// Every option with every exchange of every typical kernel, the sizes in turn. The other kernels have
-// one exchange each: relu, float16 and tf32 have all three between them, each cell two or three.
+// Every option with every exchange of every typical kernel, the sizes in turn. The other kernels
+// have one exchange each: relu, float16 and tf32 have all three between them, each cell two or
+// three.
 void CheckAllOptions() {
   int seed = 0, kernel = 0;
   for (const CellTraits& cell : jp::kCells) {
