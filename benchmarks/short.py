@@ -106,11 +106,11 @@ def line(row: dict[str, Any]) -> str:
     return f"{row['cell']:5} {row['dtype']:8} {sizes:10} flax {row['us']['flax']:9.1f} us  {ratios}"
 
 
-def means(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def means(rows: Sequence[dict[str, Any]], over: str = "flax_over") -> dict[str, Any]:
     """Of flax's time to each way's: geometric means, the least, and shapes below `EQUAL`."""
     found: dict[str, Any] = {}
-    for way in rows[0]["flax_over"]:
-        ratios = [row["flax_over"][way] for row in rows]
+    for way in rows[0][over]:
+        ratios = [row[over][way] for row in rows]
         found[way] = {
             "geometric_mean": round(math.exp(sum(map(math.log, ratios)) / len(ratios)), 3),
             "least": min(ratios),

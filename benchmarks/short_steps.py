@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Step functions of one to ten steps: `lax.scan`, `jp.scan`, and `jp.scan` with packed matrices.
+
+    python -m benchmarks.short_steps          # one core, forward
+
+Each step multiplies x [T, B, H] and its own h with matrices. All ways in turns, medians of the
+rounds' own ratios; times are CPU time of the process, as in `benchmarks.short`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks import machine
+from benchmarks.options import numbers, positive
+from benchmarks.short import means
+
+WAYS = ("lax", "scan", "packed")
+CELLS, STEPS, BATCH, HIDDEN = ["lstm", "peephole"], [1, 4, 10], [1, 4, 32], [128, 256, 512, 1024]
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.short_steps")
+    parser.add_argument("--cells", nargs="+", choices=CELLS, default=CELLS)
+    parser.add_argument("--steps", type=numbers, default=STEPS, metavar="T")
+    parser.add_argument("--batch", type=numbers, default=BATCH, metavar="B")
+    parser.add_argument("--hidden", type=numbers, default=HIDDEN, metavar="H")
+    parser.add_argument("--rounds", type=positive, default=7)
+    parser.add_argument("--threads", type=positive, default=1, help="cores; all CPU time counts")
+    parser.add_argument("--output", type=Path, help="the results file")
+    options = parser.parse_args(arguments)
+    machine.limit_cores(options.threads)  # before XLA starts
+
+    from benchmarks.cpu import RESULTS
+    from jax_persistent.ffi.registration import native_module
+
+    facts = machine.describe(native_module().cpu_isa())
+    rows = []
+    for cell, steps, hidden, batch in itertools.product(
+        options.cells, options.steps, options.hidden, options.batch
+    ):
+        rows.append(timed(cell, steps, batch, hidden, options.rounds))
+        print(line(rows[-1]), flush=True)
+    results = {
+        "machine": facts,
+        "threads": options.threads,
+        "clock": "CPU time of the process",
+        "rows": rows,
+        "means": means(rows, "lax_over"),
+    }
+    print(json.dumps(results["means"], indent=1))
+    path = options.output or RESULTS / f"short-steps-{facts['date'][:10]}.json"
+    path.write_text(json.dumps(results, indent=1) + "\n")
+    print(f"results: {path}")
+    return results
+
+
+def timed(cell: str, steps: int, batch: int, hidden: int, rounds: int) -> dict[str, Any]:
+    """Microseconds of each way, and medians of the rounds' ratios of lax.scan's time to them."""
+    import jax
+    import numpy as np
+
+    import jax_persistent as jp
+    from jax_persistent.cli.timing import round_robin
+
+    step = {"lstm": lstm, "peephole": peephole}[cell]
+    draw = np.random.default_rng(0).normal
+    names = {"W": (hidden, 4 * hidden), "R": (hidden, 4 * hidden), "p": (3, 1, hidden)}
+    weights = {
+        n: jax.numpy.asarray(draw(size=s) * hidden**-0.5, "float32") for n, s in names.items()
+    }
+    packed = weights | jp.pack("scan", {name: weights[name] for name in ("W", "R")})
+    xs = jax.numpy.asarray(draw(size=(steps, batch, hidden)), "float32")
+    carry = (jax.numpy.zeros((batch, hidden)), jax.numpy.zeros((batch, hidden)))
+    ways = {
+        "lax": (jax.lax.scan, weights),
+        "scan": (jp.scan, weights),
+        "packed": (jp.scan, packed),
+    }
+    calls, outputs = {}, {}
+    for way, (scan, given) in ways.items():
+        run = jax.jit(lambda w, c, x, scan=scan: scan(partial(step, w), c, x))
+        outputs[way] = run(given, carry, xs)[1]
+        calls[way] = lambda run=run, given=given: jax.block_until_ready(run(given, carry, xs))
+    for way in ways:
+        np.testing.assert_allclose(outputs[way], outputs["lax"], atol=1e-5, err_msg=way)
+    seconds = round_robin(calls, rounds, math.inf, time.process_time)
+    us = {way: round(1e6 * median(times), 1) for way, times in seconds.items()}
+    over = {
+        way: round(median(a / b for a, b in zip(seconds["lax"], seconds[way], strict=True)), 3)
+        for way in WAYS[1:]
+    }
+    sizes = {"steps": steps, "batch": batch, "hidden": hidden}
+    return {"cell": cell, **sizes, "us": us, "lax_over": over}
+
+
+def lstm(w: Any, carry: Any, x: Any) -> Any:
+    import jax
+    import jax.numpy as jnp
+
+    h, c = carry
+    i, f, g, o = jnp.split(x @ w["W"] + h @ w["R"], 4, -1)
+    c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
+    h = jax.nn.sigmoid(o) * jnp.tanh(c)
+    return (h, c), h
+
+
+def peephole(w: Any, carry: Any, x: Any) -> Any:
+    import jax
+    import jax.numpy as jnp
+
+    h, c = carry
+    i, f, g, o = jnp.split(x @ w["W"] + h @ w["R"], 4, -1)
+    p = w["p"]
+    i, f = jax.nn.sigmoid(i + p[0] * c), jax.nn.sigmoid(f + p[1] * c)
+    c = f * c + i * jnp.tanh(g)
+    h = jax.nn.sigmoid(o + p[2] * c) * jnp.tanh(c)
+    return (h, c), h
+
+
+def line(row: dict[str, Any]) -> str:
+    sizes = f"{row['steps']}x{row['batch']}x{row['hidden']}"
+    ratios = " ".join(f"{way} {ratio:5.2f}x" for way, ratio in row["lax_over"].items())
+    return f"{row['cell']:8} {sizes:10} lax.scan {row['us']['lax']:9.1f} us  {ratios}"
+
+
+if __name__ == "__main__":
+    main()
