@@ -61,6 +61,7 @@ class Finder {
   explicit Finder(const Program& program) : program_(program) {}
 
   ProgramStep Find() {
+    if (program_.packed_lanes != 0) Refuse("its matrices were packed for a CPU");
     CheckExchanges(program_);
     if (std::max(program_.operands.size(), program_.carries + program_.ys.size()) >
         kMostProgramArrays) {

@@ -137,11 +137,11 @@ nb::dict Plan(const std::string& platform, const nb::dict& attributes,
 nb::dict ProgramPlan(const std::string& platform, const std::vector<int64_t>& code,
                      const std::vector<float>& literals, const std::vector<int64_t>& layouts,
                      int64_t steps, int64_t groups, int64_t rows, bool reverse, bool tf32,
-                     const std::map<std::string, int64_t>& facts,
+                     int64_t packed_lanes, const std::map<std::string, int64_t>& facts,
                      const std::map<std::string, std::string>& options, bool compiles) {
   const jp::Backend& backend = BackendOf(platform);
   const auto plan = backend.MakeProgramPlan(
-      jp::ParseProgram(code, literals, layouts, steps, groups, rows, reverse, tf32),
+      jp::ParseProgram(code, literals, layouts, steps, groups, rows, reverse, tf32, packed_lanes),
       {facts.begin(), facts.end()}, {options.begin(), options.end()});
   return AsDict(backend, *plan, compiles);
 }
@@ -197,7 +197,7 @@ NB_MODULE(_native, m) {
         nb::arg("options") = std::map<std::string, std::string>{}, nb::arg("compiles") = false);
   m.def("program_plan", &ProgramPlan, nb::arg("platform"), nb::arg("code"), nb::arg("literals"),
         nb::arg("layouts"), nb::arg("steps"), nb::arg("groups"), nb::arg("rows"),
-        nb::arg("reverse"), nb::arg("tf32"), nb::arg("facts"),
+        nb::arg("reverse"), nb::arg("tf32"), nb::arg("packed_lanes"), nb::arg("facts"),
         nb::arg("options") = std::map<std::string, std::string>{}, nb::arg("compiles") = false);
   m.def("report", &Report, nb::arg("platform"));
   m.def("search_for", &SearchFor, nb::arg("platform"), nb::arg("files"));

@@ -48,11 +48,13 @@ class Backend(abc.ABC):
       dtypes: the types that it has kernels for; others are refused without a warning.
       sums_weight_gradients: whether a backward call may have the part "d_weights". If False, a
         call returns the gates' gradients, and XLA sums them.
+      reads_packed: whether programs may have packed matrices; if False, they are unpacked before.
     """
 
     platform: str
     dtypes: tuple[str, ...] = DTYPES
     sums_weight_gradients: bool = False
+    reads_packed: bool = False
 
     def refusal(self, problem: Problem) -> str | None:
         """Why there is no kernel for such a problem, or None if there is one."""

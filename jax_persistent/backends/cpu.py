@@ -25,6 +25,7 @@ class CpuBackend(Backend):
     platform = "cpu"
     dtypes = ("float32", "bfloat16")
     sums_weight_gradients = True
+    reads_packed = True
 
     def slower_than_reference(self, problem: Problem) -> str | None:
         """Packing does not pay off for one or two steps of some rows.

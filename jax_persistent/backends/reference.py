@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jax_persistent.cells import States
-from jax_persistent.problem import Arrays, Problem
+from jax_persistent.problem import Arrays, PackedKernel, Problem
 
 
 def run(problem: Problem, flat: Sequence[Array]) -> list[Array]:
@@ -53,26 +53,10 @@ def unpacked(problem: Problem, flat: Sequence[Array]) -> tuple[Problem, Sequence
         return problem, flat
     arrays = problem.arrays(flat)
     for name, rows in (("input_kernel", problem.inputs), ("recurrent_kernel", problem.hidden)):
-        arrays[name] = _unpacked(problem, arrays[name], rows)
+        sizes = problem.cell.gates, rows, problem.hidden, problem.packed_lanes
+        arrays[name] = PackedKernel(arrays[name], *sizes).unpacked()
     plain = replace(problem, packed_lanes=0)
     return plain, plain.flat(arrays)
-
-
-def _unpacked(problem: Problem, kernel: Array, rows: int) -> Array:
-    """[N, D, panels, rows made even, width] -> [N, D, rows, G*H]; the layout is packed.h's."""
-    gates, lanes = problem.cell.gates, problem.packed_lanes
-    *leading, panels, even, width = kernel.shape
-    vectors = width // lanes
-    if kernel.dtype.itemsize == 2:  # pairs of rows are interleaved
-        kernel = kernel.reshape(*leading, panels, even // 2, width, 2)
-        kernel = jnp.swapaxes(kernel, -1, -2)
-    columns = kernel.reshape(*leading, panels, even, vectors, lanes)
-    columns = jnp.moveaxis(columns, -4, -3).reshape(*leading, even, panels * vectors, lanes)
-    of_units = panels * vectors // gates
-    columns = columns[..., : of_units * gates, :].reshape(*leading, even, of_units, gates, lanes)
-    columns = jnp.swapaxes(columns, -2, -3).reshape(*leading, even, gates, of_units * lanes)
-    found = columns[..., :rows, :, : problem.hidden]
-    return found.reshape(*leading, rows, gates * problem.hidden)
 
 
 def each_layer(function: Callable[..., Any], *arrays: Array | None) -> Any:

@@ -79,7 +79,7 @@ def program_call(
         "layouts": np.array(program["layouts"], np.int64),
         "reverse": program["reverse"],
         "tf32": program["tf32"],
-        **{name: np.int64(program[name]) for name in ("steps", "groups", "rows")},
+        **{name: np.int64(program[name]) for name in ("steps", "groups", "rows", "packed_lanes")},
     }
     made = list(results)
     if workspace_bytes is not None:
@@ -99,15 +99,20 @@ def pack_call(kernels: Array, *, gates: int, lanes: int) -> list[Array]:
 
 
 def product_call(
-    left: Array, right: Array, *, left_transposed: bool, right_transposed: bool
+    left: Array,
+    right: Array | PackedKernel,
+    *,
+    left_transposed: bool = False,
+    right_transposed: bool = False,
 ) -> Array:
     """One call that multiplies matrices of float32: [M, K] x [K, N], each as it is or transposed.
 
-    The depth K is even.
+    The depth K is even. A packed matrix is not transposed.
     """
     native_module()
     shape = left.shape[left_transposed], right.shape[not right_transposed]
     run = jax.ffi.ffi_call(PRODUCT_TARGET, jax.ShapeDtypeStruct(shape, "float32"))
+    weights, lanes = (right.panels, right.lanes) if isinstance(right, PackedKernel) else (right, 0)
     how = {"left_transposed": left_transposed, "right_transposed": right_transposed}
     with jax.named_scope(f"product {shape[0]} x {shape[1]}"):
-        return run(left, right, **how)
+        return run(left, weights, **how, packed_lanes=np.int64(lanes))

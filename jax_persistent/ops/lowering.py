@@ -33,7 +33,7 @@ def register(primitive: Primitive, in_parts: Callable[..., list[Array]] | None =
 
     def elsewhere(*flat: Array, problem: Problem) -> list[Array]:
         if problem.backend != "reference" and problem.packed_lanes:
-            raise _unreadable("no kernel of this platform reads them")
+            raise unreadable("no kernel of this platform reads them")
         if problem.backend != "reference":
             known = ", ".join(registry.platforms())
             _fall_back(problem, f"no kernel for this platform; kernels exist for {known}")
@@ -59,7 +59,7 @@ def register(primitive: Primitive, in_parts: Callable[..., list[Array]] | None =
                 unsplit = "a program that is split over devices has known sizes only"
             if unsplit is not None:
                 if problem.packed_lanes:
-                    raise _unreadable(unsplit)
+                    raise unreadable(unsplit)
                 _fall_back(problem, unsplit)
                 return lowered(lambda *flat: reference.run(problem, flat))
             # What a device has is known only when XLA splits the program. One row of one layer is
@@ -99,7 +99,7 @@ def chosen(backend: Backend, problem: Problem) -> str | None:
     """
     reason = backend.refusal(problem)
     if reason is not None and problem.packed_lanes:
-        raise _unreadable(reason)
+        raise unreadable(reason)
     if reason is not None:
         _fall_back(problem, reason, by_choice=problem.dtype not in backend.dtypes)
     elif problem.backend is None:
@@ -109,7 +109,8 @@ def chosen(backend: Backend, problem: Problem) -> str | None:
     return reason
 
 
-def _unreadable(reason: str) -> ValueError:
+def unreadable(reason: str) -> ValueError:
+    """What is raised where a kernel that should read packed kernels can't."""
     return ValueError(
         f"packed kernels: expected those of the machine that runs them; {reason}. Call "
         "jax_persistent.pack where they are used, or pass the kernels themselves"

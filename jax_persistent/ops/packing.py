@@ -25,6 +25,7 @@ from jax_persistent.ffi import call
 from jax_persistent.ffi.registration import native_module
 from jax_persistent.ops.plan import cell_of
 from jax_persistent.problem import PackedKernel
+from jax_persistent.problem.packed import check_constant
 
 _DTYPES = ("float32", "bfloat16")  # of the CPU's kernels
 
@@ -34,9 +35,17 @@ def pack(cell: str, kernels: Any) -> Any:
 
         >>> w, r = jp.pack("lstm", (input_kernel, recurrent_kernel))
         >>> outputs, state = jp.lstm(x, w, r, bias, state)
+        >>> r = jp.pack("scan", matrix)
+        >>> h, ys = jp.scan(lambda h, x: (jnp.tanh(x + h @ r), None), h, xs)
 
     A call packs its kernels by itself, which a long sequence repays and a single step does not. The
     results are the same, bit for bit.
+
+    A step of `scan` has `vectors @ packed` in place of `vectors @ matrix`, and no other operation
+    on what is packed. The scan reads the packed matrix itself where the vectors are made of the
+    carry; so do float32 products of up to 128 vectors of xs, of an even size, whose last bits may
+    differ from those of XLA's product. Elsewhere (`lax.scan`, other platforms, a batch that XLA
+    splits over devices, outside of a scan) it is unpacked first, and `explain` says so.
 
     What is returned is a pytree, and goes through `jax.jit`, `jax.vmap`, loops and donation as
     arrays do; so does `pack` itself, and `jax.vmap` of both runs an ensemble. It serves any batch,
@@ -47,9 +56,9 @@ def pack(cell: str, kernels: Any) -> Any:
     packed on the way, raises. Other derivatives unpack them first.
 
     Args:
-      cell: "lstm", "gru" or "elman".
-      kernels: an array [K, G*H], as the function of that name takes them, or a pytree of such
-        arrays; float32 or bfloat16.
+      cell: "lstm", "gru" or "elman", whose function takes them; "scan" for matrices of a step.
+      kernels: an array [K, G*H], as that function takes it, or a matrix [K, N] of a step; or a
+        pytree of them; float32 or bfloat16.
 
     Returns:
       The same with a `PackedKernel` in place of each array.
@@ -59,7 +68,7 @@ def pack(cell: str, kernels: Any) -> Any:
       ImportError: the native module can't be loaded.
       NotImplementedError: the kernels are on another device than a CPU.
     """
-    known = cell_of(cell)
+    known = None if cell == "scan" else cell_of(cell)
 
     def packed(path: Any, kernel: Any) -> PackedKernel:
         return pack_kernel(known, f"kernels{jax.tree_util.keystr(path)}", kernel)
@@ -67,17 +76,17 @@ def pack(cell: str, kernels: Any) -> Any:
     return jax.tree.map_with_path(packed, kernels)
 
 
-def pack_kernel(cell: Cell, name: str, kernel: Any) -> PackedKernel:
-    """A kernel [K, G*H] packed; raises as `pack` does."""
+def pack_kernel(cell: Cell | None, name: str, kernel: Any) -> PackedKernel:
+    """A kernel [K, G*H], or without a cell a matrix, packed; raises as `pack` does."""
     try:
         kernel = jnp.asarray(kernel)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{name}: expected an array; got {type(kernel).__name__}") from error
-    gates = cell.gates
+    gates = 1 if cell is None else cell.gates
     if kernel.ndim != 2 or 0 in kernel.shape or kernel.shape[1] % gates:
+        wanted = "[K, N]" if cell is None else f"[K, {gates}*H] for cell {cell.name!r}"
         raise ValueError(
-            f"{name}: expected [K, {gates}*H] for cell {cell.name!r}; got shape {kernel.shape}. "
-            "Use jax.vmap over further axes"
+            f"{name}: expected {wanted}; got shape {kernel.shape}. Use jax.vmap over further axes"
         )
     if not is_packable(kernel.dtype):
         raise ValueError(
@@ -93,15 +102,6 @@ def pack_kernel(cell: Cell, name: str, kernel: Any) -> PackedKernel:
 def is_packable(dtype: Any) -> bool:
     """Whether a CPU has kernels for it."""
     return jnp.dtype(dtype).name in _DTYPES
-
-
-def check_constant(moves: bool) -> None:
-    """Raises if packed kernels, or what they were made of, are differentiated."""
-    if moves:
-        raise ValueError(
-            "packed kernels: expected no gradient with respect to them, as they are for inference. "
-            "Train with the kernels themselves, and pack those that have been trained"
-        )
 
 
 def in_place_of(kernel: Array, packed: PackedKernel) -> PackedKernel:

@@ -23,10 +23,11 @@ from jax.interpreters import ad, batching
 
 from jax_persistent import compat
 from jax_persistent.backends import reference
-from jax_persistent.ops import lowering, packing
+from jax_persistent.ops import lowering
 from jax_persistent.ops.batching import Axes, empty, fold, maps_weights, unfold
 from jax_persistent.problem import Arrays, Problem
 from jax_persistent.problem.operands import Leaf
+from jax_persistent.problem.packed import check_constant
 
 _KERNELS = ("input_kernel", "recurrent_kernel")
 
@@ -168,7 +169,7 @@ def _jvp_of_packed(
 ) -> tuple[list[Any], list[Any]]:
     """Packed kernels are constants; what else is differentiated goes through the kernels."""
     d = problem.arrays(tangents)
-    packing.check_constant(_moves(d.input_kernel) or _moves(d.recurrent_kernel))
+    check_constant(_moves(d.input_kernel) or _moves(d.recurrent_kernel))
     plain, operands = reference.unpacked(problem, primals)
     zeros = {n: ad.Zero(jax.typeof(plain.arrays(operands)[n]).to_tangent_aval()) for n in _KERNELS}
     return _forward_jvp(operands, plain.flat(d | zeros), problem=plain)

@@ -8,7 +8,7 @@ recurrence, as that of x with its matrix, the latter after it, as the gradient o
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from jax import Array, lax
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
 
 from jax_persistent import compat
+from jax_persistent.problem import PackedKernel
 from jax_persistent.programs import jaxprs, products
 from jax_persistent.programs.derivative import products_of
 
@@ -26,10 +27,14 @@ _NONE, _EVERY = (False, False, False), (True, True, True)
 
 @dataclass(frozen=True)
 class Value:
-    """An array [T?, G?, B?, features..]."""
+    """An array [T?, G?, B?, features..], or a packed matrix [G?, K, N]."""
 
     array: Any
     axes: Axes
+
+    def unpacked(self) -> Value:
+        array = self.array
+        return replace(self, array=array.unpacked()) if isinstance(array, PackedKernel) else self
 
     def of_steps(self, steps: int) -> Value:
         if self.axes[0]:
@@ -134,7 +139,7 @@ class Around:
         known = _for_all_steps(self.after, known, flat)
         found = []
         for v in self.row.jaxpr.outvars[self.carry :]:
-            value = Value(v.val, _NONE) if isinstance(v, Literal) else known[v]
+            value = Value(v.val, _NONE) if isinstance(v, Literal) else known[v].unpacked()
             missing = [n for n, there in enumerate(value.axes) if not there]
             array = jnp.expand_dims(jnp.asarray(value.array, v.aval.dtype), missing)
             found.append(jnp.broadcast_to(array, (*shape, *v.aval.shape)))
@@ -185,6 +190,8 @@ def _for_all_steps(
 
 
 def _mapped(eqn: JaxprEqn, operands: Sequence[Value]) -> list[Array]:
+    operands = [o.unpacked() for o in operands]
+
     def run(*arrays: Any) -> list[Array]:
         return compat.bind_equation(eqn, list(arrays))
 
@@ -219,6 +226,8 @@ def _flat_product(eqn: JaxprEqn, operands: Sequence[Value]) -> list[Array] | Non
     vectors, dtype = factor.array.reshape(-1, *of_factor), eqn.params["preferred_element_type"]
     if len(of_factor) == 1 and matrix.ndim == 2:
         how = {"right_transposed": axes[1] == (1,), "precision": precision, "dtype": dtype}
+        if isinstance(matrix, PackedKernel) and not products.reads_packed(vectors, matrix, **how):
+            matrix = matrix.unpacked()
         found = products.product(vectors, matrix, **how)
     else:
         how = {"precision": precision, "preferred_element_type": dtype}

@@ -16,6 +16,7 @@ from jax.extend.core import ClosedJaxpr
 
 from jax_persistent import compat, notices
 from jax_persistent.ops import validation
+from jax_persistent.problem import PackedKernel
 from jax_persistent.programs import hoist, jaxprs, primitive
 from jax_persistent.programs.rows import Unfit
 from jax_persistent.programs.step import Step
@@ -301,12 +302,20 @@ class Traced:
     body: _Body
     reverse: bool
 
-    def operands(self, found: hoist.Computed) -> tuple[list[Array], primitive.Flags]:
+    def operands(self, found: hoist.Computed) -> tuple[list[Array], dict[str, Any]]:
+        """The operands of `scan_p`, and its parameters that say how they lie."""
         step = self.step
         sizes, first_x = step.sizes(), step.consts + step.carry
-        operands, flags = [], []
+        operands, flags, packed = [], [], []
         given = [*found.consts, *found.init, *found.xs]
         for n, (layout, array) in enumerate(zip(step.operand_layouts(), given, strict=True)):
+            if isinstance(array, PackedKernel):
+                is_matrix = step.row.jaxpr.invars[n].aval.ndim == 2
+                if array.gates == 1 and is_matrix and layout.is_of_groups():
+                    packed.append((n, array.lanes))
+                    array = array.panels
+                else:
+                    array = array.unpacked()
             plain = layout.plain(jnp.asarray(array), sizes, n >= first_x)
             if step.consts <= n < first_x:
                 groups = sizes[0] if step.grouped else 1
@@ -315,13 +324,13 @@ class Traced:
             else:
                 flags.append(layout.flags())
             operands.append(plain)
-        return operands, tuple(flags)
+        return operands, {"flags": tuple(flags), "packed": tuple(packed)}
 
     def run(self, backend: str | None) -> tuple[Any, Any]:
         step, body = self.step, self.body
         found = self.recurrence.compute(body.init, body.xs)
-        operands, flags = self.operands(found)
-        how = {"flags": flags, "steps": body.steps, "reverse": self.reverse}
+        operands, how = self.operands(found)
+        how |= {"steps": body.steps, "reverse": self.reverse}
         results = primitive.bind(operands, step=step, backend=backend, **how)
         restored = [
             layout.restored(result, step.sizes(), n >= step.carry)

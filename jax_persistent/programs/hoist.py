@@ -18,6 +18,7 @@ from jax import Array, lax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var
 
 from jax_persistent import compat
+from jax_persistent.problem.packed import PackedKernel, unpack_p
 from jax_persistent.programs import jaxprs
 
 _CONST, _XS, _CARRY = range(3)  # what a value depends on, at most
@@ -36,8 +37,9 @@ _ONE_BY_ONE = ("cond", "while", "rng_bit_generator")
 class Computed(NamedTuple):
     """What a recurrence reads, and what is made of its results.
 
-    `consts`, `init` and `xs` are arrays, xs [T, ...]; `finished` makes of the step's final carry
-    and ys those of the whole scan.
+    `consts`, `init` and `xs` are arrays, xs [T, ...], but those constants that the step would
+    unpack are `PackedKernel`s; `finished` makes of the step's final carry and ys those of the whole
+    scan.
     """
 
     consts: list[Any]
@@ -54,6 +56,7 @@ class Recurrence:
       step: of (consts, carry, a step's xs) to (carry, a step's ys).
       consts, carry: how many there are.
       hoisted: how many equations are computed outside of it.
+      unpacked: how many packed matrices something outside reads, for which they are unpacked.
       compute: does so, from the init and the xs of the whole scan.
     """
 
@@ -61,6 +64,7 @@ class Recurrence:
     consts: int
     carry: int
     hoisted: int
+    unpacked: int
     compute: Callable[[Sequence[Any], Sequence[Any]], Computed]
 
 
@@ -146,17 +150,23 @@ def _recurrence(closed: ClosedJaxpr, count: int) -> Recurrence:
     steps_in = [v for v in left if depends[v] == _XS]
     invars = [*consts_in, *(carry_in[n] for n in moving), *steps_in]
     step = jaxprs.rebuilt(jaxpr, invars, results, inside)
+    of_consts = [e for e in outside if depends[e.outvars[0]] == _CONST]
+    wanted = [v for v in needed if depends[v] == _XS and v not in xs_in]
+    of_xs = _making(wanted, [e for e in outside if depends[e.outvars[0]] == _XS])
+    unpacked = {e.outvars[0] for e in of_consts if e.primitive is unpack_p}
+    read_outside = [v for e in (*of_consts, *of_xs) for v in e.invars] + [*carry_out, *ys_out]
+    packed = unpacked.difference(v for v in read_outside if isinstance(v, Var))
 
     def compute(init: Sequence[Any], xs: Sequence[Any]) -> Computed:
         values: dict[Var, Any] = dict(zip(jaxpr.constvars, closed.consts, strict=True))
         values |= {carry_in[n]: init[n] for n in range(count) if constant[n]}
-        for eqn in outside:
-            if depends[eqn.outvars[0]] == _CONST:
+        for eqn in of_consts:
+            if eqn.outvars[0] in packed:
+                values[eqn.outvars[0]] = PackedKernel(values[eqn.invars[0]], **eqn.params)
+            else:
                 operands = [v.val if isinstance(v, Literal) else values[v] for v in eqn.invars]
                 values.update(zip(eqn.outvars, compat.bind_equation(eqn, operands), strict=True))
-        of_xs = [e for e in outside if depends[e.outvars[0]] == _XS]
         sequences = dict(zip(xs_in, xs, strict=True))
-        wanted = [v for v in needed if depends[v] == _XS]
         sequences |= _for_all_steps(of_xs, wanted, values, sequences)
 
         def finished(carry: list[Array], ys: list[Array]) -> tuple[list[Any], list[Any]]:
@@ -182,8 +192,19 @@ def _recurrence(closed: ClosedJaxpr, count: int) -> Recurrence:
             finished,
         )
 
-    hoisted = len(jaxpr.eqns) - len(inside)
-    return Recurrence(step, len(consts_in), len(moving), hoisted, compute)
+    hoisted = len(jaxpr.eqns) - len(inside) - len(packed)
+    still = len(unpacked) - len(packed)
+    return Recurrence(step, len(consts_in), len(moving), hoisted, still, compute)
+
+
+def _making(wanted: Sequence[Var], eqns: Sequence[JaxprEqn]) -> list[JaxprEqn]:
+    """Of the equations, those that the wanted values are made by."""
+    needed, found = set(wanted), []
+    for eqn in reversed(eqns):
+        if needed.intersection(eqn.outvars):
+            needed.update(v for v in eqn.invars if isinstance(v, Var))
+            found.append(eqn)
+    return found[::-1]
 
 
 def _depends(atom: Any, depends: dict[Any, int]) -> int:
@@ -271,7 +292,6 @@ def _for_all_steps(
     sequences: dict[Var, Any],
 ) -> dict[Var, Array]:
     """The wanted values of equations that depend on xs, for all steps."""
-    wanted = [v for v in wanted if v not in sequences]
     if not wanted:
         return {}
 

@@ -19,14 +19,20 @@ from jax_persistent import compat, notices
 from jax_persistent.backends import registry
 from jax_persistent.backends.base import Backend
 from jax_persistent.ffi import sharding
+from jax_persistent.ops.lowering import unreadable
+from jax_persistent.problem.packed import PackedKernel, unpack_p
 from jax_persistent.programs import jaxprs
 from jax_persistent.programs.around import Value
 from jax_persistent.programs.primitive import (
     Flags,
+    Packed,
+    bind,
+    kernels,
     reference,
     result_types,
     scan_p,
     sizes,
+    unpacked,
 )
 from jax_persistent.programs.rows import Unfit
 from jax_persistent.programs.step import Step
@@ -46,7 +52,7 @@ def why_not(step: Step, flags: Flags) -> Unfit | None:
 
 
 def why_plain(
-    choice: str | None, *, step: Step, flags: Flags, steps: int, **how: Any
+    choice: str | None, *, step: Step, flags: Flags, steps: int, packed: Packed, **how: Any
 ) -> str | None:
     """Why a scan is a `lax.scan` on every platform, or None where it is the call of a program."""
     del how
@@ -54,7 +60,8 @@ def why_plain(
         return "backend='reference' asks for it"
     if (unfit := why_not(step, flags)) is not None:
         return str(unfit)
-    if choice != "native" and steps < _FEW_STEPS:
+    is_packed = not step.packable.isdisjoint(n for n, _ in packed)
+    if choice != "native" and steps < _FEW_STEPS and not is_packed:
         return (
             f"T = {steps}: a single step does not repay the packing of its matrices; "
             "backend='native' would do it"
@@ -63,15 +70,25 @@ def why_plain(
 
 
 def described(
-    operands: Sequence[Any], *, step: Step, flags: Flags, steps: int, reverse: bool
+    operands: Sequence[Any],
+    *,
+    step: Step,
+    flags: Flags,
+    steps: int,
+    reverse: bool,
+    packed: Packed,
 ) -> dict[str, Any]:
     """What a call of a core is, as JSON has it; operands are arrays or their types."""
     groups, rows = sizes(step, operands)
-    code, literals = step.program.encoded()
+    lanes = dict(packed)
+    if len(set(lanes.values())) > 1:
+        raise unreadable("they were packed on machines with vectors of several sizes")
+    code, literals = step.program_with(frozenset(lanes)).encoded()
     return {
         "code": code.tolist(),
         "literals": literals.tolist(),
-        "layouts": [g + 2 * b for g, b in flags],
+        "layouts": [g + 2 * b + 4 * (n in lanes) for n, (g, b) in enumerate(flags)],
+        "packed_lanes": max(lanes.values(), default=0),
         "steps": steps,
         "reverse": reverse,
         "tf32": compat.tf32_is_asked_for(),
@@ -80,12 +97,21 @@ def described(
     }
 
 
-def described_core(operands: Sequence[Any], **how: Any) -> dict[str, Any]:
-    """What the call in a scan is, as JSON has it."""
-    whole = jax.make_jaxpr(partial(_around, flat=True, backend=None, **how))(*operands)
+def described_core(
+    backend: Backend, operands: Sequence[Any], *, packed: Packed, **how: Any
+) -> tuple[dict[str, Any], int]:
+    """What the call in a scan is, as JSON has it, and how many packed matrices it unpacks."""
+
+    def around(*flat: Any) -> list[Array]:
+        read = backend.reads_packed
+        given = flat if read else unpacked(how["step"], flat, packed)
+        return _around(*given, flat=True, backend=None, packed=packed if read else (), **how)
+
+    whole = jax.make_jaxpr(around)(*operands)
     (core,) = (e for e in whole.jaxpr.eqns if e.primitive is core_p)
     params = {name: value for name, value in core.params.items() if name != "backend"}
-    return described(jaxprs.avals_of(core.invars), **params)
+    unpacks = sum(e.primitive is unpack_p for e in whole.jaxpr.eqns)
+    return described(jaxprs.avals_of(core.invars), **params), unpacks
 
 
 def _around(
@@ -94,6 +120,7 @@ def _around(
     flags: Flags,
     steps: int,
     reverse: bool,
+    packed: Packed,
     flat: bool,
     backend: str | None,
 ) -> list[Array]:
@@ -102,18 +129,26 @@ def _around(
     `flat` makes one dimension of steps and rows in products, which XLA can't split over devices.
     """
     parts, of_xs = step.around, step.consts + step.carry
+    matrices = kernels(step, operands, packed)
     values = [
-        Value(o, (n >= of_xs, *f)) for n, (o, f) in enumerate(zip(operands, flags, strict=True))
+        Value(matrices.get(n, o), (n >= of_xs, *f))
+        for n, (o, f) in enumerate(zip(operands, flags, strict=True))
     ]
     known = parts.operands(values, flat)
-    given = [known[v] for v in parts.core_consts]
-    given += [*values[step.consts : of_xs], *(known[v].of_steps(steps) for v in parts.core_xs)]
+    packable = step.core.packable
+    consts = [known[v] for v in parts.core_consts]
+    consts = [v if n in packable else v.unpacked() for n, v in enumerate(consts)]
+    lanes = {n: v.array.lanes for n, v in enumerate(consts) if isinstance(v.array, PackedKernel)}
+    read = [v.array.panels if n in lanes else v.array for n, v in enumerate(consts)]
+    moving = [*values[step.consts : of_xs], *(known[v].of_steps(steps) for v in parts.core_xs)]
     made = core_p.bind(
-        *(v.array for v in given),
+        *read,
+        *(v.array for v in moving),
         step=step.core,
-        flags=tuple(v.axes[1:] for v in given),
+        flags=tuple(v.axes[1:] for v in (*consts, *moving)),
         steps=steps,
         reverse=reverse,
+        packed=tuple(lanes.items()),
         backend=backend,
     )
     shape = (steps, *sizes(step, operands))
@@ -148,8 +183,8 @@ def _split_call(
 
     of_xs = step.consts + step.carry
     given = [
-        dims(len(v.aval.shape), n >= of_xs, *f)
-        for n, (v, f) in enumerate(zip(step.row.jaxpr.invars, flags, strict=True))
+        dims(len(a.shape) - (n >= of_xs) - sum(f), n >= of_xs, *f)
+        for n, (a, f) in enumerate(zip(ctx.avals_in, flags, strict=True))
     ]
     made = [dims(len(s), n >= step.carry, True, True) for n, (s, _) in enumerate(row_results)]
     to_split = backend.platform, what, step.label
@@ -193,6 +228,10 @@ def _elsewhere(*operands: Any, backend: Any, **how: Any) -> list[Array]:
     return reference(operands, **how)
 
 
+def _unpacking(*operands: Any, packed: Packed, **how: Any) -> list[Array]:
+    return bind(unpacked(how["step"], operands, packed), **how)
+
+
 def _runs(choice: str | None, how: dict[str, Any]) -> bool:
     """Whether a scan is the call of a program, where the platform has one; users are told if not.
 
@@ -209,6 +248,8 @@ def _register_platform(backend: Backend) -> None:
         return mlir.lower_fun(function, multiple_results=True)(ctx, *operands)
 
     def of_scan(ctx: Any, *operands: Any, **params: Any) -> Any:
+        if params["packed"] and not backend.reads_packed:
+            return lowered(ctx, partial(_unpacking, **params), *operands)
         how = dict(params)
         choice = how.pop("backend")
         if not _runs(choice, how):
@@ -229,6 +270,8 @@ def _register_platform(backend: Backend) -> None:
         program = described(ctx.avals_in, **how)
         found = backend.plan_program(program | least, None)
         if not found["runs"]:
+            if how["packed"]:
+                raise unreadable(found["explanation"])
             _fall_back(choice, found["explanation"], notices.warn)
             return lowered(ctx, lambda *flat: reference(flat, **how), *operands)
         if is_split:

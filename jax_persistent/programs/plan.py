@@ -10,8 +10,9 @@ from typing import Any, TypeAlias
 import jax
 
 from jax_persistent.backends.base import Backend, Plan
+from jax_persistent.problem import PackedKernel
 from jax_persistent.programs import functions, jaxprs, lowering
-from jax_persistent.programs.primitive import Flags, backward_flags, sizes
+from jax_persistent.programs.primitive import Flags, Packed, backward_flags, sizes
 from jax_persistent.programs.rows import Unfit
 from jax_persistent.programs.step import Step
 
@@ -44,9 +45,11 @@ def _of_step(f: Any, init: Any, xs: Any, backend: Backend, device: Device, **how
     except Unfit as unfit:
         return Plan("reference", str(unfit))
     step, computed = found.step, found.recurrence.compute(found.body.init, found.body.xs)
-    operands, flags = found.operands(computed)
-    call: dict[str, Any] = {"flags": flags, "steps": found.body.steps, "reverse": found.reverse}
-    plan = _planned(backend, device, operands, step=step, hoisted=found.recurrence.hoisted, **call)
+    operands, call = found.operands(computed)
+    call |= {"steps": found.body.steps, "reverse": found.reverse}
+    recurrence = found.recurrence
+    given = recurrence.unpacked + sum(isinstance(c, PackedKernel) for c in computed.consts)
+    plan = _planned(backend, device, operands, given, recurrence.hoisted, step=step, **call)
     if plan.backend != "native":
         return plan
     lacking = _why_no_gradient(backend, device, operands, step=step, **call)
@@ -64,7 +67,7 @@ def of_primitive(operands: Sequence[Any], params: Any, backend: Backend, device:
     reason = lowering.why_plain(choice, **how)
     if reason is not None:
         return Plan("reference", reason)
-    return _planned(backend, device, operands, hoisted=0, **how)
+    return _planned(backend, device, operands, len(how["packed"]), 0, **how)
 
 
 def of_lax_scan(operands: Sequence[Any], params: Any, backend: Backend, device: Device) -> Plan:
@@ -89,17 +92,24 @@ def _planned(
     backend: Backend,
     device: Device,
     operands: Sequence[Any],
+    given: int,
+    hoisted: int,
     *,
     step: Step,
-    flags: Flags,
-    hoisted: int,
+    packed: Packed,
     **how: Any,
 ) -> Plan:
-    program = lowering.described_core(operands, step=step, flags=flags, **how)
+    """Of a scan with so many products with packed matrices, and so many equations hoisted."""
+    program, unpacks = lowering.described_core(backend, operands, step=step, packed=packed, **how)
+    unpacks += given - len(packed)
     found = backend.plan_program(program, device) | {"name": step.label}
     if not found["runs"]:
         return Plan("reference", found["explanation"], details=found)
     text = f"{found['explanation']}. {step.program}"
+    if given:
+        text += f"\nproducts with packed matrices: {given}"
+        if unpacks:
+            text += f", {unpacks} of them unpacked first (`jax_persistent.pack` says why)"
     before = hoisted + len(step.around.before)
     if before:
         text += f"\nfor all steps before, as they wait for no carry: {before} equations"
@@ -129,6 +139,7 @@ def _why_no_gradient(
         lead = [size for size, there in zip(sizes(step, operands), f, strict=True) if there]
         shape = (*[how["steps"]] * (n >= of_xs), *lead, *jaxprs.aval_of(v).shape)
         given.append(jax.ShapeDtypeStruct(shape, jaxprs.aval_of(v).dtype))
-    program = lowering.described_core(given, step=backward, flags=flags, **how)
+    how["packed"] = ()  # a gradient unpacks them
+    program, _ = lowering.described_core(backend, given, step=backward, flags=flags, **how)
     found = backend.plan_program(program, device)
     return None if found["runs"] else found["explanation"]

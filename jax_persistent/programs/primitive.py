@@ -5,7 +5,8 @@
 step.py: consts [G?, B?, ..], init and carry [G, B, ..], xs [T, G?, B?, ..], ys [T, G, B, ..]. Its
 JVP gives the tangents as `tangent_p`, which is linear and runs as a `lax.scan`; reverse mode
 transposes that into a scan of the backward step. `jax.vmap` adds groups where matrices are mapped,
-and rows where they are not.
+and rows where they are not. The consts that `packed` names are the panels of matrices that
+`jax_persistent.pack` has packed; a derivative unpacks them first.
 """
 
 from __future__ import annotations
@@ -22,12 +23,14 @@ from jax.interpreters import ad, batching, mlir
 
 from jax_persistent import compat, notices
 from jax_persistent.ops.batching import folded, unfolded
+from jax_persistent.problem.packed import PackedKernel, check_constant
 from jax_persistent.programs import derivative, jaxprs
 from jax_persistent.programs.rows import Unfit
 from jax_persistent.programs.step import Step
 from jax_persistent.programs.weight_gradients import outer_products
 
 Flags = tuple[tuple[bool, bool], ...]  # of each operand: whether it has groups, and rows
+Packed = tuple[tuple[int, int], ...]  # consts that are packed, and for vectors of how many lanes
 _ALL = (True, True)
 
 
@@ -40,10 +43,32 @@ def sizes(step: Step, operands: Sequence[Any]) -> tuple[int, int]:
     return operands[step.consts].shape[:2]
 
 
+def kernels(step: Step, operands: Sequence[Any], packed: Packed) -> dict[int, PackedKernel]:
+    """The consts that are packed, by their place."""
+    found = {}
+    for n, lanes in packed:
+        rows, columns = _features(step, n)
+        found[n] = PackedKernel(operands[n], 1, rows, columns, lanes)
+    return found
+
+
+def unpacked(step: Step, operands: Sequence[Any], packed: Packed) -> list[Any]:
+    """All operands, the consts that are packed as they were before."""
+    found = kernels(step, operands, packed)
+    return [found[n].unpacked() if n in found else o for n, o in enumerate(operands)]
+
+
 def reference(
-    operands: Sequence[Any], *, step: Step, flags: Flags, steps: int, reverse: bool
+    operands: Sequence[Any],
+    *,
+    step: Step,
+    flags: Flags,
+    steps: int,
+    reverse: bool,
+    packed: Packed = (),
 ) -> list[Array]:
     """The scan as a `lax.scan`."""
+    operands = unpacked(step, operands, packed)
     consts, carry = step.consts, step.carry
     run = jaxprs.function_of(step.row)
     for axis in (1, 0):
@@ -119,16 +144,22 @@ def result_types(*avals: Any, step: Step, steps: int, **how: Any) -> list[Any]:
     return found
 
 
-def bind(operands: Sequence[Any], **how: Any) -> list[Any]:
-    return scan_p.bind(*compat.match_varying_axes(*operands), **how)
+def bind(operands: Sequence[Any], *, packed: Packed = (), **how: Any) -> list[Any]:
+    return scan_p.bind(*compat.match_varying_axes(*operands), packed=packed, **how)
 
 
 def _how(step: Step, flags: Flags, how: dict[str, Any]) -> dict[str, Any]:
     return {**how, "step": step, "flags": flags}
 
 
-def _jvp(primals: Sequence[Any], tangents: Sequence[Any], **how: Any) -> tuple[Any, Any]:
+def _jvp(
+    primals: Sequence[Any], tangents: Sequence[Any], *, packed: Packed, **how: Any
+) -> tuple[Any, Any]:
     step: Step = how["step"]
+    check_constant(any(type(tangents[n]) is not ad.Zero for n, _ in packed))
+    primals, tangents = unpacked(step, primals, packed), list(tangents)
+    for n, _ in packed:
+        tangents[n] = ad.Zero(jax.typeof(primals[n]).to_tangent_aval())
     try:
         keeping = step.backward.forward
     except Unfit as unfit:

@@ -8,6 +8,7 @@ those around a recurrence of few rows take longer than it. There a call of ours 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -19,28 +20,51 @@ from jax.interpreters import mlir
 from jax_persistent import compat
 from jax_persistent.ffi import call
 from jax_persistent.ffi.registration import native_module
+from jax_persistent.problem import PackedKernel
 
 # Multiply-adds up to which our call is the faster one, with several threads and with one.
 _MOST, _MOST_ALONE = 1 << 27, 1 << 23
+# Rows up to which it multiplies with a packed matrix, which XLA would have unpacked.
+_MOST_ROWS = 128
 
 
 def product(
     left: Array,
-    right: Array,
+    right: Array | PackedKernel,
     *,
     left_transposed: bool = False,
     right_transposed: bool = False,
     precision: Any = None,
     dtype: Any = None,
 ) -> Array:
-    """[M, K] x [K, N], each as it is or transposed; the rest is as for `lax.dot_general`."""
+    """[M, K] x [K, N], each as it is or transposed; the rest is as for `lax.dot_general`.
+
+    A packed matrix is one that `reads_packed` accepts.
+    """
+    weights, packed = right, None
+    if isinstance(right, PackedKernel):
+        weights, packed = right.panels, (right.units, right.lanes)
     return product_p.bind(
         left,
-        right,
+        weights,
+        packed=packed,
         left_transposed=left_transposed,
         right_transposed=right_transposed,
         precision=precision,
         dtype=dtype,
+    )
+
+
+def reads_packed(left: Array, right: PackedKernel, **how: Any) -> bool:
+    """Whether our kernel multiplies with a packed matrix; else XLA does, with it unpacked.
+
+    It does so for more multiply-adds than with one that it has to pack.
+    """
+    return (
+        _can_be_ours(left, right, how)
+        and not how["right_transposed"]
+        and left.shape[0] <= _MOST_ROWS
+        and right.lanes == native_module().facts("cpu")["lanes"]
     )
 
 
@@ -52,38 +76,56 @@ def _of_xla(
     right_transposed: bool,
     precision: Any,
     dtype: Any,
+    packed: tuple[int, int] | None,
 ) -> Any:
+    if packed is not None:
+        right = _kernel(left, right, *packed).unpacked()
     contracted = (0 if left_transposed else 1,), (1 if right_transposed else 0,)
     return lax.dot_general(
         left, right, (contracted, ((), ())), precision=precision, preferred_element_type=dtype
     )
 
 
+def _kernel(left: Any, panels: Any, columns: int, lanes: int) -> PackedKernel:
+    return PackedKernel(panels, 1, left.shape[1], columns, lanes)
+
+
 def _abstract(left: Any, right: Any, **how: Any) -> Any:
     rows = left.shape[how["left_transposed"]]
-    columns = right.shape[not how["right_transposed"]]
+    packed = how["packed"]
+    columns = right.shape[not how["right_transposed"]] if packed is None else packed[0]
     dtype = how["dtype"] or jnp.result_type(left.dtype, right.dtype)
     return compat.result_aval(left, (rows, columns), dtype)
 
 
-def _is_ours(left: Any, right: Any, how: dict[str, Any]) -> bool:
-    """Whether our kernel multiplies them: float32, an even depth, and not the largest."""
-    depth = left.shape[not how["left_transposed"]]
-    columns = right.shape[not how["right_transposed"]]
-    alone = native_module().facts("cpu")["threads"] == 1
+def _can_be_ours(left: Any, right: Any, how: Mapping[str, Any]) -> bool:
+    """Whether our kernel multiplies such matrices: float32, an even depth."""
     return (
         left.dtype == right.dtype == jnp.float32
         and how["dtype"] in (None, jnp.float32)
         and not isinstance(how["precision"], (str, lax.DotAlgorithm, lax.DotAlgorithmPreset))
-        and depth % 2 == 0
-        and 0 < left.size * columns <= (_MOST_ALONE if alone else _MOST)
+        and left.shape[not how.get("left_transposed", False)] % 2 == 0
+        and left.size > 0
     )
 
 
+def _is_ours(left: Any, right: Any, how: Mapping[str, Any]) -> bool:
+    """Whether our kernel multiplies them: what it can, and not the largest."""
+    columns = right.shape[not how["right_transposed"]]
+    alone = native_module().facts("cpu")["threads"] == 1
+    most = _MOST_ALONE if alone else _MOST
+    return _can_be_ours(left, right, how) and 0 < left.size * columns <= most
+
+
 def _lower_on_cpu(ctx: Any, left: Any, right: Any, **how: Any) -> Any:
-    run = partial(_of_xla, **how)
+    run: Any = partial(_of_xla, **how)
     of_left, of_right = ctx.avals_in
-    if not compat.is_split_by_xla(ctx) and _is_ours(of_left, of_right, how):
+    if how["packed"] is not None:
+
+        def run(left: Any, panels: Any) -> Any:
+            return call.product_call(left, _kernel(left, panels, *how["packed"]))
+
+    elif not compat.is_split_by_xla(ctx) and _is_ours(of_left, of_right, how):
         transposed = {name: how[name] for name in ("left_transposed", "right_transposed")}
         run = partial(call.product_call, **transposed)
     return mlir.lower_fun(run, multiple_results=False)(ctx, left, right)

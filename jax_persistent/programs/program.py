@@ -10,7 +10,7 @@ native/programs/program.h decodes what `encoded` makes and has the same names.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -119,6 +119,19 @@ class Program:
                     code += instruction
         return np.array(code, np.int64), np.array(self.literals or [0], np.float32)
 
+    def packable(self, shapes: Mapping[int, tuple[int, ...]]) -> set[int]:
+        """The constants, of these shapes, that are read as matrices [K, N] by products alone."""
+        loops = [loop for loops in self.stages for loop in loops]
+        found: set[int] = set()
+        others = {i[2] for loop in loops for i in loop.code if OPERATIONS[i[0]] == "load_operand"}
+        for each in (each for loop in loops for each in loop.slices):
+            for m in each.gates:
+                shape = shapes[m.const]
+                whole = len(shape) == 2 and each.heads == 1 and each.k == shape[0]
+                by_rows = whole and m.column == 1 and (m.row == shape[1] or each.k == 1)
+                (found if by_rows else others).add(m.const)
+        return found - others
+
     def __str__(self) -> str:
         """Its stages, for people."""
         lines = ["A step:"]
@@ -141,17 +154,28 @@ def _shapes(each: Slice, width: int) -> str:
     return f"{heads}[{each.k}] x [{each.k}, {len(each.gates)}*{width // each.heads}]"
 
 
-def program_of(row: ClosedJaxpr, consts: int, carry: int) -> Program:
+def program_of(
+    row: ClosedJaxpr, consts: int, carry: int, packed: frozenset[int] = frozenset()
+) -> Program:
     """The program of a step of one row, of (consts, carry, xs) to (carry, ys).
+
+    The constants in `packed` are packed matrices: a slice has columns of one of them alone.
 
     Raises Unfit where there is none.
     """
-    return _Builder(row, consts, carry, pieces_of(row, consts, carry)).run()
+    return _Builder(row, consts, carry, packed, pieces_of(row, consts, carry)).run()
 
 
 class _Builder:
-    def __init__(self, row: ClosedJaxpr, consts: int, carries: int, found: Pieces) -> None:
-        self.consts, self.carries, self.found = consts, carries, found
+    def __init__(
+        self,
+        row: ClosedJaxpr,
+        consts: int,
+        carries: int,
+        packed: frozenset[int],
+        found: Pieces,
+    ) -> None:
+        self.consts, self.carries, self.packed, self.found = consts, carries, packed, found
         jaxpr = row.jaxpr
         self.avals = [v.aval for v in jaxpr.invars]
         self.out_avals = [v.aval for v in jaxpr.outvars]
@@ -348,7 +372,7 @@ class _Coder:
         self.builder, self.loop, self.level = builder, loop, level
         self.registers: dict[Node, tuple[int, int]] = {}  # kind, virtual number
         self.counts = [0, 0]
-        self.gates: dict[tuple[int, int, int, int], list[Matrix]] = {}
+        self.gates: dict[tuple[int, int, int, int, int | None], list[Matrix]] = {}
         self.code: list[tuple[str, Any, list[Any], list[int]]] = []
 
     def store(self, node: Node, kind: str, number: int, offset: int) -> None:
@@ -383,7 +407,8 @@ class _Coder:
             buffer, offset = builder.factors[product.factor]
             matrix = product.matrix
             begin = matrix.base + part.first * matrix.head + node.offset * matrix.column
-            key = buffer, offset + part.first * product.k, product.k, part.heads
+            apart = matrix.const if matrix.const in builder.packed else None
+            key = buffer, offset + part.first * product.k, product.k, part.heads, apart
             gates = self.gates.setdefault(key, [])
             gates.append(replace(matrix, base=begin))
             place = list(self.gates).index(key)
@@ -414,7 +439,7 @@ class _Coder:
         most = [0, 0]
         loop = self.loop
         for key, gates in self.gates.items():
-            loop.slices.append(Slice(*key, tuple(gates)))
+            loop.slices.append(Slice(*key[:4], tuple(gates)))
         for n, (op, register, operands, numbers) in enumerate(self.code):
             read = [o if o[0] == _LITERAL else (o[0], given[o]) for o in operands]
             for operand in set(operands):

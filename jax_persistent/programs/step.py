@@ -37,6 +37,11 @@ class Layout:
         has_groups = self.grouped and self.axes[0] is not None
         return has_groups, any(axis is not None for axis in of_rows)
 
+    def is_of_groups(self) -> bool:
+        """Whether the array has no axis of rows, and that of groups first, if it has one."""
+        has_groups, has_rows = self.flags()
+        return not has_rows and (not has_groups or self.axes[0] == 0)
+
     def plain(self, array: Array, sizes: Sequence[int], sequence: bool) -> Array:
         """[T?, G?, B?, features..] of an array as the user's step has it; `sizes` of the levels."""
         first = int(sequence)
@@ -189,9 +194,27 @@ class Step:
     @cached_property
     def program(self) -> Program:
         """Of the core. Raises Unfit where the step has none."""
+        return self.program_with(frozenset())
+
+    def program_with(self, packed: frozenset[int]) -> Program:
+        """The same where some constants of the core are packed matrices."""
         if self.core is not self:
-            return self.core.program
-        return program_of(self.row, self.consts, self.carry)
+            return self.core.program_with(packed)
+        if packed not in self._programs:
+            self._programs[packed] = program_of(self.row, self.consts, self.carry, packed)
+        return self._programs[packed]
+
+    @cached_property
+    def _programs(self) -> dict[frozenset[int], Program]:
+        return {}
+
+    @cached_property
+    def packable(self) -> frozenset[int]:
+        """The constants that the program reads as matrices [K, N] alone: they may be packed."""
+        names = self.core.row.jaxpr.invars[: self.core.consts]
+        shapes = {n: v.aval.shape for n, v in enumerate(names)}
+        of_core = {names[n] for n in self.program.packable(shapes)}
+        return frozenset(n for n, v in enumerate(self.row.jaxpr.invars) if v in of_core)
 
     def has_own_derivatives(self) -> bool:
         """Whether some function in it has a `jax.custom_jvp` or `jax.custom_vjp`."""

@@ -42,6 +42,14 @@ CpuFacts Parsed(const Facts& facts) {
           FactOf(facts, kL2BytesFact, 0), FactOf(facts, kL3BytesFact, 0)};
 }
 
+// Why a machine can't read what was packed for vectors of so many lanes, 0: nothing was.
+std::string PackedRefusal(int64_t lanes, const CpuFacts& facts) {
+  if (lanes == 0 || lanes == facts.vector_lanes) return {};
+  return "the kernels were packed for vectors of " + std::to_string(lanes) +
+         " units, and this machine's have " + std::to_string(facts.vector_lanes) +
+         ": pack them where they are used, by the same JAX_PERSISTENT_ISA";
+}
+
 constexpr uintptr_t kLine = 64;  // what LayOut's memory begins with
 
 class CpuPlanned : public Plan {
@@ -109,11 +117,16 @@ class CpuPlanned : public Plan {
 class ProgramPlanned : public Plan {
  public:
   ProgramPlanned(Program program, const CpuFacts& facts)
-      : program_(std::move(program)), facts_(facts), plan_(PlanProgram(program_, facts)) {}
+      : refusal_(PackedRefusal(program.packed_lanes, facts)),
+        program_(std::move(program)),
+        facts_(facts) {
+    if (refusal_.empty()) plan_ = PlanProgram(program_, facts);
+  }
 
-  std::string Refusal() const override { return {}; }
+  std::string Refusal() const override { return refusal_; }
 
   Description Describe() const override {
+    if (!refusal_.empty()) return {"", refusal_, {}};
     return {std::string(plan_.residency),
             Explain(plan_, facts_),
             {{"workers", plan_.workers},
@@ -134,6 +147,7 @@ class ProgramPlanned : public Plan {
   }
 
  private:
+  std::string refusal_;
   Program program_;
   CpuFacts facts_;
   ProgramPlan plan_;
@@ -193,7 +207,10 @@ class CpuBackend : public Backend {
 
   std::string Multiply(const Product& product, const float* left, const float* right, float* result,
                        const Resources& resources) const override {
-    const ProductPlan plan = PlanProduct(product, ThisMachine(resources.threads));
+    const CpuFacts facts = ThisMachine(resources.threads);
+    std::string refusal = PackedRefusal(product.packed_lanes, facts);
+    if (!refusal.empty()) return refusal;
+    const ProductPlan plan = PlanProduct(product, facts);
     const Scratch memory(plan.Bytes());
     const ProductCall call{product, plan, left, right, result, memory.as<float>()};
     Team::Run(
@@ -217,11 +234,8 @@ class CpuBackend : public Backend {
 }  // namespace
 
 std::string Refusal(const Problem& problem, const CpuFacts& facts) {
-  if (problem.packed_lanes != 0 && problem.packed_lanes != facts.vector_lanes) {
-    return "the kernels were packed for vectors of " + std::to_string(problem.packed_lanes) +
-           " units, and this machine's have " + std::to_string(facts.vector_lanes) +
-           ": pack them where they are used, by the same JAX_PERSISTENT_ISA";
-  }
+  std::string packed = PackedRefusal(problem.packed_lanes, facts);
+  if (!packed.empty()) return packed;
   if (problem.dtype != DType::kFloat32 && problem.dtype != DType::kBfloat16) {
     return "no cpu kernel for " + std::string(NameOf(problem.dtype)) +
            "; there is one for float32 and bfloat16";

@@ -28,7 +28,7 @@ class ProductKernel {
         edge_(transposed_ + call.plan.transposed) {}
 
   void Run() const {
-    for (int64_t panel = first_; panel < last_; ++panel) Pack(panel);
+    for (int64_t panel = first_; !IsPacked() && panel < last_; ++panel) Pack(panel);
     for (int64_t row = 0; row < p_.rows; row += kChunkRows) {
       const int64_t here = p_.rows - row < kChunkRows ? p_.rows - row : kChunkRows;
       const float* in[kChunkRows];
@@ -40,7 +40,11 @@ class ProductKernel {
     }
   }
 
+  bool IsPacked() const { return p_.packed_lanes != 0; }
   float* Packed(int64_t panel) const { return packed_ + (panel - first_) * p_.depth * kWidth; }
+  const float* Weights(int64_t panel) const {
+    return IsPacked() ? call_.right + panel * p_.depth * kWidth : Packed(panel);
+  }
 
   void Pack(int64_t panel) const {
     float* const to = Packed(panel);
@@ -68,9 +72,10 @@ class ProductKernel {
     const int64_t column = panel * kWidth, left = p_.columns - column;
     float* const to = call_.result + row * p_.columns + column;
     const bool full = left >= kWidth;
-    const float *const weights = Packed(panel), *const next = nullptr;  // they are in a cache
-    Multiply(kProductVectors, CeilDiv(left, kLanes), in, here, here == 1, 0, p_.depth, weights,
-             next, Traversal::kForwards, {nullptr, 0}, full ? to : edge_,
+    // Those that were packed just now are in a cache.
+    const float* const next = IsPacked() && panel + 1 < last_ ? Weights(panel + 1) : nullptr;
+    Multiply(kProductVectors, CeilDiv(left, kLanes), in, here, here == 1, 0, p_.depth,
+             Weights(panel), next, Traversal::kForwards, {nullptr, 0}, full ? to : edge_,
              full ? p_.columns : kWidth);
     for (int64_t r = 0; r < here && !full; ++r) {
       std::memcpy(to + r * p_.columns, edge_ + r * kWidth, left * sizeof(float));

@@ -12,11 +12,12 @@ ProductPlan PlanProduct(const Product& product, const CpuFacts& facts) {
   const int64_t width = kProductVectors * facts.vector_lanes;
   const int64_t panels = CeilDiv(product.columns, width);
   const int workers = static_cast<int>(std::min<int64_t>(facts.threads, panels));
-  return {.workers = workers,
-          .panels = panels,
-          .packed = CeilDiv(panels, workers) * product.depth * width,
-          .transposed = product.left_transposed ? kChunkRows * RowStride(product.depth) : 0,
-          .edge = product.columns % width == 0 ? 0 : kChunkRows * width};
+  return {
+      .workers = workers,
+      .panels = panels,
+      .packed = product.packed_lanes == 0 ? CeilDiv(panels, workers) * product.depth * width : 0,
+      .transposed = product.left_transposed ? kChunkRows * RowStride(product.depth) : 0,
+      .edge = product.columns % width == 0 ? 0 : kChunkRows * width};
 }
 
 }  // namespace jp::cpu

@@ -172,8 +172,12 @@ class ProgramBlocks : public ProgramWorker {
   void LoadProduct(const ProgramLoop& loop, const Instruction& instruction, const SlicePlan* plans,
                    const Block& block, const Operand& to) const {
     const SlicePlan& plan = plans[instruction.numbers[0]];
-    const int64_t heads = loop.slices[instruction.numbers[0]].heads;
+    const ProgramSlice& slice = loop.slices[instruction.numbers[0]];
+    const int64_t heads = slice.heads;
     if (heads > 1) return LoadHeads(heads, loop.width / heads, instruction, plan, block, to);
+    if (MatrixOf(slice).is_packed) {
+      return LoadColumns(slice.gates[instruction.numbers[1]].base, plan, block, to);
+    }
     const int64_t gates = plan.gemm.gates, panel = plan.gemm.panel_vectors;
     const int64_t last = Last(plan.gemm.unit_vectors);
     const int64_t width = ((last - block.first) * gates + panel - 1) / panel * panel * kLanes;
@@ -185,6 +189,21 @@ class ProgramBlocks : public ProgramWorker {
         continue;
       }
       for (int64_t u = 0; u < block.units; ++u) to.Set(r, u, Load(from + u * gates * kLanes));
+    }
+  }
+
+  // Products with a packed matrix, which lie as its columns do, from one of them on.
+  void LoadColumns(int64_t column, const SlicePlan& plan, const Block& block,
+                   const Operand& to) const {
+    const int64_t width = plan.gemm.panels * plan.gemm.panel_vectors * kLanes;
+    for (int64_t r = 0; r < block.rows; ++r) {
+      const float* const from =
+          Products(plan) + (block.row + r) * width + column + block.unit * kLanes;
+      if (!IsOfUnits(to)) {
+        to.Set(r, 0, Broadcast(*from));
+        continue;
+      }
+      for (int64_t u = 0; u < block.units; ++u) to.Set(r, u, Load(from + u * kLanes));
     }
   }
 

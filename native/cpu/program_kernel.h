@@ -47,7 +47,8 @@ class ProgramKernel : ProgramBlocks {
         for (size_t i = 0; i < loop.slices.size(); ++i) {
           const ProgramSlice& slice = loop.slices[i];
           const SlicePlan& plan = plan_.slices[s][l][i];
-          if (program_.operands[slice.gates[0].operand].type == ValueType::kFloat32) {
+          if (MatrixOf(slice).is_packed) continue;
+          if (MatrixOf(slice).type == ValueType::kFloat32) {
             Pack<float>(slice, plan, loop.width);
           } else {
             Pack<bfloat16>(slice, plan, loop.width);
@@ -147,7 +148,7 @@ class ProgramKernel : ProgramBlocks {
       PrefetchBlock(loop, block(first_row_, first));
       for (size_t i = 0; i < loop.slices.size(); ++i) {
         const ProgramSlice& slice = loop.slices[i];
-        if (program_.operands[slice.gates[0].operand].type == ValueType::kFloat32) {
+        if (MatrixOf(slice).type == ValueType::kFloat32) {
           Multiply<float>(loop, slice, plans[i], step);
         } else {
           Multiply<bfloat16>(loop, slice, plans[i], step);
@@ -169,27 +170,61 @@ class ProgramKernel : ProgramBlocks {
   template <class T>
   void Multiply(const ProgramLoop& loop, const ProgramSlice& slice, const SlicePlan& plan,
                 int64_t step) const {
+    if (MatrixOf(slice).is_packed) return MultiplyPacked<T>(loop, slice, plan, step);
     const int64_t vectors = (loop.width + kLanes - 1) / kLanes, units = loop.width / slice.heads;
     for (int64_t head = 0; head < slice.heads; ++head) {
       // Of several, a worker multiplies those that it has units of.
       const bool mine =
           First(vectors) * kLanes < (head + 1) * units && head * units < Last(vectors) * kLanes;
-      if (mine) MultiplyHead(SliceOf<T>(slice, plan, head), slice, plan, head, step);
+      if (!mine) continue;
+      const Slice<T> weights = SliceOf<T>(slice, plan, head);
+      float* const products = Products(plan) + head * batch_ * weights.Width();
+      MultiplyRows(weights, slice, slice.offset + head * slice.k, step, products);
     }
   }
 
+  // With a matrix that was packed before: those of its panels that have columns of the worker's
+  // units.
   template <class T>
-  void MultiplyHead(const Slice<T>& weights, const ProgramSlice& slice, const SlicePlan& plan,
-                    int64_t head, int64_t step) const {
+  void MultiplyPacked(const ProgramLoop& loop, const ProgramSlice& slice, const SlicePlan& plan,
+                      int64_t step) const {
+    const ProgramArray& matrix = MatrixOf(slice);
+    const int64_t size = PackedMatrixValues(slice.k, matrix.columns, kLanes);
+    const T* const panels = static_cast<const T*>(call_.operands[slice.gates[0].operand]) +
+                            (matrix.has_groups ? group_ * size : 0);
+    const Slice<T> weights(plan.gemm, const_cast<T*>(panels), 0);
+    const int64_t vectors = (loop.width + kLanes - 1) / kLanes, width = weights.PanelWidth();
+    const int64_t first = First(vectors) * kLanes, units = Last(vectors) * kLanes;
+    const int64_t last = units < loop.width ? units : loop.width;
+    const auto is_read = [&](int64_t panel) {
+      for (const GateMatrix& gate : slice.gates) {
+        if (gate.base + first < (panel + 1) * width && panel * width < gate.base + last)
+          return true;
+      }
+      return false;
+    };
+    for (int64_t end = 0; end < plan.gemm.panels;) {
+      const int64_t begin = end;
+      while (end < plan.gemm.panels && is_read(end)) ++end;
+      if (begin < end) {
+        float* const products = Products(plan) + begin * width;
+        MultiplyRows(weights.Part(begin, end), slice, slice.offset, step, products);
+      } else {
+        ++end;
+      }
+    }
+  }
+
+  // The products of the worker's rows of a buffer, from a feature on.
+  template <class T>
+  void MultiplyRows(const Slice<T>& weights, const ProgramSlice& slice, int64_t feature,
+                    int64_t step, float* products) const {
     const Traversal traversal = step % 2 == 0 ? Traversal::kForwards : Traversal::kBackwards;
     for (int64_t b = first_row_; b < last_row_; b += kChunkRows) {
       const int64_t rows = last_row_ - b < kChunkRows ? last_row_ - b : kChunkRows;
       const float* in[kChunkRows];
-      for (int64_t r = 0; r < rows; ++r) {
-        in[r] = Buffer(slice.buffer, step, b + r) + slice.offset + head * slice.k;
-      }
-      weights.MultiplyAll(in, rows, batch_ == 1, {},
-                          Products(plan) + (head * batch_ + b) * weights.Width(), traversal);
+      for (int64_t r = 0; r < rows; ++r) in[r] = Buffer(slice.buffer, step, b + r) + feature;
+      weights.MultiplyAll(in, rows, batch_ == 1, {}, products + b * weights.Width(), traversal);
     }
   }
 };

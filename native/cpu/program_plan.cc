@@ -13,8 +13,23 @@ namespace {
 constexpr double kSimple = 4, kCostly = 35;  // an instruction on a vector, in multiply-adds of one
 constexpr double kL3Rows = 8;                // as kL2Rows, of weights in the L3 cache
 
+const ProgramArray& MatrixOf(const Program& program, const ProgramSlice& slice) {
+  return program.operands[slice.gates[0].operand];
+}
+
 int WeightBytes(const Program& program, const ProgramSlice& slice) {
-  return program.operands[slice.gates[0].operand].type == ValueType::kFloat32 ? 4 : 2;
+  return MatrixOf(program, slice).type == ValueType::kFloat32 ? 4 : 2;
+}
+
+// Of a matrix that is packed, whose panels the workers divide: each has those with columns of its
+// units, and room for the products of all.
+GemmPlan PlanPacked(const Program& program, const ProgramSlice& slice, int parts,
+                    const CpuFacts& facts) {
+  GemmPlan plan = PlanGemm(slice.k, MatrixOf(program, slice).columns, 1, program.rows,
+                           WeightBytes(program, slice), 1, false, 2, facts, Panels::kGiven);
+  plan.slice_bytes /= parts;
+  plan.prefetches = Outgrows(plan.slice_bytes, facts);
+  return plan;
 }
 
 double CostOf(Operation op) {
@@ -129,13 +144,22 @@ ProgramPlan PlanProgram(const Program& program, const CpuFacts& facts, int worke
       int64_t products = 0;
       for (const ProgramSlice& slice : loop.slices) {
         SlicePlan& each = slices.emplace_back();
+        each.products = products;
+        if (MatrixOf(program, slice).is_packed) {
+          each.gemm = PlanPacked(program, slice, plan.splits_batch ? 1 : plan.workers, facts);
+          const int64_t width = each.gemm.panels * each.gemm.panel_vectors * each.gemm.lanes;
+          // A vector of units may begin with a matrix's last column.
+          products += program.rows * width + facts.vector_lanes;
+          plan.packed_bytes += each.gemm.packed_bytes;
+          plan.worker_bytes += each.gemm.slice_bytes;
+          continue;
+        }
         // A head is one worker's.
         const int64_t heads = slice.heads, parts = heads > 1 ? 1 : plan.workers;
         each.gemm = PlanGemm(slice.k, loop.width / heads, static_cast<int>(slice.gates.size()),
                              program.rows, WeightBytes(program, slice), static_cast<int>(parts),
                              plan.splits_batch && parts > 1, 2, facts);
         each.packed = place(heads * each.gemm.packed_bytes);
-        each.products = products;
         const GemmPlan& gemm = each.gemm;
         products += heads * program.rows * gemm.panels * gemm.panel_vectors * gemm.lanes;
         plan.packed_bytes += heads * each.gemm.packed_bytes;

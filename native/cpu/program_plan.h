@@ -17,7 +17,7 @@ inline constexpr int kBlockVectors = 16;  // of units and rows, in a register of
 
 struct SlicePlan {
   GemmPlan gemm;
-  int64_t packed;    // bytes into the memory of a call where its packed weights begin
+  int64_t packed;    // bytes into the memory of a call where weights that it packs begin
   int64_t products;  // floats into a worker's products where its own begin
 };
 

@@ -38,6 +38,9 @@ class ProgramWorker {
   float* Products(const SlicePlan& slice) const {
     return Memory<float>(plan_.products) + worker_ * plan_.product_floats + slice.products;
   }
+  const ProgramArray& MatrixOf(const ProgramSlice& slice) const {
+    return program_.operands[slice.gates[0].operand];
+  }
   // Where row b's features of an array [T?, G?, B?, features] begin.
   int64_t Place(const ProgramArray& array, int64_t t, int64_t b) const {
     int64_t at = t;

@@ -60,6 +60,7 @@ struct Slice {
   T* packed;
   int64_t first, last;
   int64_t first_packed, last_packed;  // panels that a worker packs
+  int64_t width;                      // of a row of all products
 
   Slice(const GemmPlan& of_plan, void* all_packed, int worker, const KernelView<T>& of = {})
       : plan(of_plan), kernel(of), packed(static_cast<T*>(all_packed)) {
@@ -75,6 +76,18 @@ struct Slice {
       first_packed = 0;
       last_packed = Panels(last - first);
     }
+    width = Panels(last - first) * PanelWidth();
+  }
+
+  // Its panels from `begin` to before `end` alone, whose products lie among those of all. Each
+  // panel begins with a unit's first gate.
+  Slice Part(int64_t begin, int64_t end) const {
+    Slice part = *this;
+    part.packed = Panel(begin);
+    part.first = first + begin * plan.panel_vectors / plan.gates;
+    const int64_t after = first + end * plan.panel_vectors / plan.gates;
+    if (after < last) part.last = after;
+    return part;
   }
 
   T* Panel(int64_t p) const { return packed + p * plan.packed_k * PanelWidth(); }
@@ -91,7 +104,7 @@ struct Slice {
     return (last - first) * plan.gates - p * plan.panel_vectors;
   }
   int64_t PanelWidth() const { return plan.panel_vectors * kLanes; }
-  int64_t Width() const { return Panels(last - first) * PanelWidth(); }
+  int64_t Width() const { return width; }
 
   // Lanes that hold units, of a vector of units; none past the slice's end.
   int LanesOf(int64_t unit, int64_t units) const {

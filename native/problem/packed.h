@@ -44,4 +44,9 @@ constexpr int64_t PackedValues(const Packing& packing) {
          PackedRows(packing.rows) * PanelVectors(packing.gates) * packing.lanes;
 }
 
+// The same of a matrix [rows, columns] that a step function multiplies by: it has one gate.
+constexpr int64_t PackedMatrixValues(int64_t rows, int64_t columns, int64_t lanes) {
+  return PackedValues({DType::kFloat32, 1, 1, rows, columns, lanes});
+}
+
 }  // namespace jp

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // A product of two matrices of float32, [rows, depth] x [depth, columns], each row-major as it is
-// given or transposed.
+// given or transposed, or the right one packed as packed.h says, of one gate.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +10,7 @@ namespace jp {
 struct Product {
   int64_t rows, depth, columns;
   bool left_transposed, right_transposed;  // given as [depth, rows], [columns, depth]
+  int64_t packed_lanes = 0;                // of the right one, if it is packed, and not transposed
 };
 
 }  // namespace jp

@@ -49,6 +49,10 @@ class Parser {
       p.operands[i] = NextArray();
       p.operands[i].has_groups = layouts[i] & 1;
       p.operands[i].has_rows = layouts[i] & 2;
+      p.operands[i].is_packed = layouts[i] & 4;
+      if (p.operands[i].is_packed && (p.packed_lanes == 0 || Count(i) >= p.consts)) {
+        Fail("no matrix is packed there");
+      }
     }
     for (ProgramArray& y : p.ys) y = NextArray();
     p.buffers.resize(from_.Next(p.carries, 1 << 16));
@@ -70,6 +74,9 @@ class Parser {
       for (ProgramLoop& loop : stage) ParseLoop(loop);
     }
     if (!from_.IsDone()) Fail("it goes on after its end");
+    for (const ProgramArray& operand : p.operands) {
+      if (operand.is_packed && operand.columns == 0) Fail("no product reads a packed matrix");
+    }
   }
 
  private:
@@ -121,7 +128,24 @@ class Parser {
       if (last >= matrix.features) {
         Fail("a product reads past its matrix");
       }
+      CheckPacked(slice, gate, units);
     }
+  }
+
+  // All gates of a slice are columns of one packed matrix, or none is.
+  void CheckPacked(const ProgramSlice& slice, const GateMatrix& gate, int64_t units) {
+    ProgramArray& matrix = program_.operands[gate.operand];
+    if (gate.operand != slice.gates[0].operand &&
+        (matrix.is_packed || program_.operands[slice.gates[0].operand].is_packed)) {
+      Fail("a packed matrix beside another");
+    }
+    if (!matrix.is_packed) return;
+    const int64_t columns = matrix.features / slice.k;
+    const bool whole = columns * slice.k == matrix.features && slice.heads == 1 &&
+                       gate.column == 1 && (gate.row == columns || slice.k == 1);
+    if (!whole || gate.base > columns - units) Fail("a part of a packed matrix's rows");
+    if (matrix.columns != 0 && matrix.columns != columns) Fail("a packed matrix of two shapes");
+    matrix.columns = columns;
   }
 
   Register NextRegister(int64_t code, const ProgramLoop& loop) {
@@ -172,6 +196,7 @@ class Parser {
         if (n >= program_.consts && n < program_.consts + program_.carries) {
           Fail("the carry is in a buffer");
         }
+        if (program_.operands[n].is_packed) Fail("a value of a packed matrix");
         break;
       case Operation::kLoadBuffer:
       case Operation::kStoreBuffer:
@@ -205,7 +230,7 @@ class Parser {
 
 Program ParseProgram(std::span<const int64_t> code, std::span<const float> literals,
                      std::span<const int64_t> layouts, int64_t steps, int64_t groups, int64_t rows,
-                     bool reverse, bool tf32) {
+                     bool reverse, bool tf32, int64_t packed_lanes) {
   Program program;
   program.literals.assign(literals.begin(), literals.end());
   program.steps = steps;
@@ -213,6 +238,8 @@ Program ParseProgram(std::span<const int64_t> code, std::span<const float> liter
   program.rows = rows;
   program.reverse = reverse;
   program.tf32 = tf32;
+  program.packed_lanes = packed_lanes;
+  if (packed_lanes < 0 || packed_lanes > 1024) Fail("packed for no vectors");
   if (steps < 1 || groups < 1 || rows < 1) Fail("it has no steps or no rows");
   Parser(code, program).Parse(layouts);
   return program;

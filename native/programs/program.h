@@ -88,6 +88,9 @@ struct ProgramArray {
   int64_t features;
   ValueType type;
   bool has_groups = false, has_rows = false;  // of operands
+  // Of a constant that is a packed matrix, as problem/packed.h says; read by products alone.
+  bool is_packed = false;
+  int64_t columns = 0;  // of that
 };
 
 struct ProgramBuffer {
@@ -108,13 +111,14 @@ struct Program {
   bool early = false;
   int64_t steps = 1, groups = 1, rows = 1;
   bool reverse = false;
-  bool tf32 = false;  // float32 products may be rounded to it, where the hardware has it
+  bool tf32 = false;         // float32 products may be rounded to it, where the hardware has it
+  int64_t packed_lanes = 0;  // for vectors of so many its packed matrices are; 0: it has none
 };
 
-// Throws std::invalid_argument where the code is not what program.py makes. `layouts` has two bits
-// for each operand: 1 if it has groups, 2 if it has rows.
+// Throws std::invalid_argument where the code is not what program.py makes. `layouts` has three
+// bits for each operand: 1 if it has groups, 2 if it has rows, 4 if it is a packed matrix.
 Program ParseProgram(std::span<const int64_t> code, std::span<const float> literals,
                      std::span<const int64_t> layouts, int64_t steps, int64_t groups, int64_t rows,
-                     bool reverse, bool tf32 = false);
+                     bool reverse, bool tf32 = false, int64_t packed_lanes = 0);
 
 }  // namespace jp

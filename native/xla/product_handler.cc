@@ -13,14 +13,28 @@ namespace {
 
 namespace xffi = ::xla::ffi;
 using Matrix = xffi::Buffer<xffi::F32, 2>;
+using Dimensions = xffi::Span<const int64_t>;
 
-Product Checked(const Matrix& left, const Matrix& right, const Matrix& result, bool left_transposed,
-                bool right_transposed) {
-  const auto l = left.dimensions(), r = right.dimensions(), made = result.dimensions();
-  const Product product{l[left_transposed], l[!left_transposed], r[!right_transposed],
-                        left_transposed, right_transposed};
-  if (r[right_transposed] != product.depth || made[0] != product.rows ||
-      made[1] != product.columns) {
+// Whether the right matrix is of the product's depth and columns.
+bool IsRight(const Product& product, const Dimensions& is) {
+  if (product.packed_lanes == 0) {
+    return is.size() == 2 && is[product.right_transposed] == product.depth &&
+           is[!product.right_transposed] == product.columns;
+  }
+  return is.size() == 3 && is[0] == PanelCount(1, product.columns, product.packed_lanes) &&
+         is[1] == product.depth && is[2] == PanelVectors(1) * product.packed_lanes;
+}
+
+Product Checked(const Matrix& left, const xffi::AnyBuffer& right, const Matrix& result,
+                bool left_transposed, bool right_transposed, int64_t packed_lanes) {
+  if (packed_lanes < 0 || packed_lanes > 1024 || (packed_lanes != 0 && right_transposed)) {
+    throw std::invalid_argument("packed_lanes: expected as many as a vector has, and rows");
+  }
+  const auto l = left.dimensions(), made = result.dimensions();
+  const Product product{l[left_transposed], l[!left_transposed], made[1],
+                        left_transposed,    right_transposed,    packed_lanes};
+  if (made[0] != product.rows || right.element_type() != xffi::F32 ||
+      !IsRight(product, right.dimensions())) {
     throw std::invalid_argument("the matrices' sizes differ");
   }
   if (product.rows < 1 || product.columns < 1 || product.depth < 2 || product.depth % 2 != 0) {
@@ -31,11 +45,14 @@ Product Checked(const Matrix& left, const Matrix& right, const Matrix& result, b
   return product;
 }
 
-xffi::Error Execute(Matrix left, Matrix right, xffi::Result<Matrix> result, bool left_transposed,
-                    bool right_transposed, xffi::ThreadPool pool) {
+xffi::Error Execute(Matrix left, xffi::AnyBuffer right, xffi::Result<Matrix> result,
+                    bool left_transposed, bool right_transposed, int64_t packed_lanes,
+                    xffi::ThreadPool pool) {
   return Guarded(kProductTarget, [&] {
-    const Product product = Checked(left, right, *result, left_transposed, right_transposed);
-    const std::string error = PoolBackend().Multiply(product, left.typed_data(), right.typed_data(),
+    const Product product =
+        Checked(left, right, *result, left_transposed, right_transposed, packed_lanes);
+    const auto* const weights = static_cast<const float*>(right.untyped_data());
+    const std::string error = PoolBackend().Multiply(product, left.typed_data(), weights,
                                                      result->typed_data(), OnPool(pool));
     if (!error.empty()) throw std::invalid_argument(error);
   });
@@ -46,10 +63,11 @@ xffi::Error Execute(Matrix left, Matrix right, xffi::Result<Matrix> result, bool
 XLA_FFI_Error* ExecuteProduct(XLA_FFI_CallFrame* frame) {
   static const auto* const handler = xffi::Ffi::BindExecute()
                                          .Arg<Matrix>()
-                                         .Arg<Matrix>()
+                                         .Arg<xffi::AnyBuffer>()
                                          .Ret<Matrix>()
                                          .Attr<bool>("left_transposed")
                                          .Attr<bool>("right_transposed")
+                                         .Attr<int64_t>("packed_lanes")
                                          .Ctx<xffi::ThreadPool>()
                                          .To(Execute)
                                          .release();

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "native/backends.h"
+#include "native/problem/packed.h"
 #include "native/programs/program.h"
 #include "native/xla/handlers.h"
 #include "native/xla/stage.h"
@@ -82,7 +83,8 @@ xffi::ErrorOr<std::unique_ptr<ProgramState<kBackend>>> Instantiate(xffi::Diction
         {code.begin(), code.size()}, {literals.begin(), literals.size()},
         {layouts.begin(), layouts.size()}, Attribute<int64_t>(attributes, "steps"),
         Attribute<int64_t>(attributes, "groups"), Attribute<int64_t>(attributes, "rows"),
-        Attribute<bool>(attributes, "reverse"), Attribute<bool>(attributes, "tf32"));
+        Attribute<bool>(attributes, "reverse"), Attribute<bool>(attributes, "tf32"),
+        Attribute<int64_t>(attributes, "packed_lanes"));
     Options options;
     const char* const exchange = "exchange";  // of those backends that have a choice
     if (attributes.contains(exchange)) {
@@ -106,7 +108,10 @@ void Check(const xffi::AnyBuffer& buffer, const ProgramArray& array, int64_t ste
            const Program& program) {
   const int64_t groups = array.has_groups ? program.groups : 1;
   const int64_t rows = array.has_rows ? program.rows : 1;
-  const auto size = static_cast<size_t>(steps * groups * rows * array.features);
+  const int64_t values = array.is_packed ? PackedMatrixValues(array.features / array.columns,
+                                                              array.columns, program.packed_lanes)
+                                         : array.features;
+  const auto size = static_cast<size_t>(steps * groups * rows * values);
   if (buffer.element_count() != size || buffer.element_type() != TypeOf(array.type)) {
     throw std::invalid_argument("a buffer is not of the program's size or type");
   }

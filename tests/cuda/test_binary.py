@@ -90,11 +90,10 @@ def test_a_step_function_stays_in_registers(architecture: str, cache: Path, tmp_
     def trace(carry: Any, xs: Any) -> None:
         body = functions._trace(partial(case.step, weights), carry, xs, None)
         traced = functions._traced(body, False)
-        operands, flags = traced.operands(
-            traced.recurrence.compute(traced.body.init, traced.body.xs)
-        )
-        how = {"step": traced.step.backward.forward, "flags": flags}
-        programs.append(lowering.described_core(operands, steps=steps.T, reverse=False, **how))
+        operands, how = traced.operands(traced.recurrence.compute(traced.body.init, traced.body.xs))
+        how |= {"step": traced.step.backward.forward, "steps": steps.T, "reverse": False}
+        program, _ = lowering.described_core(cuda.CudaBackend(), operands, **how)
+        programs.append(program)
 
     jax.eval_shape(trace, carry, xs)
     native = native_module()

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Products of two matrices against sums in double, on every instruction set and by any number of
-// workers.
+// workers, and with the right one packed before.
 #include <cmath>
 #include <string>
 #include <vector>
@@ -65,12 +65,20 @@ void TestProducts(const Isa& isa) {
         }
       }
       CHECK(alone.Intact() && l.Intact() && r.Intact(), isa.name, rows, depth, columns);
-      for (int threads : {2, 3, 5}) {
+      const auto check_same = [&](const Product& same, Buffer& of, int threads) {
         Buffer together(DType::kFloat32, rows * columns);
-        MultiplyOn(isa, product, threads, l, r, together);
+        MultiplyOn(isa, same, threads, l, of, together);
         CHECK(together.SameBytes(alone), isa.name, rows, depth, columns, way, threads);
-        CHECK(together.Intact(), isa.name, threads);
-      }
+        CHECK(together.Intact() && of.Intact(), isa.name, threads, same.packed_lanes);
+      };
+      for (int threads : {2, 3, 5}) check_same(product, r, threads);
+      if (product.right_transposed) continue;
+      const jp::Packing packing{DType::kFloat32, 1, 1, depth, columns, isa.lanes};
+      Buffer panels(DType::kFloat32, jp::PackedValues(packing));
+      jp::test::PackOn(isa, packing, 1, r.data(), panels.data());
+      Product packed = product;
+      packed.packed_lanes = isa.lanes;
+      for (int threads : {1, 2, 5}) check_same(packed, panels, threads);
     }
   }
 }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Random programs against a plain interpreter, for any number of workers; and what is no program.
+// Random programs against a plain interpreter, for any number of workers, with matrices that the
+// program packs and with the same packed before; and what is no program.
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -55,8 +56,19 @@ class Drawn {
     for (const auto& carry : carries_) widths.push_back(carry[0]);
     Stage(widths, true);
     Write(early);
-    return ParseProgram(code, literals, layouts, steps, groups, rows, Maybe());
+    reverse_ = Maybe();
+    return ParseProgram(code, literals, layouts, steps, groups, rows, reverse_);
   }
+
+  // The same with packed matrices where it can have them.
+  Program Packed(int64_t lanes) const { return Parse(code, lanes); }
+  // Another code in its place.
+  Program Parse(const std::vector<int64_t>& other, int64_t lanes) const {
+    std::vector<int64_t> with = layouts;
+    for (const int64_t matrix : matrices_) with[matrix] += lanes == 0 ? 0 : 4;
+    return ParseProgram(other, literals, with, steps, groups, rows, reverse_, false, lanes);
+  }
+  bool HasMatrices() const { return !matrices_.empty(); }
 
   std::vector<int64_t> code, layouts;
   std::vector<float> literals;
@@ -115,13 +127,24 @@ class Drawn {
     };
     for (int64_t s = 0; s < slice_count; ++s) {
       const int64_t buffer = Source(), k = buffers_[buffer], gates = Any(1, 3);
-      const bool part = k > 4 && Maybe();
-      const int64_t offset = part ? 1 : 0, heads = Heads(width, k - offset);
+      const bool part = k > 4 && Maybe(), one_matrix = Maybe();
+      const int64_t offset = part ? 1 : 0, heads = one_matrix ? 1 : Heads(width, k - offset);
       const int64_t taken = heads > 1 ? (k - offset) / heads / 2 * 2 : part ? (k - 1) / 2 * 2 : k;
       const int64_t columns = width / heads;
       slices.insert(slices.end(), {buffer, offset, taken, heads, gates});
-      const int64_t type = Any(0, 1);
+      const int64_t type = Any(0, 1), of_matrix = columns + Any(0, 120);
+      if (one_matrix) {
+        matrices_.push_back(static_cast<int64_t>(consts_.size()));
+        consts_.push_back({taken * of_matrix, type});
+      }
       for (int64_t g = 0; g < gates; ++g) {
+        if (one_matrix) {
+          const int64_t base = Any(0, of_matrix - columns);
+          slices.insert(slices.end(), {matrices_.back(), base, taken * of_matrix, of_matrix, 1});
+          values.push_back(next(kind));
+          add(Operation::kLoadProduct, {values.back(), s, g});
+          continue;
+        }
         const bool transposed = Maybe();
         const int64_t row = transposed ? 1 : columns + Any(0, 3), column = transposed ? taken : 1;
         const int64_t base = Any(0, 5), head = taken * columns + Any(0, 2);
@@ -226,6 +249,8 @@ class Drawn {
   }
 
   std::mt19937 random_;
+  bool reverse_ = false;
+  Ints matrices_;  // constants of which one slice has some columns, of all rows
   std::vector<Ints> consts_, carries_, xs_, ys_;  // features, type
   Ints buffers_, ready_;
   std::vector<std::vector<Ints>> stages_;
@@ -264,7 +289,10 @@ Values MakeValues(const ProgramArray& array, int64_t count) {
 }
 
 int64_t SizeOf(const Program& p, const ProgramArray& array, int64_t steps) {
-  return steps * (array.has_groups ? p.groups : 1) * (array.has_rows ? p.rows : 1) * array.features;
+  const int64_t k = array.is_packed ? array.features / array.columns : 0;
+  const int64_t values =
+      array.is_packed ? PackedMatrixValues(k, array.columns, p.packed_lanes) : array.features;
+  return steps * (array.has_groups ? p.groups : 1) * (array.has_rows ? p.rows : 1) * values;
 }
 
 // Row b of group g at step t.
@@ -299,6 +327,24 @@ Arrays MakeArrays(const Program& p, unsigned seed) {
   for (ProgramArray y : p.ys) {
     y.has_groups = y.has_rows = true;
     arrays.results.push_back(MakeValues(y, SizeOf(p, y, p.steps)));
+  }
+  return arrays;
+}
+
+// The operands of the program with plain matrices as those of the same with packed ones.
+Arrays Packed(const cpu::Isa& isa, const Program& p, Arrays arrays) {
+  for (int64_t i = 0; i < p.consts; ++i) {
+    const ProgramArray& array = p.operands[i];
+    if (!array.is_packed) continue;
+    const Packing packing{array.type == ValueType::kFloat32 ? DType::kFloat32 : DType::kBfloat16,
+                          1,
+                          array.has_groups ? p.groups : 1,
+                          array.features / array.columns,
+                          array.columns,
+                          isa.lanes};
+    Values to = MakeValues(array, SizeOf(p, array, 1));
+    PackOn(isa, packing, 1, arrays.operands[i].bytes.data(), to.bytes.data());
+    arrays.operands[i] = to;
   }
   return arrays;
 }
@@ -425,9 +471,27 @@ void RunOn(const cpu::Isa& isa, const Program& program, int workers, bool splits
                  [&](int worker, int64_t phase) { isa.program(call, worker, phase); });
 }
 
+// Results of programs with packed matrices are those of one worker with plain ones.
+void TestPacked(const cpu::Isa& isa, const Program& program, const Arrays& plain, unsigned seed) {
+  Arrays arrays = Packed(isa, program, plain);
+  for (int workers = 1; workers <= 3; ++workers) {
+    for (const bool splits_batch : {false, true}) {
+      if (splits_batch && (workers == 1 || workers > program.rows)) continue;
+      RunOn(isa, program, workers, splits_batch, arrays);
+      for (size_t r = 0; r < plain.results.size(); ++r) {
+        CHECK(plain.results[r].bytes == arrays.results[r].bytes, isa.name, seed, workers,
+              splits_batch, "differs where matrices are packed before", r);
+      }
+    }
+  }
+}
+
 void TestRandomPrograms() {
+  int packed = 0;
   for (unsigned seed = 0; seed < kCases; ++seed) {
-    const Program program = Drawn(seed).Draw();
+    Drawn drawn(seed);
+    const Program program = drawn.Draw();
+    packed += drawn.HasMatrices();
     Arrays arrays = MakeArrays(program, seed);
     const auto expected = Interpret(program, arrays);
     for (const cpu::Isa* isa : IsasHere()) {
@@ -455,9 +519,13 @@ void TestRandomPrograms() {
           }
         }
       }
+      if (drawn.HasMatrices()) {
+        arrays.results = first;
+        TestPacked(*isa, drawn.Packed(isa->lanes), arrays, seed);
+      }
     }
   }
-  CHECK(by_units > 0 && by_rows > 0, by_units, by_rows);
+  CHECK(by_units > 0 && by_rows > 0 && packed > 5, by_units, by_rows, packed);
 }
 
 // Programs with one number changed are refused, or stay within their arrays: sanitizers look.
@@ -466,14 +534,14 @@ void TestWrongPrograms() {
   std::mt19937 random(1);
   for (unsigned seed = 0; seed < 4 * kCases; ++seed) {
     Drawn drawn(seed % 20);
-    const Program program = drawn.Draw();
+    drawn.Draw();
     std::vector<int64_t> code = drawn.code;
     const size_t at = std::uniform_int_distribution<size_t>(0, code.size() - 1)(random);
     code[at] += std::uniform_int_distribution<int>(0, 1)(random) ? 1 : -1;
     if (seed % 5 == 0) code.resize(at);
     try {
-      const Program changed = ParseProgram(code, drawn.literals, drawn.layouts, drawn.steps,
-                                           drawn.groups, drawn.rows, false);
+      const int64_t lanes = seed % 2 != 0 && drawn.HasMatrices() ? cpu::kBaselineIsa.lanes : 0;
+      const Program changed = drawn.Parse(code, lanes);
       Arrays arrays = MakeArrays(changed, seed);
       RunOn(cpu::kBaselineIsa, changed, 1, false, arrays);
       ++ran;
