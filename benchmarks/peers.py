@@ -17,6 +17,7 @@ import numpy as np
 from benchmarks.problem import Arrays, Shape
 
 OURS = "jax_persistent"
+OUR_LAYER = f"{OURS}.linen"
 # How far from float32, relative to its size, an array may be: the outputs, a gradient.
 BOUNDS = {"float32": (1e-4, 1e-3), "bfloat16": (0.05, 0.3), "float16": (0.01, 0.1)}
 
@@ -57,12 +58,12 @@ class Source:
 
 SOURCES: Mapping[str, Source] = {
     OURS: Source("benchmarks.peers_jax", "Ours"),
-    "jax_persistent.linen": Source("benchmarks.peers_jax", "OurLayer"),
+    OUR_LAYER: Source("benchmarks.peers_jax", "OurLayer"),
     "flax": Source("benchmarks.peers_jax", "Flax"),
     "pytorch": Source("benchmarks.peers_torch", "Torch", ("torch",)),
     "onnxruntime": Source("benchmarks.peers_onnx", "OnnxRuntime", ("onnxruntime", "onnx")),
 }
-DEFAULT = (OURS, "flax", "pytorch", "onnxruntime")
+DEFAULT = (OURS, OUR_LAYER, "flax", "pytorch", "onnxruntime")
 
 FLASHRNN = "flashrnn"
 GPU_SOURCES: Mapping[str, Source] = {

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from benchmarks.peers import OURS
+from benchmarks.peers import OUR_LAYER, OURS
 from benchmarks.problem import PASSES, Shape
 
 Entry = dict[str, Any]
@@ -127,7 +127,7 @@ def summary(results: Results) -> str:
                 e for e in results["entries"] if (e["dtype"], e["pass"]) == (dtype, direction)
             ]
             lines += _summary_of(chosen, f"{dtype} {direction}")
-    lines += _bfloat16_gain(results["entries"])
+    lines += _layer_cost(results["entries"]) + _bfloat16_gain(results["entries"])
     lines += [f"missing: {name} ({reason})" for name, reason in results["missing"].items()]
     lines += [f"not timed: {each['shape']}: {each['reason']}" for each in results["refused"]]
     if results["skipped"]:
@@ -162,6 +162,21 @@ def _summary_of(entries: list[Entry], name: str) -> list[str]:
         limit = "" if part is None else f", {100 * part:.0f} % of the limit"
         lines.append(f"  {shape_of(entry)}: {found:.2f} of {best_rival(entry)}{limit}")
     return lines
+
+
+def _layer_cost(entries: list[Entry]) -> list[str]:
+    """The layer's time over the function's, where both were timed."""
+    costs = []
+    for entry in entries:
+        if {OURS, OUR_LAYER} <= set(entry["peers"]):
+            rounds = (entry["peers"][name]["rounds_ms"] for name in (OUR_LAYER, OURS))
+            found = median(layer / function for layer, function in zip(*rounds, strict=False))
+            costs.append((found, f"{shape_of(entry)} {entry['pass']}"))
+    if not costs:
+        return []
+    most, where = max(costs)
+    mean = geometric_mean(found for found, _ in costs)
+    return [f"the layer takes {mean:.2f}x the function's time, at most {most:.2f}x ({where})"]
 
 
 def _bfloat16_gain(entries: list[Entry]) -> list[str]:

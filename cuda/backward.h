@@ -70,7 +70,7 @@ class BackwardPass
     const int unit = this->FirstUnit(0) + in_block, hidden = args_.hidden;
     if (unit >= hidden || gate >= kGates || column >= hidden) return 0;
     const int64_t row = (int64_t{at_.group} * hidden + unit) * kGates + gate;
-    return static_cast<const Bits*>(args_.arrays.recurrent_kernel)[row * hidden + column];
+    return static_cast<const Bits*>(args_.arrays.recurrent_kernel[0])[row * hidden + column];
   }
 
   JP_DEVICE void Step(int step, int tile) {

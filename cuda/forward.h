@@ -76,7 +76,7 @@ class ForwardPass : PassBase<Dtype, kForwardTraits<Cell, Dtype, kWidth>, Forward
     const int unit = this->FirstUnit(0) + in_block, hidden = args_.hidden;
     if (unit >= hidden || k >= hidden) return 0;
     const int64_t row = (int64_t{at_.group} * hidden + k) * kGates + gate;
-    return static_cast<const Bits*>(args_.arrays.recurrent_kernel)[row * hidden + unit];
+    return static_cast<const Bits*>(args_.arrays.recurrent_kernel[0])[row * hidden + unit];
   }
 
   JP_DEVICE void Step(int step, int tile) {
@@ -142,7 +142,7 @@ class ForwardPass : PassBase<Dtype, kForwardTraits<Cell, Dtype, kWidth>, Forward
 
   JP_DEVICE float Bias(int gate, const Pair& p) const {
     if constexpr (!Cell::kResetAfter) return 0.0f;
-    const Bits* bias = static_cast<const Bits*>(args_.arrays.recurrent_bias);
+    const Bits* bias = static_cast<const Bits*>(args_.arrays.recurrent_bias[0]);
     if (!p.exists || bias == nullptr) return 0.0f;
     const int column = (at_.group * kGates + gate) * args_.hidden + p.unit;
     return Dtype::ToFloat(bias[column]);

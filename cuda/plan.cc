@@ -228,6 +228,7 @@ std::string RefuseParts(const Problem& p) {
   if (p.dtype == DType::kFloat64) {
     return "no cuda kernel for float64; there is one for float32, bfloat16 and float16";
   }
+  if (p.weights != WeightArrays::kOne) return "the CUDA kernels take weights of one array each";
   if (p.HasWideStates()) return "the CUDA kernels take no states in float32 (chunked) of 16 bits";
   if (p.pass == Pass::kForward) {
     if (!p.has(Part::input_gates))

@@ -32,22 +32,33 @@ _SIGMOIDS = (jax.nn.sigmoid, jax.lax.logistic)
 _TANHS = (jnp.tanh, jax.nn.tanh, jax.lax.tanh)
 
 
+Gates = tuple[Array, ...]
+
+
+def joined(gates: Gates) -> Array:
+    """The gates' arrays as one."""
+    return gates[0] if len(gates) == 1 else jnp.concatenate(gates, axis=-1)
+
+
 @dataclass(frozen=True)
 class CellWeights:
-    """One cell's parameters in the functions' layout, not yet cast to the computation's dtype."""
+    """One cell's parameters as they lie, not yet cast to the computation's dtype.
+
+    Each is of as many arrays as the others: of one that has all gates, or of one for each gate.
+    """
 
     cell: Cell
-    input_kernel: Array  # [I, G*H]
-    recurrent_kernel: Array  # [H, G*H]
-    bias: Array | None  # [G*H]
+    input_kernel: Gates  # [I, G*H] or [I, H]
+    recurrent_kernel: Gates  # [H, G*H] or [H, H]
+    bias: Gates | None  # [G*H] or [H]
     input_dtype: Any  # of the input product; None: inferred from its operands, as flax does
     recurrent_dtype: Any  # of the recurrent product; likewise
-    recurrent_bias: Array | None = None  # [G*H], cells that reset after the product
+    recurrent_bias: Gates | None = None  # like bias, cells that reset after the product
     mixes_states: bool = True  # whether a step promotes its result with the state before it
     packed: dict[str, PackedKernel] | None = None  # of both kernels, by name
 
     @property
-    def arrays(self) -> dict[str, Array]:
+    def arrays(self) -> dict[str, Gates]:
         every = {
             "input_kernel": self.input_kernel,
             "recurrent_kernel": self.recurrent_kernel,
@@ -61,23 +72,32 @@ class CellWeights:
         found = {}
         dtypes = {"input_kernel": self.input_dtype, "recurrent_kernel": self.recurrent_dtype}
         for name, dtype in dtypes.items():
-            kernel = self.arrays[name]
+            kernel = joined(self.arrays[name])
             kernel = kernel if dtype is None else kernel.astype(dtype)
             found[name] = packing.pack_kernel(self.cell, name, kernel)
         return found
 
-    def in_dtype(self, dtype: Any) -> dict[str, Any]:
-        """The arrays of one dtype; of the kernels those that are packed, if they are."""
-        arrays: dict[str, Any] = {name: array.astype(dtype) for name, array in self.arrays.items()}
-        for name, packed in (self.packed or {}).items():
-            kernel = arrays[name]
+    def in_dtype(self, dtype: Any) -> dict[str, tuple[Any, ...]]:
+        """The arrays of one dtype; if the kernels are packed, those, and what else is joined."""
+        arrays: dict[str, tuple[Any, ...]] = {
+            name: tuple(array.astype(dtype) for array in gates)
+            for name, gates in self.arrays.items()
+        }
+        if self.packed is None:
+            return arrays
+        for name, gates in arrays.items():
+            packed = self.packed.get(name)
+            if packed is None:
+                arrays[name] = (joined(gates),)
+                continue
+            kernel = jax.eval_shape(joined, gates)
             if (packed.shape, packed.dtype) != (kernel.shape, kernel.dtype):
                 raise ValueError(
                     f"packed {name}: expected {kernel.dtype.name} of shape {kernel.shape}, as this "
                     f"call computes in; got {packed.dtype.name} of shape {packed.shape}. Pack the "
                     "layer again, or cast its inputs"
                 )
-            arrays[name] = packing.in_place_of(kernel, packed)
+            arrays[name] = (packing.in_place_of(gates, packed),)
         return arrays
 
 
@@ -152,7 +172,7 @@ class KernelCall:
 
     @property
     def hidden(self) -> int:
-        return self.weights.recurrent_kernel.shape[0]
+        return self.weights.recurrent_kernel[0].shape[0]
 
     def states_of(self, carry: Any) -> tuple[Array, ...]:
         """A carry as the functions' states [rows, H]."""
@@ -162,8 +182,8 @@ class KernelCall:
         return tuple(s.reshape(rows, self.hidden) for s in leaves[::-1])
 
     @property
-    def arrays(self) -> dict[str, Any]:
-        """The weights and the initial state."""
+    def arrays(self) -> dict[str, tuple[Any, ...]]:
+        """The weights, in tuples, and the initial state."""
         weights = self.weights.in_dtype(self.dtypes.compute)
         return weights | {"initial_state": self.states_of(self.carry)}
 
@@ -301,10 +321,14 @@ def kernel_dtypes(
         if shape != batch or not jnp.issubdtype(dtype, jnp.integer):
             got = f"{dtype.name}{list(shape)}"
             raise NoKernel(f"a kernel takes integer seq_lengths {list(batch)}; got {got}")
-    features, hidden = inputs.shape[-1], weights.recurrent_kernel.shape[0]
-    columns = weights.cell.gates * hidden
+    features, hidden = inputs.shape[-1], weights.recurrent_kernel[0].shape[0]
+    columns = weights.cell.gates * hidden // len(weights.recurrent_kernel)
     shapes = {"input_kernel": (features, columns), "recurrent_kernel": (hidden, columns)}
-    if any(a.shape != shapes.get(name, (columns,)) for name, a in weights.arrays.items()):
+    if any(
+        array.shape != shapes.get(name, (columns,))
+        for name, gates in weights.arrays.items()
+        for array in gates
+    ):
         raise NoKernel(f"the cell's parameters are not those for {features} features")
     structure: Any = jax.tree.structure((0,) * len(weights.cell.states))
     if len(weights.cell.states) == 1:
@@ -322,12 +346,12 @@ def kernel_dtypes(
 def _dtypes(weights: CellWeights, inputs: Array, states: list[Any]) -> KernelDtypes:
     """The dtypes that flax arrives at; NoKernel if it would refuse, or no kernel has them."""
     with jax.numpy_dtype_promotion("standard"):
-        biases = [a for name, a in weights.arrays.items() if name.endswith("bias")]
+        biases = [gates[0] for name, gates in weights.arrays.items() if name.endswith("bias")]
         of_inputs, of_state = weights.input_dtype, weights.recurrent_dtype
         if of_inputs is None:
-            of_inputs = jnp.result_type(inputs, weights.input_kernel, *biases)
+            of_inputs = jnp.result_type(inputs, weights.input_kernel[0], *biases)
         if of_state is None:
-            of_state = jnp.result_type(states[-1], weights.recurrent_kernel, *biases)
+            of_state = jnp.result_type(states[-1], weights.recurrent_kernel[0], *biases)
         compute = jnp.result_type(of_inputs, of_state)
         mixed = {jnp.result_type(compute, state) for state in states}
         after_a_step = mixed if weights.mixes_states else {jnp.dtype(compute)}
@@ -355,6 +379,8 @@ def run_cell(
     then (which XLA removes when nothing reads it). The other cells' state is one of their outputs.
     """
     options, arrays = call.options, Arrays(call.arrays)
+    for name in call.weights.arrays:  # of all gates, or for each
+        arrays[name] = arrays[name][0] if len(arrays[name]) == 1 else arrays[name]
     x, lengths = call.sequences(inputs, seq_lengths)
     if resets is not None:
         resets = resets.reshape(x.shape[:2])
@@ -427,7 +453,7 @@ def run_both(
     given = {"x": x} if lengths is None else {"x": x, "lengths": lengths}
     outputs, final = functions.run(
         forward.weights.cell,
-        Arrays(jax.tree.map(lambda *each: jnp.stack(each), *arrays) | given),
+        Arrays(_of_both(*arrays) | given),
         directions="both",
         time_major=forward.options.time_major,
         backend=forward.options.backend,
@@ -440,6 +466,20 @@ def run_both(
         return carries, outputs.reshape(*inputs.shape[:-1], 2 * forward.hidden)
     shape = (*inputs.shape[:-1], forward.hidden)
     return carries, merge(*(outputs[:, :, way].reshape(shape) for way in range(2)))
+
+
+def _of_both(forward: dict[str, Any], backward: dict[str, Any]) -> dict[str, Any]:
+    """Arrays of both directions: weights as they lie, unless they are packed; states stacked."""
+
+    def stacked(name: str) -> Any:
+        return jax.tree.map(lambda *each: jnp.stack(each), forward[name], backward[name])
+
+    weights = [name for name in forward if name != "initial_state"]
+    if isinstance(forward["recurrent_kernel"][0], PackedKernel):
+        both = {name: stacked(name)[0] for name in weights}
+    else:
+        both = {name: forward[name] + backward[name] for name in weights}
+    return both | {"initial_state": stacked("initial_state")}
 
 
 def mask_padding(result: Any, seq_lengths: Any, options: CallOptions) -> Any:

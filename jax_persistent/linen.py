@@ -408,7 +408,7 @@ def _with_packed(rnn: RNN, weights: CellWeights) -> CellWeights:
 
 def _lstm(cell: Any) -> CellWeights:
     flax_cells.check_gated_cell(cell)
-    return _stacked(
+    return _gathered(
         cell,
         LSTM,
         input_kernel=["ii", "if", "ig", "io"],
@@ -419,7 +419,7 @@ def _lstm(cell: Any) -> CellWeights:
 
 def _gru(cell: Any) -> CellWeights:
     flax_cells.check_gated_cell(cell)
-    weights = _stacked(
+    weights = _gathered(
         cell,
         GRU,
         input_kernel=["ir", "iz", "in"],
@@ -428,15 +428,15 @@ def _gru(cell: Any) -> CellWeights:
         recurrent_bias=["hn"],
     )
     # Only the n gate has one; with the others summed into the input's, theirs are zero.
-    bias = weights.recurrent_bias
-    assert bias is not None
-    padded = jnp.pad(bias, (2 * bias.shape[0], 0))
-    return replace(weights, recurrent_bias=padded)
+    assert weights.recurrent_bias is not None
+    (bias,) = weights.recurrent_bias
+    zeros = jnp.zeros_like(bias)
+    return replace(weights, recurrent_bias=(zeros, zeros, bias))
 
 
 def _simple(cell: Any) -> CellWeights:
     kernels_of = flax_cells.elman_of(cell)
-    weights = _stacked(cell, kernels_of, input_kernel=["i"], recurrent_kernel=["h"], bias=["i"])
+    weights = _gathered(cell, kernels_of, input_kernel=["i"], recurrent_kernel=["h"], bias=["i"])
     return replace(weights, mixes_states=False)
 
 
@@ -448,14 +448,14 @@ _GATHERERS: dict[type, Callable[[Any], CellWeights]] = {
 }
 
 
-def _stacked(cell: Any, kernels_of: Cell, **layers: list[str]) -> CellWeights:
+def _gathered(cell: Any, kernels_of: Cell, **layers: list[str]) -> CellWeights:
     """Weights from the cell's own parameters, each gate's layer by its name in flax's tree.
 
     Raises NoKernel if one is missing, or isn't an array of the expected rank: flax says then what
     is wrong.
     """
     tree = meta.unbox(cell.variables.get("params", {}))
-    stacked: dict[str, Any] = {}
+    gathered: dict[str, Any] = {}
     for array, names in layers.items():
         leaf, rank = ("bias", 1) if array.endswith("bias") else ("kernel", 2)
         parts: list[Any] = [
@@ -465,5 +465,5 @@ def _stacked(cell: Any, kernels_of: Cell, **layers: list[str]) -> CellWeights:
         if unfit or len({(p.shape, p.dtype) for p in parts}) > 1:
             where = f"{leaf}s of {', '.join(names)}"
             raise NoKernel(f"the {where} are not arrays of one shape and dtype, of rank {rank}")
-        stacked[array] = jnp.concatenate(parts, axis=-1)
-    return CellWeights(kernels_of, input_dtype=cell.dtype, recurrent_dtype=cell.dtype, **stacked)
+        gathered[array] = tuple(map(jnp.asarray, parts))
+    return CellWeights(kernels_of, input_dtype=cell.dtype, recurrent_dtype=cell.dtype, **gathered)

@@ -25,6 +25,7 @@ from jax_persistent.fallback import Loops, NoKernel, kernel_of, loops
 from jax_persistent.flax_cells import (
     CallOptions,
     CellWeights,
+    Gates,
     KernelCall,
 )
 from jax_persistent.nnx_cells import *  # noqa: F403
@@ -413,21 +414,21 @@ def _lstm(cell: nnx.LSTMCell) -> CellWeights:
     inputs = [cell.ii, cell.if_, cell.ig, cell.io]
     recurrent = [cell.hi, cell.hf, cell.hg, cell.ho]
     flax_cells.check_gated_cell(cell)
-    return _stacked(LSTM, inputs, recurrent)
+    return _gathered(LSTM, inputs, recurrent)
 
 
 def _optimized_lstm(cell: nnx.OptimizedLSTMCell) -> CellWeights:
     flax_cells.check_gated_cell(cell)
-    return _stacked(LSTM, [cell.dense_i], [cell.dense_h])
+    return _gathered(LSTM, [cell.dense_i], [cell.dense_h])
 
 
 def _gru(cell: nnx.GRUCell) -> CellWeights:
     flax_cells.check_gated_cell(cell)
-    return _stacked(GRU, [cell.dense_i], [cell.dense_h])
+    return _gathered(GRU, [cell.dense_i], [cell.dense_h])
 
 
 def _simple(cell: nnx.SimpleCell) -> CellWeights:
-    weights = _stacked(flax_cells.elman_of(cell), [cell.dense_i], [cell.dense_h])
+    weights = _gathered(flax_cells.elman_of(cell), [cell.dense_i], [cell.dense_h])
     return replace(weights, mixes_states=False)
 
 
@@ -439,7 +440,7 @@ _GATHERERS: dict[type, Callable[[Any], CellWeights]] = {
 }
 
 
-def _stacked(cell: Cell, inputs: list[Any], recurrent: list[Any]) -> CellWeights:
+def _gathered(cell: Cell, inputs: list[Any], recurrent: list[Any]) -> CellWeights:
     """Weights from the layers of both products, gates in the kernels' order.
 
     Raises NoKernel if a layer isn't a plain `nnx.Linear`: only its own code knows its product then.
@@ -450,11 +451,10 @@ def _stacked(cell: Cell, inputs: list[Any], recurrent: list[Any]) -> CellWeights
             "a kernel takes plain nnx.Linear layers of one dtype, without their own precision, "
             "dot_general, promote_dtype or preferred_element_type"
         )
-    input_kernel, recurrent_kernel = (
-        _joined([layer.kernel for layer in group]) for group in (inputs, recurrent)
-    )
-    biases = [_joined([layer.bias for layer in group]) for group in (inputs, recurrent)]
-    kernels = [k for k in (input_kernel, recurrent_kernel) if k is not None and k.ndim == 2]
+    groups = inputs, recurrent
+    found = [_alike([layer.kernel for layer in group]) for group in groups]
+    biases = [_alike([layer.bias for layer in group]) for group in groups]
+    kernels = [gates for gates in found if gates is not None and gates[0].ndim == 2]
     if len(kernels) < 2:
         raise NoKernel("the cell's kernels are not arrays of one shape and dtype, of rank 2")
     if cell.reset_after:
@@ -487,11 +487,11 @@ def _is_plain(layer: Any) -> bool:
     )
 
 
-def _joined(variables: list[Any]) -> Array | None:
-    """The gates' parameters side by side; None if there are none, or not one kind of array."""
+def _alike(variables: list[Any]) -> Gates | None:
+    """The gates' parameters; None if there are none, or not one kind of array."""
     values: list[Any] = [None if variable is None else variable[...] for variable in variables]
     if any(not isinstance(value, jax.Array) for value in values):
         return None
     if len({(value.shape, value.dtype) for value in values}) > 1:
         return None
-    return jnp.concatenate(values, axis=-1)
+    return tuple(values)

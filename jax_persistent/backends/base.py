@@ -49,12 +49,15 @@ class Backend(abc.ABC):
       sums_weight_gradients: whether a backward call may have the part "d_weights". If False, a
         call returns the gates' gradients, and XLA sums them.
       reads_packed: whether programs may have packed matrices; if False, they are unpacked before.
+      takes_weights_apart: whether a call may have weights of several arrays; see
+        `Problem.weights`. If False, XLA joins them before it.
     """
 
     platform: str
     dtypes: tuple[str, ...] = DTYPES
     sums_weight_gradients: bool = False
     reads_packed: bool = False
+    takes_weights_apart: bool = False
 
     def refusal(self, problem: Problem) -> str | None:
         """Why there is no kernel for such a problem, or None if there is one."""

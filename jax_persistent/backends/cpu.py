@@ -26,6 +26,7 @@ class CpuBackend(Backend):
     dtypes = ("float32", "bfloat16")
     sums_weight_gradients = True
     reads_packed = True
+    takes_weights_apart = True
 
     def slower_than_reference(self, problem: Problem) -> str | None:
         """Packing does not pay off for one or two steps of some rows.

@@ -26,11 +26,13 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jax_persistent.cells import States
-from jax_persistent.problem import Arrays, PackedKernel, Problem
+from jax_persistent.problem import Arrays, PackedKernel, Problem, joining
 
 
 def run(problem: Problem, flat: Sequence[Array]) -> list[Array]:
     """A problem's results from its operands, both flat."""
+    if problem.weights != "one":
+        return joining.joined(problem, flat, run)
     problem, flat = unpacked(problem, flat)
     function = {"forward": forward, "tangent": tangent, "backward": backward}[problem.pass_]
 

@@ -6,6 +6,8 @@ Legend: T time steps, B batch, I input features, H hidden units, G gates (LSTM 4
 
 from __future__ import annotations
 
+from collections import Counter
+
 import jax.numpy as jnp
 from jax import Array
 
@@ -17,7 +19,7 @@ from jax_persistent.problem import DIRECTIONS, Arrays, PackedKernel, Problem, op
 from jax_persistent.problem.operands import Leaf
 
 _OPTIONAL = ("bias", "recurrent_bias", "lengths", "resets", "reset_state")
-_LETTERS = {"d": "D", "b": "B", "t": "T", "i": "I", "h": "H", "g": "G*H"}
+_LETTERS = {"d": "D", "b": "B", "t": "T", "i": "I", "h": "H", "g": "G*H", "u": "H"}
 _LETTERS |= {"p": "P", "j": "I", "k": "H", "w": "W"}  # of packed kernels
 
 
@@ -38,6 +40,8 @@ def run(
         of which may be packed, and
         of "bias", "recurrent_bias", "lengths", "resets", "reset_state" and "initial_state" those
         that there are. With both directions all but x and lengths have an axis D of two, first.
+        Weights that are not packed may be tuples: of an array of each direction, without D, or of
+        each direction and gate, [I, H], [H, H] and [H], gates of the first direction first.
       directions: "forward", "reverse" or "both".
       time_major, backend: as for `lstm`.
       chunked: these are steps of a longer sequence. What is computed does not depend then on where
@@ -46,7 +50,9 @@ def run(
     Returns:
       (outputs, final states); with both directions [B, T, D, H] and [D, B, H].
     """
-    x, hidden = arrays.x, arrays.recurrent_kernel.shape[-2]
+    x, recurrent_kernel = arrays.x, arrays.recurrent_kernel
+    apart = recurrent_kernel if isinstance(recurrent_kernel, tuple) else ()
+    hidden = (*apart, recurrent_kernel)[0].shape[-2]
     batch, steps = (x.shape[1], x.shape[0]) if time_major else x.shape[:2]
     ways = len(DIRECTIONS[directions])
     if arrays.initial_state is None:
@@ -69,6 +75,7 @@ def run(
         hidden=hidden,
         dtype=x.dtype.name,
         directions=directions,
+        weights=_weights(len(apart), ways),
         time_major=bool(time_major),
         tf32=compat.tf32_is_asked_for(),
         packed_lanes=packed["recurrent_kernel"].lanes if packed else 0,
@@ -87,6 +94,11 @@ def run(
     return in_auto_axes(compute, labelled, (outputs, tuple(final_state)))
 
 
+def _weights(arrays: int, ways: int) -> str:
+    """What a problem's weights are called that are so many arrays each, or 0: not in a tuple."""
+    return "one" if arrays == 0 else "per_direction" if arrays == ways else "per_gate"
+
+
 def _dims(problem: Problem, leaf: Leaf) -> str:
     """The dimensions that a caller's array has, as messages and meshes name them."""
     new = "n" if len(problem.ways) > 1 else "nd"
@@ -96,9 +108,10 @@ def _dims(problem: Problem, leaf: Leaf) -> str:
 def _labelled(problem: Problem, flat: list[Array]) -> dict[str, tuple[str, Array]]:
     """Operands as a caller would write them, with their dimensions."""
     found: dict[str, tuple[str, Array]] = {}
+    counts = Counter(leaf.name for leaf in problem.operands())
     for leaf, array in zip(problem.operands(), flat, strict=True):
         label = leaf.name
-        if leaf.per_state and len(problem.cell.states) > 1:
+        if counts[leaf.name] > 1:
             label += f"[{sum(name.startswith(leaf.name + '[') for name in found)}]"
         found[label] = _dims(problem, leaf), array
     return found

@@ -16,7 +16,7 @@ from jax_persistent import compat, notices
 from jax_persistent.backends import reference, registry
 from jax_persistent.backends.base import Backend
 from jax_persistent.ffi import sharding
-from jax_persistent.problem import Problem
+from jax_persistent.problem import Problem, joining
 
 _KIND = "recurrence"  # of the calls that XLA splits
 
@@ -39,6 +39,9 @@ def register(primitive: Primitive, in_parts: Callable[..., list[Array]] | None =
             _fall_back(problem, f"no kernel for this platform; kernels exist for {known}")
         return reference.run(problem, flat)
 
+    def bind(problem: Problem, flat: Sequence[Array]) -> list[Array]:
+        return primitive.bind(*flat, problem=problem)
+
     mlir.register_lowering(primitive, mlir.lower_fun(elsewhere, multiple_results=True))
 
     def register_platform(backend: Backend) -> None:
@@ -48,6 +51,8 @@ def register(primitive: Primitive, in_parts: Callable[..., list[Array]] | None =
 
             if problem.backend == "reference":
                 return lowered(lambda *flat: reference.run(problem, flat))
+            if problem.weights != "one" and not backend.takes_weights_apart:
+                return lowered(lambda *flat: joining.joined(problem, flat, bind))
             is_split = compat.is_split_by_xla(ctx)
             apart = is_split or not backend.sums_weight_gradients
             if problem.has("d_weights") and in_parts is not None and apart:

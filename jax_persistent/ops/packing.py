@@ -104,20 +104,23 @@ def is_packable(dtype: Any) -> bool:
     return jnp.dtype(dtype).name in _DTYPES
 
 
-def in_place_of(kernel: Array, packed: PackedKernel) -> PackedKernel:
-    """What was packed of a kernel, in a way that a derivative with respect to the kernel sees."""
-    return replace(packed, panels=_in_place_of(packed.panels, kernel))
+def in_place_of(gates: tuple[Array, ...], packed: PackedKernel) -> PackedKernel:
+    """What was packed of a kernel, in a way that a derivative with respect to the kernel sees.
+
+    The kernel is one array, or one for each gate.
+    """
+    return replace(packed, panels=_in_place_of(packed.panels, gates))
 
 
 @jax.custom_jvp
-def _in_place_of(panels: Array, kernel: Array) -> Array:
-    del kernel
+def _in_place_of(panels: Array, gates: tuple[Array, ...]) -> Array:
+    del gates
     return panels
 
 
 @partial(_in_place_of.defjvp, symbolic_zeros=True)
 def _in_place_of_jvp(primals: Any, tangents: Any) -> Any:
-    check_constant(type(tangents[1]) is not SymbolicZero)
+    check_constant(any(type(tangent) is not SymbolicZero for tangent in tangents[1]))
     return primals[0], tangents[0]
 
 

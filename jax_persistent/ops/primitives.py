@@ -25,7 +25,7 @@ from jax_persistent import compat
 from jax_persistent.backends import reference
 from jax_persistent.ops import lowering
 from jax_persistent.ops.batching import Axes, empty, fold, maps_weights, unfold
-from jax_persistent.problem import Arrays, Problem
+from jax_persistent.problem import Arrays, Problem, joining
 from jax_persistent.problem.operands import Leaf
 from jax_persistent.problem.packed import check_constant
 
@@ -104,7 +104,7 @@ def _in_parts(problem: Problem, *flat: Array) -> list[Array]:
         return reference.weight_gradients(problem, operands, d_input_gates, d_recurrent_gates)
 
     summed = reference.each_layer(sums, found.d_input_gates, of_recurrent_gates, *flat)
-    return problem.flat_results(found | summed)
+    return problem.flat_results(found | joining.cut(problem, summed))
 
 
 def _primitive(name: str) -> Primitive:
@@ -191,6 +191,9 @@ def _is_zero(tangent: Any) -> bool:
 
 
 def _moves(tangent: Any) -> bool:
+    """Whether it is there and not zero; of several, whether one is."""
+    if isinstance(tangent, tuple):
+        return any(map(_moves, tangent))
     return tangent is not None and not _is_zero(tangent)
 
 

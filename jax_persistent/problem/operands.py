@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table of operands and results, read from operands.def, and arrays by their names in it.
 
-Primitives take and return flat lists. By name, absent optional arrays are None, and what each state
-has one of is a tuple.
+Primitives take and return flat lists. By name, absent optional arrays are None, and what there may
+be several of is a tuple: of each state, or a weight that is not one array.
 """
 
 from __future__ import annotations
@@ -18,19 +18,18 @@ if TYPE_CHECKING:
 
 OPERANDS, RESULTS = "OPERAND", "RESULT"
 ALWAYS, ELEMENT, STATE = "always", "element", "state"
+ONE, PER_STATE, PER_GATE = "ONE", "PER_STATE", "PER_GATE"
 
-_ROW = re.compile(
-    r"^JP_(OPERAND|RESULT)\((\w+), (\w+), (\w+), (ONE|PER_STATE), \"([^\"]+)\", (\w+)\)", re.M
-)
+_ROW = re.compile(r"^JP_(OPERAND|RESULT)\((\w+), (\w+), (\w+), (\w+), \"([^\"]+)\", (\w+)\)", re.M)
 _PART = re.compile(r"^JP_PART\((\w+)\)", re.M)
 
 
 class Leaf(NamedTuple):
-    """One array of a table; of a per-state entry, one state's."""
+    """One array of a table; of an entry that stands for several, one of them."""
 
     name: str
     type: str  # "element", "state", or a dtype's name
-    per_state: bool
+    arrays: str  # ONE, PER_STATE or PER_GATE
     batch_major: tuple[str, ...]  # dimensions
     time_major: tuple[str, ...]
     part: str
@@ -45,15 +44,28 @@ class Leaf(NamedTuple):
         """Whether all rows of a group share it."""
         return "b" not in self.batch_major
 
+    @property
+    def is_in_tuple(self) -> bool:
+        return self.arrays != ONE
+
+    def in_arrays(self, weights: str) -> Leaf:
+        """An array of a problem's own: one that is PER_GATE as its `weights` say."""
+        if self.arrays != PER_GATE:
+            return self
+        if weights == "one":
+            return self._replace(arrays=ONE)
+        dims = [d for d in self.batch_major if d != "d"]
+        if weights == "per_gate":
+            dims = ["u" if d == "g" else d for d in dims]
+        return self._replace(batch_major=tuple(dims), time_major=tuple(dims))
+
 
 def _read() -> tuple[tuple[str, ...], dict[tuple[str, str], list[Leaf]]]:
     text = resources.files(__package__).joinpath("operands.def").read_text()
     tables: dict[tuple[str, str], list[Leaf]] = {}
     for side, pass_, name, type_, count, dims, part in _ROW.findall(text):
         swapped = dims.replace("b t", "t b")
-        leaf = Leaf(
-            name, type_, count == "PER_STATE", tuple(dims.split()), tuple(swapped.split()), part
-        )
+        leaf = Leaf(name, type_, count, tuple(dims.split()), tuple(swapped.split()), part)
         tables.setdefault((pass_, side), []).append(leaf)
     return tuple(_PART.findall(text)), tables
 
@@ -72,12 +84,13 @@ def in_order(parts: Collection[str]) -> tuple[str, ...]:
 
 @lru_cache(maxsize=4096)
 def leaves(problem: Problem, side: str) -> tuple[Leaf, ...]:
-    """The leaves that a problem has, one for each state where there is one for each."""
+    """The leaves that a problem has, several where there are several arrays of a name."""
+    counts = {ONE: 1, PER_STATE: len(problem.cell.states), PER_GATE: problem.weight_arrays}
     return tuple(
-        leaf
+        leaf.in_arrays(problem.weights)
         for leaf in _TABLES[problem.pass_, side]
         if problem.has(leaf.part)
-        for _ in range(len(problem.cell.states) if leaf.per_state else 1)
+        for _ in range(counts[leaf.arrays])
     )
 
 
@@ -92,7 +105,7 @@ def named(leaves: Sequence[Leaf], flat: Sequence[Any]) -> Arrays:
     """A flat list by its names."""
     found = Arrays()
     for leaf, array in zip(leaves, flat, strict=True):
-        if leaf.per_state:
+        if leaf.is_in_tuple:
             found[leaf.name] = (*found.get(leaf.name, ()), array)
         else:
             found[leaf.name] = array
@@ -101,5 +114,5 @@ def named(leaves: Sequence[Leaf], flat: Sequence[Any]) -> Arrays:
 
 def in_a_row(leaves: Sequence[Leaf], arrays: Mapping[str, Any]) -> list[Any]:
     """The arrays that `leaves` name, in order. Further names in `arrays` are left out."""
-    states = {leaf.name: iter(arrays[leaf.name]) for leaf in leaves if leaf.per_state}
-    return [next(states[leaf.name]) if leaf.per_state else arrays[leaf.name] for leaf in leaves]
+    several = {leaf.name: iter(arrays[leaf.name]) for leaf in leaves if leaf.is_in_tuple}
+    return [next(several[leaf.name]) if leaf.is_in_tuple else arrays[leaf.name] for leaf in leaves]

@@ -40,6 +40,8 @@ class Problem:
       directions: "forward"; "reverse", each row from its last step to its first; or "both": of two
         groups that follow each other, the second runs in reverse. They are one layer, and share x
         and the lengths.
+      weights: "one": of each of them one array; "per_direction": one of each direction; or
+        "per_gate": one of each direction and gate. See operands.def.
       time_major: whether sequences have T before B.
       tf32: whether float32 products may be rounded to it, where the hardware has it.
       packed_lanes: of packed kernels, for vectors of how many units they are; 0 if they are not.
@@ -56,6 +58,7 @@ class Problem:
     hidden: int
     dtype: str
     directions: str = "forward"
+    weights: str = "one"
     time_major: bool = False
     tf32: bool = False
     packed_lanes: int = 0
@@ -84,6 +87,12 @@ class Problem:
         """Of each direction, whether it is reversed."""
         return DIRECTIONS[self.directions]
 
+    @property
+    def weight_arrays(self) -> int:
+        """Of each of the weights."""
+        gates = self.cell.gates if self.weights == "per_gate" else 1
+        return 1 if self.weights == "one" else len(self.ways) * gates
+
     def one_way(self, way: int) -> Problem:
         """The groups of one direction, by themselves."""
         name = "reverse" if self.ways[way] else "forward"
@@ -101,6 +110,8 @@ class Problem:
 
     def size(self, dimension: str) -> Any:
         """The size of one of operands.def's dimensions."""
+        if dimension == "u":
+            return self.hidden
         if dimension == "g":
             return self.cell.gates * self.hidden
         if dimension == "r":

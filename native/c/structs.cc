@@ -122,6 +122,13 @@ void Take(const Problem& problem, Part part, const char* name, size_t alignment,
   taken = given;
 }
 
+// Of weights, a C program gives one array.
+template <class Given, class Taken>
+void Take(const Problem& problem, Part part, const char* name, size_t alignment, Given* given,
+          Taken* (&taken)[kMostWeightArrays]) {
+  Take(problem, part, name, alignment, given, taken[0]);
+}
+
 template <class Given, class Taken>
 void Take(const Problem& problem, Part part, const char* name, size_t alignment,
           Given* const (&given)[JP_MAX_STATES], Taken* (&taken)[kMostStates]) {
@@ -225,7 +232,8 @@ constexpr size_t kStructBytes = [] {
   size_t bytes = sizeof(size_t);
   const Arrays none{};
   ForEachOperand(none, [&](const Operand& operand, const auto& /*member*/) {
-    bytes += (operand.per_state ? JP_MAX_STATES : 1) * sizeof(void*);
+    const bool per_state = operand.count == OperandCount::kPerState;
+    bytes += (per_state ? JP_MAX_STATES : 1) * sizeof(void*);
   });
   return bytes;
 }();

@@ -41,6 +41,13 @@ inline constexpr int kMostStates = [] {
   return most;
 }();
 
+// The most gates of any cell.
+inline constexpr int kMostGates = [] {
+  int most = 0;
+  for (const CellTraits& cell : kCells) most = cell.gates > most ? cell.gates : most;
+  return most;
+}();
+
 #if !defined(__CUDACC_RTC__)
 // The traits of the cell called `name`, or null.
 constexpr const CellTraits* FindCell(std::string_view name) {

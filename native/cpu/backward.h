@@ -39,8 +39,8 @@ struct BackwardKernel {
         passing(s.passing + i * s.PassingSize()),
         weights(s, i) {}
 
-  KernelView<T> Transposed(const void* base, int64_t features) const {
-    return {at.Group(static_cast<const T*>(base), features * columns), columns, features, true};
+  KernelView<T> Transposed(const void* const* kernel, int64_t features) const {
+    return {at.Weights<const T>(kernel, features), columns, features, true};
   }
   // The recurrent gates' gradients of the step run before `step`.
   float* Exchange(int64_t step, int64_t b) const {
@@ -87,9 +87,7 @@ struct BackwardKernel {
   void Pack() const {
     slice.Pack();
     if (space.MultipliesInputs()) inputs.Pack();
-    if (worker == 0 && space.ReadsZeros()) {
-      std::memset(space.zeros, 0, columns * sizeof(T));
-    }
+    if (worker == 0 && space.ReadsZeros()) std::memset(space.zeros, 0, hidden * sizeof(T));
     for (int64_t b = rows.first; b < rows.last; ++b) {
       for (int64_t unit = slice.first * kLanes; unit < slice.last * kLanes; unit += kLanes) {
         const int n = Lanes(hidden, unit);

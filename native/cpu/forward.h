@@ -25,6 +25,7 @@ struct ForwardKernel {
   const BatchRows rows;
   float* const passing;
   float* const bias;
+  float* const recurrent_bias;
   float* const input_gates;  // [steps of a chunk][the worker's rows][columns]
   const int64_t padded = space.plan.recurrence.PaddedUnits();
 
@@ -37,19 +38,23 @@ struct ForwardKernel {
         inputs(SliceOf(s.plan.inputs, s.packed_inputs, s.arrays.input_kernel, s.problem.inputs)),
         rows(s.plan.recurrence, batch, i),
         passing(s.passing + i * s.PassingSize()),
-        bias(s.bias + (s.plan.recurrence.SplitsBatch() ? 0 : i) * s.InputColumns()),
+        bias(s.bias + BiasOf(s, i)),
+        recurrent_bias(s.recurrent_bias + (Cell::kResetAfter ? BiasOf(s, i) : 0)),
         input_gates(s.products + (s.plan.recurrence.SplitsBatch() ? rows.first * s.plan.chunk_steps
                                                                   : i * s.ProductRows()) *
                                      s.InputColumns()) {}
 
   // Of a kernel that the call packs into `memory`, or that is packed already, and only read.
-  Slice<T> SliceOf(const GemmPlan& plan, void* memory, const void* kernel, int64_t features) const {
-    const T* const base = static_cast<const T*>(kernel);
+  Slice<T> SliceOf(const GemmPlan& plan, void* memory, const void* const* kernel,
+                   int64_t features) const {
     if (problem.packed_lanes != 0) {
       const int64_t size = plan.packed_bytes / static_cast<int64_t>(sizeof(T));
-      return {plan, const_cast<T*>(at.Group(base, size)), worker};
+      return {plan, const_cast<T*>(at.Group(static_cast<const T*>(*kernel), size)), worker};
     }
-    return {plan, memory, worker, {at.Group(base, features * columns), features, hidden, false}};
+    return {plan, memory, worker, {at.Weights<const T>(kernel, features), features, hidden, false}};
+  }
+  static int64_t BiasOf(const Workspace<Forward>& s, int worker) {
+    return (s.plan.recurrence.SplitsBatch() ? 0 : worker) * s.InputColumns();
   }
   float* H(int64_t step, int64_t b) const {  // the state before `step`
     return space.exchange + ((step & 1) * batch + b) * space.row;
@@ -66,10 +71,11 @@ struct ForwardKernel {
   void Pack() const {
     slice.Pack();
     inputs.Pack();
-    if (!slice.plan.SplitsBatch() || worker == 0) PackBias();
-    if (worker == 0 && space.ReadsZeros()) {
-      std::memset(space.zeros, 0, columns * sizeof(T));
+    if (!slice.plan.SplitsBatch() || worker == 0) {
+      PackBias(space.arrays.bias, bias);
+      if (Cell::kResetAfter) PackBias(space.arrays.recurrent_bias, recurrent_bias);
     }
+    if (worker == 0 && space.ReadsZeros()) std::memset(space.zeros, 0, hidden * sizeof(T));
     for (int64_t b = rows.first; b < rows.last; ++b) {
       const bool reset = times.IsReset(b, times.Time(0));
       for (int s = 0; s < Cell::kStates; ++s) {
@@ -95,17 +101,18 @@ struct ForwardKernel {
     }
   }
 
-  // The bias in the order of the packed columns, with zeros where the last panel is padded.
-  void PackBias() const {
-    const T* from = at.Group(static_cast<const T*>(space.arrays.bias), columns);
-    float* to = bias;
+  // A bias in the order of the packed columns, with zeros where the last panel is padded or the
+  // problem has none.
+  void PackBias(const void* const* given, float* packed) const {
+    const auto from = at.Weights<const T>(given, 1);
+    float* to = packed;
     for (int64_t unit = slice.first * kLanes; unit < slice.last * kLanes; unit += kLanes) {
       for (int g = 0; g < Cell::kGates; ++g, to += kLanes) {
-        const bool zero = from == nullptr;
-        Store(to, zero ? Vec{} : LoadPart(from + g * hidden + unit, Lanes(hidden, unit)));
+        const bool zero = !from.Exist();
+        Store(to, zero ? Vec{} : LoadPart(from.Gate(g) + unit, Lanes(hidden, unit)));
       }
     }
-    for (; to < bias + inputs.Width(); to += kLanes) Store(to, Vec{});
+    for (; to < packed + inputs.Width(); to += kLanes) Store(to, Vec{});
   }
 
   // Computes the input gates of a chunk's steps, of which `begin` is the first.
@@ -137,12 +144,15 @@ struct ForwardKernel {
     T* residuals;                            // null if not wanted
     T* final_state[Cell::kStates];           // null before the last step
     float* wide_final_state[Cell::kStates];  // in its place where it is wide
-    const T* recurrent_bias;  // zeros if there is none; null in cells that do not read it
+    const float* recurrent_bias;             // as the input gates are
     int64_t first_unit, hidden;
     bool runs;
 
     const float* InputGates(int64_t unit) const {
       return input_gates + (unit - first_unit) * Cell::kGates;
+    }
+    const float* RecurrentBias(int64_t unit) const {
+      return recurrent_bias + (unit - first_unit) * Cell::kGates;
     }
   };
 
@@ -166,10 +176,7 @@ struct ForwardKernel {
         row.final_state[s] = at.State(static_cast<T*>(arrays.final_state[s]), b);
       }
     }
-    if constexpr (Cell::kResetAfter) {
-      const T* given = at.Group(static_cast<const T*>(arrays.recurrent_bias), columns);
-      row.recurrent_bias = given == nullptr ? static_cast<const T*>(space.zeros) : given;
-    }
+    row.recurrent_bias = recurrent_bias;
     row.first_unit = slice.first * kLanes;
     row.hidden = hidden;
     row.runs = times.Runs(b, t);
@@ -217,7 +224,7 @@ struct ForwardKernel {
       input[g] = Load(from + g * kLanes);
       recurrent[g] = Load(products + g * kLanes);
       if constexpr (Cell::kResetAfter) {
-        recurrent[g] += lanes.Load(row.recurrent_bias + g * row.hidden + unit);
+        recurrent[g] += Load(row.RecurrentBias(unit) + g * kLanes);
       }
     }
     Vec state[Cell::kStates] = {Load(row.h + unit)};

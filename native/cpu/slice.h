@@ -7,6 +7,7 @@
 #include "native/cpu/pack.h"
 #include "native/cpu/simd.h"
 #include "native/cpu/workspace.h"
+#include "native/problem/array_views.h"
 #include "native/problem/packed.h"
 
 namespace jp::cpu::JP_ISA {
@@ -15,7 +16,7 @@ namespace jp::cpu::JP_ISA {
 // The rows are the product's K.
 template <class T>
 struct KernelView {
-  const T* at;  // null where the problem has none, or it is packed already
+  GroupWeights<const T, const void> weights;  // none where the problem has none, or they are packed
   int64_t rows, units;
   bool transposed;
 };
@@ -113,7 +114,7 @@ struct Slice {
 
   // Packs the weights, unless they are packed already or at each use.
   void Pack() const {
-    if (kernel.at != nullptr && plan.PackedOnce()) PackPart(first_packed, last_packed, 0, plan.k);
+    if (kernel.weights.Exist() && plan.PackedOnce()) PackPart(first_packed, last_packed, 0, plan.k);
   }
 
   // Packs rows k to before `end_row` of the panels from `begin` to before `end`.
@@ -125,9 +126,9 @@ struct Slice {
     }
   }
 
-  // The units are columns: those of a gate begin `units` values after those of the gate before.
+  // The units are columns.
   void PackColumns(int64_t begin, int64_t end, int64_t first_row, int64_t end_row) const {
-    const int64_t stride = plan.gates * kernel.units;
+    const int64_t stride = kernel.weights.stride;
     for (int64_t k = first_row; k < end_row; k += kPackedRows) {
       const int64_t next = k + kPackedRows < end_row ? k + kPackedRows : end_row;
       int64_t unit = first + begin * plan.panel_vectors / plan.gates;
@@ -135,7 +136,7 @@ struct Slice {
       for (int64_t p = begin; p < end; ++p) {
         T* const to = Panel(p) + (k - first_row) * PanelWidth();
         for (int c = 0; c < plan.panel_vectors; ++c) {
-          const T* from = kernel.at + gate * kernel.units + unit * kLanes;
+          const T* from = kernel.weights.Gate(gate) + unit * kLanes;
           CopyColumns(to, plan.panel_vectors, c, k, next, from, stride, kernel.rows,
                       LanesOf(unit, kernel.units));
           gate = gate + 1 < plan.gates ? gate + 1 : 0;
@@ -147,21 +148,42 @@ struct Slice {
 
   // The units are rows.
   void PackRows(int64_t begin, int64_t end, int64_t first_row, int64_t end_row) const {
-    const int64_t rows = kernel.rows;
     for (int64_t p = begin; p < end; ++p) {
       for (int64_t k = first_row; k < end_row; k += kPackedColumns) {
         const int64_t next = k + kPackedColumns < end_row ? k + kPackedColumns : end_row;
         T* const to = Panel(p) + (k - first_row) * PanelWidth();
         for (int c = 0; c < plan.panel_vectors; ++c) {
           const int64_t unit = first + p * plan.panel_vectors + c;
-          const int n = LanesOf(unit, kernel.units);
-          const T* from = kernel.at + unit * kLanes * rows;
-          const int64_t left = rows - next < kPackedColumns ? rows - next : kPackedColumns;
-          for (int lane = 0; lane < n; ++lane) Prefetch(from + lane * rows + next, left);
-          TransposeRows(to, plan.panel_vectors, c, k, next, from, rows, rows, n);
+          PackTransposed(to, c, k, next - k, unit * kLanes, LanesOf(unit, kernel.units));
         }
       }
     }
+  }
+
+  // Fills `count` rows of vector c of a panel, which begin at `to` and are weights of n units, from
+  // their kth on.
+  void PackTransposed(T* to, int c, int64_t k, int64_t count, int64_t unit, int n) const {
+    const auto& weights = kernel.weights;
+    const int64_t stride = weights.stride, column = k % stride;
+    const int64_t left = kernel.rows - k < count ? kernel.rows - k : count;
+    if (n == 0 || column + left <= stride) {
+      const T* from = n == 0 ? nullptr : weights.Array(k / stride) + unit * stride + column;
+      const int64_t after = stride - column - count;
+      const int64_t next = after < kPackedColumns ? after : kPackedColumns;
+      for (int lane = 0; lane < n; ++lane) Prefetch(from + lane * stride + count, next);
+      return TransposeRows(to, plan.panel_vectors, c, 0, count, from, stride, left, n);
+    }
+    T joined[kLanes * kPackedColumns];  // of several arrays
+    for (int64_t i = 0; i < left;) {
+      const int64_t at = (k + i) % stride, whole = stride - at;
+      const int64_t here = left - i < whole ? left - i : whole;
+      const T* from = weights.Array((k + i) / stride) + unit * stride + at;
+      for (int lane = 0; lane < n; ++lane) {
+        std::memcpy(joined + lane * kPackedColumns + i, from + lane * stride, here * sizeof(T));
+      }
+      i += here;
+    }
+    TransposeRows(to, plan.panel_vectors, c, 0, count, joined, kPackedColumns, left, n);
   }
 
   // out[r][Width()] = accumulator + in[r] x the slice's weights. Behind a single row that is
@@ -260,7 +282,7 @@ struct Slice {
   // side by side, while the sums are unit after unit.
   void MultiplyAllInPlace(RowPointers in, int64_t rows, bool single_row, Accumulator accumulator,
                           float* out, Traversal traversal) const {
-    const int64_t stride = plan.gates * kernel.units, step = plan.gates * kLanes;
+    const int64_t stride = kernel.weights.stride, step = plan.gates * kLanes;
     const int64_t end = last * kLanes < kernel.units ? last * kLanes : kernel.units;
     SumsInPlace sums;
     for (int64_t gate = 0; gate < plan.gates; ++gate) {
@@ -275,8 +297,8 @@ struct Slice {
             if (single_row) Store(sums.at[1] + c, Vec{});
           }
         }
-        AddInPlace<T>({kernel.at + gate * kernel.units + unit, kernel.rows, stride, columns}, in,
-                      rows, single_row, traversal, plan.prefetches, sums);
+        AddInPlace<T>({kernel.weights.Gate(gate) + unit, kernel.rows, stride, columns}, in, rows,
+                      single_row, traversal, plan.prefetches, sums);
         for (int64_t r = 0; r < rows; ++r) {
           for (int64_t c = 0; c < columns; c += kLanes) {
             const Vec sum = Load(sums.at[r] + c);
@@ -306,8 +328,10 @@ static void PackKernels(const Packing& packing, const GemmPlan& plan, const void
                         int worker) {
   const int64_t rows = packing.rows, size = rows * packing.gates * packing.units;
   const int64_t packed_size = plan.packed_bytes / static_cast<int64_t>(sizeof(T));
+  const int64_t columns = packing.gates * packing.units;
   for (int64_t i = 0; i < packing.kernels; ++i) {
-    const KernelView<T> kernel{static_cast<const T*>(from) + i * size, rows, packing.units, false};
+    const KernelView<T> kernel{
+        {&from, i * size, packing.units, columns}, rows, packing.units, false};
     Slice<T>(plan, static_cast<T*>(to) + i * packed_size, worker, kernel).Pack();
   }
 }

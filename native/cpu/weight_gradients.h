@@ -16,7 +16,7 @@ struct WeightGradients {
   const int worker;
   const GemmPlan& plan = space.plan.d_weights;
   const Slice<float> of_input, of_recurrent;  // the gradients of the gates
-  const int64_t hidden = space.problem.hidden, columns = Cell::kGates * hidden;
+  const int64_t hidden = space.problem.hidden;
   const int64_t width = of_input.Width(), row = space.transposed_row;
 
   WeightGradients(const Workspace<Backward>& s, int i)
@@ -67,7 +67,7 @@ struct WeightGradients {
   struct Output {
     bool done;
     int64_t group, features;
-    void* at;  // [N, features, columns]; null for a bias that the problem has not
+    void* const* arrays;  // the first is null for a bias that the problem has not
   };
 
   // Sums that are done after their only chunk share one place.
@@ -125,7 +125,7 @@ struct WeightGradients {
   template <class T>
   void AddRows(const Slice<float>& d, int64_t rows, bool first, float* sums,
                const Output& output) const {
-    if (output.at == nullptr) return;
+    if (output.arrays[0] == nullptr) return;
     const int vectors = plan.panel_vectors;
     float* to = sums;
     for (int64_t p = 0; p < d.Panels(d.last - d.first); ++p) {
@@ -141,12 +141,16 @@ struct WeightGradients {
   // Stores the sums of some features in the order of the weights.
   template <class T>
   void Put(const float* sums, int64_t first, int64_t count, const Output& output) const {
+    const ArrayViews at{space.problem, output.group};
+    const auto weights = at.Weights<T>(output.arrays, output.features);
+    T* gate[Cell::kGates];
+    for (int g = 0; g < Cell::kGates; ++g) gate[g] = weights.Gate(g);
     for (int64_t f = first; f < first + count; ++f, sums += width) {
-      T* const to = static_cast<T*>(output.at) + (output.group * output.features + f) * columns;
+      const int64_t row_begin = f * weights.stride;
       const float* from = sums;
       for (int64_t unit = of_input.first * kLanes; unit < of_input.last * kLanes; unit += kLanes) {
         for (int g = 0; g < Cell::kGates; ++g, from += kLanes) {
-          StorePart(to + g * hidden + unit, Load(from), Lanes(hidden, unit));
+          StorePart(gate[g] + row_begin + unit, Load(from), Lanes(hidden, unit));
         }
       }
     }

@@ -48,7 +48,7 @@ size_t LayOutWorker(Workspace<Arrays>& space, void* memory) {
   const bool packs = problem.packed_lanes == 0;
   place(space.packed, packs ? gemm.packed_bytes : 0);
   place(space.passing, gemm.workers * space.PassingSize());
-  place(space.zeros, space.ReadsZeros() ? columns * width : 0);
+  place(space.zeros, space.ReadsZeros() ? problem.hidden * width : 0);
   place(space.exchange, 2 * batch * space.row);
   const int kept_states = kIsForward ? problem.cell.states - 1 : problem.cell.states;
   place(space.carry, kept_states * batch * gemm.PaddedUnits());
@@ -57,7 +57,9 @@ size_t LayOutWorker(Workspace<Arrays>& space, void* memory) {
     const int64_t features = kIsForward ? problem.inputs : columns;
     const bool copied = problem.dtype != DType::kFloat32 || features % 2 != 0;
     place(space.packed_inputs, packs ? plan.inputs.packed_bytes : 0);
-    place(space.bias, kIsForward ? gemm.slices * space.InputColumns() : 0);
+    const int64_t biases = kIsForward ? gemm.slices * space.InputColumns() : 0;
+    place(space.bias, biases);
+    place(space.recurrent_bias, problem.cell.reset_after ? biases : 0);
     place(space.products, parts * space.ProductRows() * space.InputColumns());
     place(space.copies, copied ? gemm.workers * space.part_rows * space.copy_row : 0);
   }

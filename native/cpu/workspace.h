@@ -33,15 +33,16 @@ struct Workspace {
   void* d_x_parts;
   // Memory. An array of [slices] or [workers] has a part for each, one after the other; where the
   // workers divide the batch there is one slice.
-  void* packed;         // [slices] recurrent weights, in the order in which they are read
-  void* packed_inputs;  // [slices] input weights, likewise
-  void* zeros;       // a row of zeros in place of what the problem has not, of the problem's dtype
-  float* bias;       // [slices][InputColumns()] in the order of the packed columns
-  float* products;   // [slices] or backward [workers], [ProductRows()][InputColumns()] of inputs
-  float* copies;     // [workers][part_rows][copy_row] factors that can't be read where they are
-  void* d_gates;     // [2][ChunkRows()][G*H] of two chunks, by turns
-  float* d_columns;  // [workers][Gradients()][packed] a chunk's gradients, packed as weights are
-  float* d_sums;     // [workers][SumsRows()][DWidth()] the weights' gradients so far
+  void* packed;           // [slices] recurrent weights, in the order in which they are read
+  void* packed_inputs;    // [slices] input weights, likewise
+  void* zeros;            // [H] in place of the reset state that the problem has not, of its dtype
+  float* bias;            // [slices][InputColumns()] in the order of the packed columns
+  float* recurrent_bias;  // forward, where cells reset after the product: likewise
+  float* products;      // [slices] or backward [workers], [ProductRows()][InputColumns()] of inputs
+  float* copies;        // [workers][part_rows][copy_row] factors that can't be read where they are
+  void* d_gates;        // [2][ChunkRows()][G*H] of two chunks, by turns
+  float* d_columns;     // [workers][Gradients()][packed] a chunk's gradients, packed as weights are
+  float* d_sums;        // [workers][SumsRows()][DWidth()] the weights' gradients so far
   float* d_bias_sums;   // [workers][Gradients()][DWidth()]
   float* d_reset_sums;  // [states][B][padded units] the reset states' gradients so far
   float* transposed;    // [workers][I or H][transposed_row] factors
@@ -80,10 +81,9 @@ struct Workspace {
     const int64_t all = problem.inputs + problem.hidden;
     return SumsAreKept() || all < kChunkRows ? all : kChunkRows;
   }
-  // Whether `zeros` stands in for the reset state or the recurrent bias.
+  // Whether `zeros` stands in for the reset state.
   [[gnu::always_inline]] bool ReadsZeros() const {
-    return (problem.has(Part::resets) && !problem.has(Part::reset_state)) ||
-           (kIsForward && problem.cell.reset_after && !problem.has(Part::recurrent_bias));
+    return problem.has(Part::resets) && !problem.has(Part::reset_state);
   }
   // What there is to do besides the recurrence.
   [[gnu::always_inline]] bool MultipliesInputs() const {

@@ -7,6 +7,23 @@
 
 namespace jp {
 
+// One group's weights: rows of H columns for each gate, of which some arrays have all gates' side
+// by side, and others one gate's.
+template <class T, class Void>
+struct GroupWeights {
+  Void* const* arrays = nullptr;  // the first is null if the problem has no such weights
+  int64_t begin = 0;              // of the group in each of them
+  int64_t hidden = 0;
+  int64_t stride = 0;  // from a row to the next
+
+  JP_HOST_DEVICE bool Exist() const { return arrays != nullptr && arrays[0] != nullptr; }
+  JP_HOST_DEVICE T* Array(int64_t i) const { return static_cast<T*>(arrays[i]) + begin; }
+  // A gate's columns of the first row.
+  JP_HOST_DEVICE T* Gate(int64_t gate) const {
+    return stride == hidden ? Array(gate) : Array(0) + gate * hidden;
+  }
+};
+
 struct ArrayViews {
   const Problem& problem;
   int64_t group;
@@ -31,6 +48,16 @@ struct ArrayViews {
   template <class P>
   JP_HOST_DEVICE P* Group(P* base, int64_t size) const {
     return base == nullptr ? nullptr : base + group * size;
+  }
+  // The group's part of weights with so many rows.
+  template <class T, class Void>
+  JP_HOST_DEVICE GroupWeights<T, Void> Weights(Void* const* arrays, int64_t rows) const {
+    const int64_t gates = problem.gates_of_an_array(), stride = gates * problem.hidden;
+    if (problem.weights == WeightArrays::kOne) {
+      return {arrays, group * rows * stride, problem.hidden, stride};
+    }
+    return {arrays + way * (problem.cell.gates / gates), layer * rows * stride, problem.hidden,
+            stride};
   }
   JP_HOST_DEVICE Rows<int64_t> Times(const int32_t* lengths, const bool* resets) const {
     return {problem.batch,

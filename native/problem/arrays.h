@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Pointers to a problem's operands and results by name: Forward::x, Backward::d_outputs, ..., as
 // operands.def lists them. Absent arrays are null. A PER_STATE name is an array of
-// pointers.
+// pointers, and so is a PER_GATE one, of which the problem says how many there are.
 //
 // Of D directions a layer, whose groups are N: sequences are [N/D,B,T,D,F] or, time-major,
 // [N/D,T,B,D,F], x without the D; all else begins with [N/D,D], but for the lengths.
@@ -11,6 +11,8 @@
 
 namespace jp {
 
+inline constexpr int kMostWeightArrays = 2 * kMostGates;  // of both directions
+
 // Types of operands.def as C++ has them; `element` and `state` are float or a 16-bit type.
 #define JP_TYPE_element void
 #define JP_TYPE_state void
@@ -18,6 +20,7 @@ namespace jp {
 #define JP_TYPE_bool bool
 #define JP_COUNT_ONE
 #define JP_COUNT_PER_STATE [kMostStates]
+#define JP_COUNT_PER_GATE [kMostWeightArrays]
 #define JP_PART(part)
 #define JP_OPERAND(pass, name, type, count, dimensions, part) JP_OPERAND_##pass(name, type, count)
 #define JP_RESULT(pass, name, type, count, dimensions, part) JP_RESULT_##pass(name, type, count)
@@ -54,6 +57,7 @@ struct Backward {
 #undef JP_TYPE_bool
 #undef JP_COUNT_ONE
 #undef JP_COUNT_PER_STATE
+#undef JP_COUNT_PER_GATE
 #undef JP_PART
 #undef JP_OPERAND
 #undef JP_RESULT

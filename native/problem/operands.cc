@@ -16,10 +16,14 @@ int64_t Panels(const Problem& p) {
 }
 
 // A copy without spaces, in the problem's layout.
-std::string InMemory(std::string_view dimensions, const Problem& problem) {
+std::string InMemory(const Operand& operand, const Problem& problem) {
+  const bool apart =
+      operand.count == OperandCount::kPerGate && problem.weights != WeightArrays::kOne;
   std::string letters;
-  for (char letter : dimensions) {
-    if (letter != ' ') letters += letter;
+  for (char letter : operand.dimensions) {
+    if (letter == ' ' || (apart && letter == 'd')) continue;
+    const bool of_a_gate = apart && problem.weights == WeightArrays::kPerGate && letter == 'g';
+    letters += of_a_gate ? 'u' : letter;
   }
   const auto replace = [&](bool is_so, const char* from, const char* to) {
     const size_t at = letters.find(from);
@@ -37,13 +41,14 @@ ArrayTypes ArrayTypesOfPass(const Problem& problem) {
   const Arrays none{};
   ForEachOperand(none, [&](const Operand& operand, const auto& /*member*/) {
     if (!problem.has(operand.part)) return;
-    const std::string dimensions = InMemory(operand.dimensions, problem);
+    const std::string dimensions = InMemory(operand, problem);
     std::vector<int64_t> sizes;
     for (char letter : dimensions) sizes.push_back(SizeOf(problem, letter));
-    const int count = operand.per_state ? problem.cell.states : 1;
+    const int count = CountOf(operand, problem);
+    const bool numbered = operand.count == OperandCount::kPerState || count > 1;
     for (int i = 0; i < count; ++i) {
       std::string name = operand.name;
-      if (operand.per_state) name.append("[").append(std::to_string(i)).append("]");
+      if (numbered) name.append("[").append(std::to_string(i)).append("]");
       (operand.is_result ? types.results : types.operands)
           .push_back({std::move(name), operand.type, sizes, dimensions});
     }
@@ -53,6 +58,15 @@ ArrayTypes ArrayTypesOfPass(const Problem& problem) {
 
 }  // namespace
 
+int CountOf(const Operand& operand, const Problem& problem) {
+  switch (operand.count) {
+    case OperandCount::kOne: return 1;
+    case OperandCount::kPerState: return problem.cell.states;
+    case OperandCount::kPerGate: return problem.weight_arrays();
+  }
+  return 0;
+}
+
 int64_t SizeOf(const Problem& problem, char dimension) {
   switch (dimension) {
     case 'n': return Divided(problem.groups, problem.ways());
@@ -60,7 +74,8 @@ int64_t SizeOf(const Problem& problem, char dimension) {
     case 'b': return problem.batch;
     case 't': return problem.steps;
     case 'i': return problem.inputs;
-    case 'h': return problem.hidden;
+    case 'h':
+    case 'u': return problem.hidden;
     case 'g': return Times(problem.cell.gates, problem.hidden);
     case 'r': return Times(problem.cell.residuals, problem.hidden);
     case 'p': return Panels(problem);

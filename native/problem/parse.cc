@@ -28,6 +28,14 @@ constexpr NamedDirections kDirections[] = {{"forward", Directions::kForward},
                                            {"reverse", Directions::kReverse},
                                            {"both", Directions::kBoth}};
 
+struct NamedWeights {
+  std::string_view name;
+  WeightArrays weights;
+};
+constexpr NamedWeights kWeights[] = {{"one", WeightArrays::kOne},
+                                     {"per_direction", WeightArrays::kPerDirection},
+                                     {"per_gate", WeightArrays::kPerGate}};
+
 constexpr std::string_view kParts[] = {
 #define JP_PART(part) #part,
 #define JP_OPERAND(...)
@@ -90,6 +98,13 @@ Directions ParseDirections(const std::string& text) {
     if (named.name == text) return named.directions;
   }
   Fail("directions: expected 'forward', 'reverse' or 'both'; got " + Quoted(text));
+}
+
+WeightArrays ParseWeights(const std::string& text) {
+  for (const NamedWeights& named : kWeights) {
+    if (named.name == text) return named.weights;
+  }
+  Fail("weights: expected 'one', 'per_direction' or 'per_gate'; got " + Quoted(text));
 }
 
 uint32_t ParseParts(std::string_view text) {
@@ -192,6 +207,7 @@ ParsedProblem ParseProblem(Pass pass, const Attributes& attributes) {
   problem.inputs = reader.TakeSize("inputs", 0);
   problem.hidden = reader.TakeSize("hidden", 1);
   problem.directions = ParseDirections(reader.Take<std::string>("directions", "a string"));
+  problem.weights = ParseWeights(reader.Take<std::string>("weights", "a string"));
   problem.time_major = reader.Take<bool>("time_major", "a boolean");
   problem.tf32 = reader.Take<bool>("tf32", "a boolean");
   problem.packed_lanes = reader.TakeSize("packed_lanes", 0);
@@ -211,6 +227,9 @@ std::string Invalid(const Problem& problem) {
   if (problem.packed_lanes < 0 || problem.packed_lanes > kMostLanes) {
     return "packed_lanes: expected 0 to " + std::to_string(kMostLanes) + "; got " +
            std::to_string(problem.packed_lanes);
+  }
+  if (problem.packed_lanes != 0 && problem.weights != WeightArrays::kOne) {
+    return "weights: expected 'one', as the kernels are packed";
   }
   for (const auto& [name, size] : {std::pair("groups", problem.groups),
                                    {"batch", problem.batch},

@@ -21,6 +21,9 @@ constexpr size_t ByteWidth(DType type) {
 // each other, one layer, the second runs in reverse.
 enum class Directions { kForward, kReverse, kBoth };
 
+// How the weights are given for which operands.def has PER_GATE, as problem.py says it.
+enum class WeightArrays { kOne, kPerDirection, kPerGate };
+
 // The optional parts of a problem; operands.def says what each means and which arrays it brings.
 enum class Part : uint32_t {
 #define JP_PART(part) part,
@@ -46,6 +49,7 @@ struct Problem {
   int64_t inputs = 0;  // I; 0 where nothing has input features
   int64_t hidden = 1;  // H
   Directions directions{};
+  WeightArrays weights{};
   bool time_major = false;
   bool tf32 = false;         // float32 products may be rounded to it, where the hardware has it
   int64_t packed_lanes = 0;  // kernels are packed for vectors of so many units; 0: they are not
@@ -64,6 +68,14 @@ struct Problem {
   JP_HOST_DEVICE constexpr int ways() const {
     return directions == Directions::kBoth ? 2 : 1;
   }  // D
+  // Arrays of each of the weights.
+  constexpr int weight_arrays() const {
+    return weights == WeightArrays::kOne ? 1 : ways() * cell.gates / gates_of_an_array();
+  }
+  // Gates whose columns lie side by side in an array.
+  JP_HOST_DEVICE constexpr int gates_of_an_array() const {
+    return weights == WeightArrays::kPerGate ? 1 : cell.gates;
+  }
   JP_HOST_DEVICE constexpr bool Reverses(int64_t group) const {
     return directions == Directions::kBoth ? group % 2 != 0 : directions == Directions::kReverse;
   }

@@ -162,7 +162,8 @@ Arrays TakeArrays(const Problem& problem, const xffi::RemainingArgs& operands,
   ForEachOperand(arrays, [&](const Operand& operand, auto& member) {
     if (!problem.has(operand.part)) return;
     if constexpr (std::is_array_v<std::remove_reference_t<decltype(member)>>) {
-      for (int s = 0; s < problem.cell.states; ++s) take(operand.is_result, member[s]);
+      const int count = CountOf(operand, problem);
+      for (int i = 0; i < count; ++i) take(operand.is_result, member[i]);
     } else {
       take(operand.is_result, member);
     }

@@ -226,6 +226,17 @@ def test_bfloat16_is_compared_with_our_own_float32():
     assert lines == "bfloat16 over our own float32 at B<=4, H>=512: 3.00x"
 
 
+def test_the_layer_is_compared_with_the_function():
+    entries = [
+        entry([2.0], {peers.OUR_LAYER: [2.0]}),
+        entry([2.0], {peers.OUR_LAYER: [4.5]}, batch=4),
+        entry([2.0], {}, batch=8),
+    ]
+    lines = summary.summary({"entries": entries, "missing": {}, "refused": [], "skipped": []})
+    expected = "the layer takes 1.50x the function's time, at most 2.25x (lstm 5x4x3 forward)"
+    assert lines == expected
+
+
 @pytest.mark.parametrize(
     ("weight_bytes", "level"),
     [(2000, "L1"), (2001, "L2"), (20_000, "L2"), (20_001, "L3"), (100_001, "memory")],

@@ -196,6 +196,10 @@ struct Buffers {
   static void Set(Pointer (&pointers)[kMostStates], PerState& buffers) {
     for (int s = 0; s < kMostStates; ++s) pointers[s] = buffers[s]->data();
   }
+  template <class Pointer>
+  static void Set(Pointer (&pointers)[kMostWeightArrays], Buffer& buffer) {
+    pointers[0] = buffer.data();
+  }
   static void Set(const int32_t*& pointer, const int32_t* values) { pointer = values; }
   static void Set(const bool*& pointer, const bool* values) { pointer = values; }
 };

@@ -9,10 +9,12 @@
 #include "native/cpu/machine.h"
 #include "native/problem/parse.h"
 #include "tests/native/buffers.h"
+#include "tests/native/case.h"
 #include "tests/native/check.h"
 #include "tests/native/isas.h"
 #include "tests/native/reference.h"
 #include "tests/native/run.h"
+#include "tests/native/weight_parts.h"
 
 namespace {
 
@@ -20,55 +22,18 @@ using jp::CellTraits;
 using jp::DType;
 using jp::Part;
 using jp::Problem;
+using jp::WeightArrays;
 using jp::cpu::Isa;
 using jp::test::Arrays;
 using jp::test::BackwardOf;
 using jp::test::Buffer;
 using jp::test::Buffers;
+using jp::test::Case;
+using jp::test::CheckClose;
 using jp::test::ForwardOf;
 using jp::test::PackOn;
 using jp::test::RunOn;
-
-struct Case {
-  const Isa& isa;
-  Problem given;
-
-  std::string name() const {
-    const Problem& p = given;
-    std::string text =
-        std::string(isa.name) + " " + std::string(p.cell.name) + " " + std::string(NameOf(p.dtype));
-    for (const auto& [letter, size] :
-         {std::pair("N", p.groups), std::pair("B", p.batch), std::pair("T", p.steps),
-          std::pair("I", p.inputs), std::pair("H", p.hidden)}) {
-      text.append(" ").append(letter).append("=").append(std::to_string(size));
-    }
-    text += jp::test::NameOf(p.directions);
-    if (p.time_major) text += " time-major";
-    for (Part part :
-         {Part::bias, Part::recurrent_bias, Part::lengths, Part::resets, Part::reset_state}) {
-      if (p.has(part)) text.append(" ").append(NameOf(part));
-    }
-    return text;
-  }
-};
-
-// `terms` is how many roundings, of either sign and of terms as large as any sum, a value is made
-// of.
-void CheckClose(const Case& c, const char* what, const Buffer& got,
-                const std::vector<double>& expected, double terms = 1) {
-  // Float: rounding of sums of this length. Bfloat16: a flip of the last bit, and what grows of it.
-  const double relative = c.given.dtype == DType::kFloat32 ? 2e-5 : 1.0 / 32;
-  double scale = 1e-3;
-  for (double value : expected) {
-    scale = std::fmax(scale, terms > 1 ? std::fabs(value) : std::fmin(std::fabs(value), 1));
-  }
-  const std::vector<double> values = got.values();
-  CHECK(values.size() == expected.size(), c.name(), what, values.size(), expected.size());
-  for (size_t i = 0; i < values.size() && i < expected.size(); ++i) {
-    const double limit = relative * (scale * std::sqrt(terms) + std::fabs(expected[i]));
-    CHECK(std::fabs(values[i] - expected[i]) <= limit, c.name(), what, i, values[i], expected[i]);
-  }
-}
+using jp::test::WeightParts;
 
 void CheckForward(const Case& c, Buffers& buffers, Arrays& arrays) {
   const Problem problem = ForwardOf(c.given);
@@ -166,13 +131,53 @@ void CheckPacked(const Case& c, Buffers& all, const Arrays& arrays, int threads)
   const auto input_panels = pack(packed.input_kernel, c.given.inputs);
   const auto recurrent_panels = pack(packed.recurrent_kernel, c.given.hidden);
   jp::Forward call = packed.forward(forward);
-  call.input_kernel = input_panels->data();
-  call.recurrent_kernel = recurrent_panels->data();
+  call.input_kernel[0] = input_panels->data();
+  call.recurrent_kernel[0] = recurrent_panels->data();
   RunOn(c.isa, forward, threads, call);
   CHECK(packed.outputs.SameBytes(all.outputs), c.name(), threads);
   CHECK(packed.residuals.SameBytes(all.residuals), c.name(), threads);
   for (int s = 0; s < c.given.cell.states; ++s) {
     CHECK(packed.final_state[s]->SameBytes(*all.final_state[s]), c.name(), threads, s);
+  }
+}
+
+// Nor whether directions and gates have their weights in arrays of their own.
+void CheckApart(const Case& c, Buffers& all, const Arrays& arrays, WeightArrays weights,
+                int threads) {
+  Problem given = c.given;
+  given.weights = weights;
+  Buffers apart(arrays);
+  WeightParts w(given, arrays.input_kernel), b(given, arrays.bias);
+  WeightParts r(given, arrays.recurrent_kernel), q(given, arrays.recurrent_bias);
+  const Problem forward = ForwardOf(given);
+  jp::Forward call = apart.forward(forward);
+  w.Set(call.input_kernel), b.Set(call.bias);
+  r.Set(call.recurrent_kernel), q.Set(call.recurrent_bias);
+  RunOn(c.isa, forward, threads, call);
+  const Problem backward = BackwardOf(given, {Part::d_x, Part::d_weights});
+  const auto nothing = [](const std::vector<double>& like) {
+    return std::vector<double>(like.size(), std::nan(""));
+  };
+  WeightParts d_w(given, nothing(arrays.d_input_kernel)), d_b(given, nothing(arrays.d_bias));
+  WeightParts d_r(given, nothing(arrays.d_recurrent_kernel));
+  WeightParts d_q(given, nothing(arrays.d_recurrent_bias));
+  jp::Backward call_back = apart.backward(backward);
+  w.Set(call_back.input_kernel), r.Set(call_back.recurrent_kernel);
+  d_w.Set(call_back.d_input_kernel), d_b.Set(call_back.d_bias);
+  d_r.Set(call_back.d_recurrent_kernel), d_q.Set(call_back.d_recurrent_bias);
+  RunOn(c.isa, backward, threads, call_back);
+  CHECK(apart.outputs.SameBytes(all.outputs), c.name(), threads);
+  CHECK(apart.d_x.SameBytes(all.d_x), c.name(), threads);
+  for (int s = 0; s < c.given.cell.states; ++s) {
+    CHECK(apart.d_initial_state[s]->SameBytes(*all.d_initial_state[s]), c.name(), threads, s);
+  }
+  for (const auto& [got, expected] :
+       {std::pair(&d_w, &all.d_input_kernel), std::pair(&d_b, &all.d_bias),
+        std::pair(&d_r, &all.d_recurrent_kernel), std::pair(&d_q, &all.d_recurrent_bias)}) {
+    CHECK(got->Joined() == expected->values(), c.name(), threads);
+  }
+  for (WeightParts* parts : {&w, &b, &r, &q, &d_w, &d_b, &d_r, &d_q}) {
+    CHECK(parts->Intact(), c.name(), threads);
   }
 }
 
@@ -197,6 +202,8 @@ void CheckCase(const Case& c, int seed) {
   CheckThreads(c, buffers, arrays, 5);
   CheckParts(c, buffers, arrays, 1 + seed % 3);
   CheckPacked(c, buffers, arrays, seed % 2 == 0 ? 5 : 1 + seed % 3);
+  CheckApart(c, buffers, arrays, WeightArrays::kPerGate, seed % 2 == 0 ? 1 : 3);
+  if (seed % 3 == 0) CheckApart(c, buffers, arrays, WeightArrays::kPerDirection, 2);
 }
 
 // What the backend runs is the chosen instruction set's kernel, and the others give the same.

@@ -17,12 +17,19 @@ using jp::Pass;
 using jp::Problem;
 
 Attributes Valid() {
-  return {{"cell", "lstm"},     {"dtype", "float32"},
-          {"groups", 2L},       {"batch", 3L},
-          {"steps", 5L},        {"inputs", 7L},
-          {"hidden", 4L},       {"directions", "both"},
-          {"time_major", true}, {"tf32", false},
-          {"packed_lanes", 0L}, {"parts", "inputs lengths resets reset_state residuals"}};
+  return {{"cell", "lstm"},
+          {"dtype", "float32"},
+          {"groups", 2L},
+          {"batch", 3L},
+          {"steps", 5L},
+          {"inputs", 7L},
+          {"hidden", 4L},
+          {"directions", "both"},
+          {"time_major", true},
+          {"tf32", false},
+          {"packed_lanes", 0L},
+          {"weights", "one"},
+          {"parts", "inputs lengths resets reset_state residuals"}};
 }
 
 void TestParsing() {
@@ -70,6 +77,7 @@ void TestWhatIsWrong() {
   forward("hidden", INT64_MAX, "hidden: expected at most 2^45; got 9223372036854775807");
   forward("groups", 3L, "groups: expected an even number, two of each layer; got 3");
   forward("directions", "sideways", "directions: expected 'forward', 'reverse' or 'both'; got 'si");
+  forward("weights", "per_unit", "weights: expected 'one', 'per_direction' or 'per_gate'; got 'pe");
   forward("speed", 3L, "speed: unknown attribute");
   forward("parts", "inputs speed", "parts: got unknown 'speed'");
   forward("parts", "inputs  bias", "parts: got unknown ''");
@@ -98,6 +106,14 @@ void TestWhatIsWrong() {
     CHECK(false);
   } catch (const std::exception& error) {
     CHECK(std::string(error.what()).find("packed_lanes: expected 0 but in a forward") == 0);
+  }
+  packed["parts"] = "inputs";
+  packed["weights"] = "per_gate";
+  try {
+    ParseProblem(Pass::kForward, packed);
+    CHECK(false);
+  } catch (const std::exception& error) {
+    CHECK(error.what() == std::string("weights: expected 'one', as the kernels are packed"));
   }
   Attributes missing = Valid();
   missing.erase("tf32");
@@ -147,6 +163,13 @@ void TestArrays() {
                "initial_state[0] 1 2 3 4", "initial_state[1] 1 2 3 4"});
   packed["hidden"] = int64_t{jp::kUnknownSize};
   CHECK(!HasAllSizes(ParseProblem(Pass::kForward, packed).problem));
+  Attributes apart = Valid();
+  apart["parts"] = "inputs bias";
+  apart["weights"] = "per_direction";
+  CheckArrays(ArrayTypesOf(ParseProblem(Pass::kForward, apart).problem).operands,
+              {"x 1 5 3 7", "input_kernel[0] 1 7 16", "input_kernel[1] 1 7 16", "bias[0] 1 16",
+               "bias[1] 1 16", "recurrent_kernel[0] 1 4 16", "recurrent_kernel[1] 1 4 16",
+               "initial_state[0] 1 2 3 4", "initial_state[1] 1 2 3 4"});
   Attributes attributes = Valid();
   attributes["cell"] = "gru";
   attributes["directions"] = "reverse";
@@ -159,6 +182,12 @@ void TestArrays() {
   CheckArrays(gru.results, {"d_input_kernel 2 1 7 12", "d_recurrent_kernel 2 1 4 12",
                             "d_recurrent_bias 2 1 12", "d_input_gates 2 3 5 1 12",
                             "d_recurrent_gates 2 3 5 1 12", "d_initial_state[0] 2 1 3 4"});
+  attributes["weights"] = "per_gate";
+  attributes["parts"] = "residuals d_weights";
+  CheckArrays(ArrayTypesOf(ParseProblem(Pass::kBackward, attributes).problem).results,
+              {"d_input_kernel[0] 2 7 4", "d_input_kernel[1] 2 7 4", "d_input_kernel[2] 2 7 4",
+               "d_recurrent_kernel[0] 2 4 4", "d_recurrent_kernel[1] 2 4 4",
+               "d_recurrent_kernel[2] 2 4 4", "d_initial_state[0] 2 1 3 4"});
 }
 
 // What a row of length 2 of 4 does at each time: "." nothing, "f" its first step, "s" a step; in

@@ -40,12 +40,13 @@ class Crossing:
     flags: tuple[str, ...]
     differentiated: tuple[str, ...]
     transform: str
+    weights: str  # as in Problem
 
     def __str__(self) -> str:
         sizes = "x".join(map(str, self.sizes))
         parts = (self.cell, self.dtype, sizes, self.directions, *self.flags)
         gradients = "d:" + "+".join(self.differentiated)
-        return f"{self.seed}: {' '.join(parts)} {gradients}; {self.transform}"
+        return f"{self.seed}: {' '.join(parts)} {gradients}; {self.transform}; {self.weights}"
 
     @property
     def of_each(self) -> tuple[int, ...]:
@@ -69,7 +70,38 @@ def drawn(seed: int) -> Crossing:
     arrays += [f for f in given if f in ("bias", "recurrent_bias", "initial_state", "reset_state")]
     some = [name for name in arrays if draw.random() < 0.5] or [draw.choice(arrays)]
     dtype = draw.choice(["float32", "float32", "bfloat16"])
-    return Crossing(seed, cell, dtype, sizes, directions, tuple(given), tuple(some), transform)
+    weights = draw.choice(["one", "per_direction", "per_gate", "per_gate"])
+    given, some = tuple(given), tuple(some)
+    return Crossing(seed, cell, dtype, sizes, directions, given, some, transform, weights)
+
+
+def cut(c: Crossing, name: str, array: jax.Array) -> tuple[jax.Array, ...]:
+    """A weight, or its gradient, in the arrays that the crossing has of it."""
+    ways = [array]
+    if c.of_each:
+        axis = -3 if name.endswith("kernel") else -2
+        ways = [jnp.take(array, way, axis) for way in range(2)]
+    gates = CELLS[c.cell].gates if c.weights == "per_gate" else 1
+    return tuple(part for way in ways for part in jnp.split(way, gates, -1))
+
+
+def moving(c: Crossing, name: str, array: Any) -> Any:
+    """Of what is differentiated: of a weight that is several arrays, some of those."""
+    if not isinstance(array, tuple) or name not in WEIGHTS:
+        return array
+    draw = random.Random(f"{c.seed} {name}")
+    return {n: a for n, a in enumerate(array) if n == len(array) - 1 or draw.random() < 0.5}
+
+
+def moved(given: Any, part: Any) -> Any:
+    """All arrays, those in `part` in place of the given ones."""
+    found = dict(given)
+    for name, some in part.items():
+        if isinstance(some, dict):
+            found[name] = tuple(some.get(n, a) for n, a in enumerate(given[name]))
+        else:
+            found[name] = some
+    return found
 
 
 def operands(c: Crossing) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -104,8 +136,14 @@ def operands(c: Crossing) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def evaluated(c: Crossing, backend: str) -> Any:
-    """The results, and the gradients of a weighted sum of them in the differentiated arrays."""
+    """The results, and the gradients of a weighted sum of them in the differentiated arrays.
+
+    The reference takes weights of one array each, and its gradients are cut into several.
+    """
     arrays, options = operands(c)
+    apart = c.weights != "one"
+    if apart and backend == "native":
+        arrays = {n: cut(c, n, a) if n in WEIGHTS else a for n, a in arrays.items()}
 
     def run(given: Any, options: Any) -> Any:
         return functions.run(
@@ -120,7 +158,7 @@ def evaluated(c: Crossing, backend: str) -> Any:
         run = jax.checkpoint(run)
 
     def loss(part: Any, given: Any, options: Any) -> Any:
-        results = run(given | part, options)
+        results = run(moved(given, part), options)
         total = jnp.float32(0)
         for n, result in enumerate(jax.tree.leaves(results)):
             weights = jnp.cos(jnp.arange(result.size) + n).reshape(result.shape)
@@ -128,9 +166,12 @@ def evaluated(c: Crossing, backend: str) -> Any:
         return total, results
 
     def both(given: Any, options: Any) -> Any:
-        part = {name: given[name] for name in c.differentiated}
-        (_, results), gradients = jax.value_and_grad(loss, has_aux=True)(part, given, options)
-        return results, gradients
+        part = {name: moving(c, name, given[name]) for name in c.differentiated}
+        (_, results), found = jax.value_and_grad(loss, has_aux=True)(part, given, options)
+        if apart and backend == "reference":
+            several = {name: cut(c, name, found[name]) for name in found if name in WEIGHTS}
+            found |= {name: moving(c, name, arrays) for name, arrays in several.items()}
+        return results, found
 
     if c.transform == "scan":  # twice, on halved inputs the second time
 

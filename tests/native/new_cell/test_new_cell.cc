@@ -90,8 +90,8 @@ int main() {
              bias = Floats(o.bias), h0 = Floats(o.h0), d_outputs = Floats(weights);
   std::vector<float> outputs(B * T * H), final_h(B * H), residuals(B * T * 2 * H);
   jp::Forward forward;
-  forward.x = x.data(), forward.input_kernel = w.data(), forward.bias = bias.data();
-  forward.recurrent_kernel = r.data(), forward.initial_state[0] = h0.data();
+  forward.x = x.data(), forward.input_kernel[0] = w.data(), forward.bias[0] = bias.data();
+  forward.recurrent_kernel[0] = r.data(), forward.initial_state[0] = h0.data();
   forward.outputs = outputs.data(), forward.final_state[0] = final_h.data();
   forward.residuals = residuals.data();
   jp::test::RunOn(jp::cpu::kBaselineIsa, problem, 2, forward);
@@ -107,12 +107,13 @@ int main() {
   std::vector<float> d_x(x.size()), d_w(w.size()), d_r(r.size()), d_bias(bias.size()),
       d_h0(h0.size());
   jp::Backward backward;
-  backward.x = x.data(), backward.input_kernel = w.data(), backward.recurrent_kernel = r.data();
+  backward.x = x.data(), backward.input_kernel[0] = w.data();
+  backward.recurrent_kernel[0] = r.data();
   backward.initial_state[0] = h0.data(), backward.outputs = outputs.data();
   backward.residuals = residuals.data(), backward.d_outputs = d_outputs.data();
   backward.d_final_state[0] = d_final.data(), backward.d_x = d_x.data();
-  backward.d_input_kernel = d_w.data(), backward.d_recurrent_kernel = d_r.data();
-  backward.d_bias = d_bias.data(), backward.d_initial_state[0] = d_h0.data();
+  backward.d_input_kernel[0] = d_w.data(), backward.d_recurrent_kernel[0] = d_r.data();
+  backward.d_bias[0] = d_bias.data(), backward.d_initial_state[0] = d_h0.data();
   jp::test::RunOn(jp::cpu::kBaselineIsa, problem, 2, backward);
   const std::vector<float>* gradients[] = {&d_x, &d_w, &d_r, &d_bias, &d_h0};
   for (size_t operand = 0; operand < o.all().size(); ++operand) {
