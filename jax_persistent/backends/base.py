@@ -69,6 +69,14 @@ class Backend(abc.ABC):
         del problem
         return None
 
+    def slower_than_scan(self, steps: int, rows: int, matrices: int) -> str | None:
+        """Why a step function's program would be slower than its `lax.scan`, or None.
+
+        Asked of scans whose gradient is not taken; `matrices` is how many bytes they have.
+        """
+        del steps, rows, matrices
+        return None
+
     @abc.abstractmethod
     def call(self, problem: Problem, arrays: Arrays) -> Arrays:
         """The results of a problem that is not refused; traced while XLA's program is made."""

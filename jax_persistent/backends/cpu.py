@@ -19,6 +19,10 @@ from jax_persistent.problem import Arrays, Problem
 # EPYC with AVX-512, float32, T = 1 to 10, B = 1 to 128 and H = 64 to 1024: there the kernel takes
 # up to 1.5 times as long as the reference, elsewhere at most 1.2 times.
 _FEW_STEPS, _SOME_ROWS, _LARGE_BYTES = 2, range(17, 65), 512 << 10
+# For `slower_than_scan`; measured on an AMD EPYC with AVX2, one thread and two, an LSTM step of
+# T = 4 to 32, B = 1 and 2 and H = 128 to 1024: with one row the program takes up to twice as long
+# as `lax.scan` at T = 4 and 8; from T = 16 on, with two rows, or with gradients, hardly longer.
+_MOST_STEPS_OF_A_ROW = 15
 
 
 class CpuBackend(Backend):
@@ -42,6 +46,15 @@ class CpuBackend(Backend):
         return (
             f"T = {problem.steps} and B = {problem.batch} don't repay the packing of "
             f"{weights >> 10} KiB of weights a gate; backend='native' would do it"
+        )
+
+    def slower_than_scan(self, steps: int, rows: int, matrices: int) -> str | None:
+        """Packing reads and writes what a step of a single row reads once."""
+        if rows > 1 or steps > _MOST_STEPS_OF_A_ROW or matrices < _LARGE_BYTES:
+            return None
+        return (
+            f"T = {steps} of one row don't repay the packing of {matrices >> 10} KiB of matrices; "
+            "backend='native' would do it, jax_persistent.pack does it once"
         )
 
     def call(self, problem: Problem, arrays: Arrays) -> Arrays:

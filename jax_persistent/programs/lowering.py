@@ -52,21 +52,35 @@ def why_not(step: Step, flags: Flags) -> Unfit | None:
 
 
 def why_plain(
-    choice: str | None, *, step: Step, flags: Flags, steps: int, packed: Packed, **how: Any
+    choice: str | None,
+    backend: Backend,
+    operands: Sequence[Any],
+    *,
+    step: Step,
+    flags: Flags,
+    steps: int,
+    packed: Packed,
+    **how: Any,
 ) -> str | None:
-    """Why a scan is a `lax.scan` on every platform, or None where it is the call of a program."""
+    """Why a scan is a `lax.scan`, or None where it is the call of a program."""
     del how
     if choice == "reference":
         return "backend='reference' asks for it"
     if (unfit := why_not(step, flags)) is not None:
         return str(unfit)
     is_packed = not step.packable.isdisjoint(n for n, _ in packed)
-    if choice != "native" and steps < _FEW_STEPS and not is_packed:
+    if choice == "native" or is_packed:
+        return None
+    if steps < _FEW_STEPS:
         return (
             f"T = {steps}: a single step does not repay the packing of its matrices; "
             "backend='native' would do it"
         )
-    return None
+    if step.trains:
+        return None
+    rows = sizes(step, operands)[1]
+    avals = jaxprs.avals_of([step.row.jaxpr.invars[n] for n in step.matrices()])
+    return backend.slower_than_scan(steps, rows, sum(a.size * a.dtype.itemsize for a in avals))
 
 
 def described(
@@ -232,15 +246,17 @@ def _unpacking(*operands: Any, packed: Packed, **how: Any) -> list[Array]:
     return bind(unpacked(how["step"], operands, packed), **how)
 
 
-def _runs(choice: str | None, how: dict[str, Any]) -> bool:
-    """Whether a scan is the call of a program, where the platform has one; users are told if not.
+def _runs(
+    choice: str | None, backend: Backend, operands: Sequence[Any], how: dict[str, Any]
+) -> bool:
+    """Whether a scan is the call of a program; users are told where it has none.
 
     Raises NotImplementedError where it has no program, and the caller asks for it.
     """
     if choice != "reference" and (unfit := why_not(how["step"], how["flags"])) is not None:
         _fall_back(choice, str(unfit), notices.inform)
         return False
-    return why_plain(choice, **how) is None
+    return why_plain(choice, backend, operands, **how) is None
 
 
 def _register_platform(backend: Backend) -> None:
@@ -252,7 +268,7 @@ def _register_platform(backend: Backend) -> None:
             return lowered(ctx, partial(_unpacking, **params), *operands)
         how = dict(params)
         choice = how.pop("backend")
-        if not _runs(choice, how):
+        if not _runs(choice, backend, ctx.avals_in, how):
             return lowered(ctx, lambda *flat: reference(flat, **how), *operands)
         flat = not compat.is_split_by_xla(ctx)
         unsplit = None if flat else compat.lacking("splitting")

@@ -64,7 +64,7 @@ def of_primitive(operands: Sequence[Any], params: Any, backend: Backend, device:
     """The plan of one pass: of an equation of `scan_p`, given its operands or their types."""
     how = dict(params)
     choice = how.pop("backend")
-    reason = lowering.why_plain(choice, **how)
+    reason = lowering.why_plain(choice, backend, operands, **how)
     if reason is not None:
         return Plan("reference", reason)
     return _planned(backend, device, operands, len(how["packed"]), 0, **how)

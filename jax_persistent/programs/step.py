@@ -86,6 +86,7 @@ class Step:
       grouped: whether the first of them is one of groups.
       row: the same of one row, without calls.
       pass_: "forward", or "backward" of the gradient of another step.
+      trains: whether it is that gradient, or keeps what one reads.
     """
 
     source: ClosedJaxpr
@@ -95,6 +96,7 @@ class Step:
     grouped: bool
     row: ClosedJaxpr
     pass_: str = "forward"
+    trains: bool = False
 
     @classmethod
     def of(cls, source: ClosedJaxpr, consts: int, carry: int) -> Step:
@@ -122,8 +124,8 @@ class Step:
         return cls(source, consts, carry, tuple(levels), grouped, row)
 
     @classmethod
-    def of_row(cls, row: ClosedJaxpr, consts: int, carry: int, pass_: str = "forward") -> Step:
-        return cls(row, consts, carry, (), False, row, pass_)
+    def of_row(cls, row: ClosedJaxpr, consts: int, carry: int, pass_: str, trains: bool) -> Step:
+        return cls(row, consts, carry, (), False, row, pass_, trains)
 
     @property
     def label(self) -> str:
@@ -189,7 +191,8 @@ class Step:
         parts = self.around
         if parts.is_whole():
             return self
-        return Step.of_row(parts.core, len(parts.core_consts), self.carry, self.pass_)
+        consts = len(parts.core_consts)
+        return Step.of_row(parts.core, consts, self.carry, self.pass_, self.trains)
 
     @cached_property
     def program(self) -> Program:
@@ -228,7 +231,8 @@ class Step:
                 debug_info=self.row.jaxpr.debug_info._replace(result_paths=None),
             )
             row = jaxprs.pruned(ClosedJaxpr(jaxpr, self.row.consts))
-            self._restricted[kept] = Step.of_row(row, self.consts, self.carry, self.pass_)
+            how = self.consts, self.carry, self.pass_, self.trains
+            self._restricted[kept] = Step.of_row(row, *how)
         return self._restricted[kept]
 
     @cached_property
@@ -291,7 +295,7 @@ class RowBackward:
         row, out_axes = step.of_same_rows(plan.forward, axes)
         kept_axes: list[Any] = out_axes[len(results) :]
         kept = len(kept_axes)
-        kept_rows = Step.of_row(row, step.consts, step.carry, step.pass_)
+        kept_rows = Step.of_row(row, step.consts, step.carry, step.pass_, trains=True)
 
         out_avals = jaxprs.avals_of(step.source.jaxpr.outvars)
         gives = [n for n, a in enumerate(out_avals) if derivative.is_float(a)]
@@ -337,7 +341,7 @@ class RowBackward:
         backward = jaxprs.inlined(jaxprs.traced(run, given), custom=True)
         if [(p.const, p.side) for p in step.products] != [(p.const, p.side) for p in plan.products]:
             raise Unfit("a product has a derivative of its own")
-        back = Step.of_row(backward, consts, d_carry + sums, "backward")
+        back = Step.of_row(backward, consts, d_carry + sums, "backward", trains=True)
         return cls(plan, kept_rows, back, same_as)
 
 

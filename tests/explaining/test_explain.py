@@ -151,6 +151,25 @@ def test_steps_and_scans() -> None:
     assert single.reason.startswith("T = 1: a single step does not repay")
 
 
+def test_a_few_steps_of_one_row() -> None:
+    """They are a lax.scan where it is the faster one, forward alone."""
+    R = jnp.eye(384)
+
+    def run(R: Any, h: Any, xs: Any) -> Any:
+        return jp.scan(lambda h, x: (jnp.tanh(x + h @ R), None), h, xs)[0].sum()
+
+    def found(run: Any, R: Any, rows: int, steps: int) -> list[str]:
+        h, xs = jnp.zeros((rows, 384)), jnp.ones((steps, rows, 384))
+        return [r.plan.reason for r in jp.explain(run, R, h, xs).recurrences]
+
+    (short,) = found(run, R, 1, 15)
+    assert short.startswith("T = 15 of one row don't repay the packing of 576 KiB of matrices")
+    for other in (found(run, R, 2, 15), found(run, R, 1, 16)):
+        assert "stage 1: [384] x [384, 1*384]" in other[0]
+    assert ["stage 1" in r for r in found(jax.grad(run), R, 1, 15)] == [True, True]
+    assert "stage 1" in found(run, jp.pack("scan", R), 1, 4)[0]
+
+
 def test_a_function_that_looks_like_a_step_is_none() -> None:
     """It returns what it was given first; it has a recurrence when it is called with one x."""
     rnn = linen.RNN(nn.SimpleCell(H))
