@@ -43,7 +43,7 @@ void AllowMemory(const DeviceRun& run, const Arrays& arrays) {
   ForEachOperand(arrays, [&](const Operand& operand, auto& member) {
     if (!problem.has(operand.part)) return;
     if constexpr (std::is_array_v<std::remove_reference_t<decltype(member)>>) {
-      for (int s = 0; s < problem.cell.states; ++s) allow(operand, member[s]);
+      for (int i = 0; i < CountOf(operand, problem); ++i) allow(operand, member[i]);
     } else {
       allow(operand, member);
     }
