@@ -152,8 +152,8 @@ class Types:
 
 def attributes(cell: Cell, dtype: str = "float32", **changed: str) -> dict[str, str]:
     """All but the parts, which differ between the passes."""
-    plain = {"directions": '"forward"', "time_major": "false", "tf32": "false", "exchange": '""'}
-    plain |= {"packed_lanes": "0 : i64"}
+    plain = {"directions": '"forward"', "weights": '"one"', "time_major": "false", "tf32": "false"}
+    plain |= {"exchange": '""', "packed_lanes": "0 : i64"}
     sizes = {"groups": 1, "batch": B, "steps": T, "inputs": I, "hidden": H}
     typed = {name: f"{size} : i64" for name, size in sizes.items()}
     return {"cell": f'"{cell.name}"', "dtype": f'"{dtype}"', **typed, **plain, **changed}
