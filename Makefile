@@ -25,6 +25,8 @@ PYTHON ?= python3
 WERROR ?= OFF
 JAX ?=
 JOBS ?= 2
+# Processes of one target; `make test` runs several targets at a time.
+each ?= $(JOBS)
 bin := .venv/bin
 module := build/module
 pip := $(bin)/python -m pip install --quiet --disable-pip-version-check
@@ -63,7 +65,7 @@ setup: .venv/installed
 # An editable install does not notice by itself that a native source has changed. What has not changed
 # is not compiled again.
 .venv/installed: .venv/requirements $(built_from)
-	CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) $(pip) --no-build-isolation --no-deps --editable . \
+	CMAKE_BUILD_PARALLEL_LEVEL=$(each) $(pip) --no-build-isolation --no-deps --editable . \
 	  --config-settings=build-dir=$(module) \
 	  --config-settings=cmake.define.JAX_PERSISTENT_TESTS=ON \
 	  --config-settings=cmake.define.JAX_PERSISTENT_WERROR=$(WERROR)
@@ -82,7 +84,7 @@ train-policy: setup
 # First what keeps a core or two busy each, side by side, the longest first: each prints when it is
 # done. Then the Python tests, which share the cores out among themselves.
 test: .venv/requirements
-	@$(MAKE) -j $(JOBS) --output-sync=target JOBS=$$((($(JOBS) + 1) / 2)) setup native-test lint
+	@$(MAKE) -j $(JOBS) --output-sync=target each=$$((($(JOBS) + 1) / 2)) setup native-test lint
 	@$(MAKE) pytest
 
 lint: .venv/requirements docs
@@ -113,6 +115,8 @@ native-test-address: sanitizers := address,undefined
 native-test-thread: sanitizers := thread
 native-test-neon: toolchain := -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/tests/native/aarch64.cmake
 native-test-neon: neon-tools
+# The last of them, which would leave a core idle.
+native-test-neon: override each = $(JOBS)
 neon-tools:
 	@$(if $(neon_tools),:,echo "make: no cross compiler and emulator for AArch64 (Debian: $(neon_install))" >&2; exit 1)
 neon-unchecked:
@@ -120,7 +124,7 @@ neon-unchecked:
 # The shipped code as it is, in the tree where the module is built.
 native-test-plain: setup
 	@echo "native tests: plain"
-	@$(bin)/cmake --build $(module) --target native_tests -j $(JOBS) -- --quiet
+	@$(bin)/cmake --build $(module) --target native_tests -j $(each) -- --quiet
 	@$(bin)/ctest --test-dir $(module) --output-on-failure
 native-test-%: .venv/requirements
 	@echo "native tests: $*"
@@ -128,8 +132,8 @@ native-test-%: .venv/requirements
 	  -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(bin)/ninja -DPython_EXECUTABLE=$(CURDIR)/$(bin)/python \
 	  -DJAX_PERSISTENT_TESTS=ON -DJAX_PERSISTENT_MODULE=OFF -DJAX_PERSISTENT_WERROR=ON \
 	  -DJAX_PERSISTENT_SANITIZE=$(sanitizers) $(toolchain)
-	@$(bin)/cmake --build build/native/$* --target native_tests -j $(JOBS) -- --quiet
-	@UBSAN_OPTIONS=print_stacktrace=1 $(bin)/ctest --test-dir build/native/$* --output-on-failure
+	@$(bin)/cmake --build build/native/$* --target native_tests -j $(each) -- --quiet
+	@UBSAN_OPTIONS=print_stacktrace=1 $(bin)/ctest --test-dir build/native/$* -j $(each) --output-on-failure
 
 PYTHONS ?= python3.11 python3.12 python3.13 python3.14
 .PHONY: wheels test-wheels
