@@ -99,7 +99,7 @@ def timed(name: str, batch: int, hidden: int, rounds: int) -> dict[str, Any]:
     """Milliseconds of each way, and the medians of the rounds' ratios to jp.scan."""
     weights, carry, xs, step = arguments(name, batch, hidden)
     ways = {
-        "scan": lambda w, xs: jp.scan(partial(step, w), carry, xs, backend="native")[1],
+        "scan": lambda w, xs: jp.scan(partial(step, w), carry, xs)[1],
         "lax": lambda w, xs: jax.lax.scan(partial(step, w), carry, xs)[1],
     }
     if name in KERNELS:

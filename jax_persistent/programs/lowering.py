@@ -80,7 +80,8 @@ def why_plain(
         return None
     rows = sizes(step, operands)[1]
     avals = jaxprs.avals_of([step.row.jaxpr.invars[n] for n in step.matrices()])
-    return backend.slower_than_scan(steps, rows, sum(a.size * a.dtype.itemsize for a in avals))
+    matrices = sum(a.size * a.dtype.itemsize for a in avals)
+    return backend.slower_than_scan(steps, rows, matrices, step.reduces())
 
 
 def described(

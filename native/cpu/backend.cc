@@ -132,7 +132,7 @@ class ProgramPlanned : public Plan {
             {{"workers", plan_.workers},
              {"packed_bytes", plan_.packed_bytes},
              {"splits_batch", plan_.splits_batch},
-             {"meetings", plan_.splits_batch || plan_.workers == 1 ? 0 : plan_.main_stages}}};
+             {"meetings", plan_.meets ? plan_.main_stages : 0}}};
   }
 
   std::string Run(std::span<const void* const> operands, std::span<void* const> results,

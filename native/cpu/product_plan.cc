@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Workers have panels of their own, as many each as the others or one more.
+// Workers have panels of their own, as many each as the others or one more; a product that is done
+// before another worker is awake has one.
 #include "native/cpu/product_plan.h"
 
 #include <algorithm>
@@ -11,7 +12,10 @@ namespace jp::cpu {
 ProductPlan PlanProduct(const Product& product, const CpuFacts& facts) {
   const int64_t width = kProductVectors * facts.vector_lanes;
   const int64_t panels = CeilDiv(product.columns, width);
-  const int workers = static_cast<int>(std::min<int64_t>(facts.threads, panels));
+  const auto work = static_cast<double>(product.rows * product.depth) *
+                    static_cast<double>(CeilDiv(product.columns, facts.vector_lanes));
+  auto workers = static_cast<int>(std::min<int64_t>(facts.threads, panels));
+  if (work - work / workers < facts.waking) workers = 1;
   return {
       .workers = workers,
       .panels = panels,

@@ -50,23 +50,63 @@ class ProgramBlocks : public ProgramWorker {
     }
   }
 
-  // A register's vectors: from a row to the next, and from a vector of units to the next, floats.
-  struct Operand {
+  // --- registers
+
+  // A register that is written, whose vectors lie one after the other: so many of each row.
+  struct Target {
     float* at;
-    int64_t row, unit;
-    Vec Get(int64_t r, int64_t u) const { return Load(at + r * row + u * unit); }
-    void Set(int64_t r, int64_t u, Vec v) const { Store(at + r * row + u * unit, v); }
+    int64_t units;
+    bool of_rows;  // it is alike in all units
+    void Set(int64_t r, int64_t u, Vec v) const { Store(at + (r * units + u) * kLanes, v); }
   };
 
-  Operand At(const ProgramLoop& loop, const Register& of, int64_t units) const {
+  Target Written(const ProgramLoop& loop, const Register& of, const Block& block) const {
     constexpr int64_t kSize = kBlockVectors * kLanes;
-    float* registers = Memory<float>(plan_.registers) + worker_ * plan_.register_floats;
+    float* const registers = Memory<float>(plan_.registers) + worker_ * plan_.register_floats;
+    if (of.kind == RegisterKind::kRows) {
+      return {registers + (loop.registers + of.index) * kSize, 1, true};
+    }
+    const Target own{registers + of.index * kSize, block.units, false};
+    ViewOf(of.index) = {own.at, own.units * kLanes, kLanes};
+    return own;
+  }
+
+  // Where the values of a register of units lie: in its memory, or where they were loaded from.
+  View& ViewOf(int index) const {
+    return Memory<View>(plan_.views)[worker_ * plan_.view_count + index];
+  }
+
+  View Read(const ProgramLoop& loop, const Register& of) const {
     switch (of.kind) {
-      case RegisterKind::kUnits: return {registers + of.index * kSize, units * kLanes, kLanes};
-      case RegisterKind::kRows: return {registers + (loop.registers + of.index) * kSize, kLanes, 0};
+      case RegisterKind::kUnits: return ViewOf(of.index);
+      case RegisterKind::kRows: {
+        const float* registers = Memory<float>(plan_.registers) + worker_ * plan_.register_floats;
+        return {registers + (loop.registers + of.index) * kBlockVectors * kLanes, kLanes, 0};
+      }
       case RegisterKind::kLiteral: break;
     }
     return {Memory<float>(plan_.literals) + of.index * kLanes, 0, 0};
+  }
+
+  static Vec Get(const View& of, int64_t r, int64_t u) {
+    return Load(of.at + r * of.row + u * of.unit);
+  }
+
+  // The block's first unit, or that of the loop for a register of rows.
+  static int64_t UnitOf(const Register& to, const Block& block) {
+    return to.kind == RegisterKind::kUnits ? block.unit * kLanes : 0;
+  }
+
+  // Takes what nobody changes while a block runs, from the block's first row and `UnitOf` on. Units
+  // stay where they are.
+  void Take(const ProgramLoop& loop, const Register& to, const Block& block,
+            const View& from) const {
+    if (to.kind == RegisterKind::kUnits) {
+      ViewOf(to.index) = from;
+      return;
+    }
+    const Target target = Written(loop, to, block);
+    for (int64_t r = 0; r < block.rows; ++r) target.Set(r, 0, Broadcast(from.at[r * from.row]));
   }
 
   // A register that is read along with others: from one vector to the next.
@@ -75,52 +115,52 @@ class ProgramBlocks : public ProgramWorker {
     int64_t step;
     Vec Next(int64_t i) const { return Load(at + i * step); }
   };
-  static Run RunOf(const Operand& of) { return {of.at, of.row == 0 ? 0 : kLanes}; }
 
-  // to = f(operands), vector by vector.
-  template <class F, class... Operands>
-  [[gnu::always_inline]] static void Each(const Block& block, const Operand& to, const F& f,
-                                          const Operands&... of) {
-    if (IsOfUnits(to) && (IsOfRows(of) || ...)) {
-      for (int64_t r = 0; r < block.rows; ++r) {
-        for (int64_t u = 0; u < block.units; ++u) to.Set(r, u, f(of.Get(r, u)...));
-      }
-      return;
-    }
-    const int64_t count = IsOfUnits(to) ? block.rows * block.units : block.rows;
-    float* const at = to.at;
-    const auto run = [&](const auto&... runs) {
+  // to = f(operands), vector by vector: row by row or, where all have each row right after the one
+  // before, in one run.
+  template <class F, class... Views>
+  [[gnu::always_inline]] static void Each(const Block& block, const Target& to, const F& f,
+                                          const Views&... of) {
+    const auto run = [&](int64_t first, int64_t count, const auto&... from) {
+      float* const at = to.at + first * kLanes;
 #pragma GCC unroll 4
-      for (int64_t i = 0; i < count; ++i) Store(at + i * kLanes, f(runs.Next(i)...));
+      for (int64_t i = 0; i < count; ++i) Store(at + i * kLanes, f(from.Next(i)...));
     };
-    run(RunOf(of)...);
+    if (to.of_rows) return run(0, block.rows, Run{of.at, of.row}...);
+    if (((of.row == block.units * of.unit) && ...)) {
+      return run(0, block.rows * block.units, Run{of.at, of.unit}...);
+    }
+    for (int64_t r = 0; r < block.rows; ++r) {
+      run(r * block.units, block.units, Run{of.at + r * of.row, of.unit}...);
+    }
   }
-  static bool IsOfUnits(const Operand& of) { return of.unit != 0; }
-  static bool IsOfRows(const Operand& of) { return of.unit == 0 && of.row != 0; }
+
+  // --- instructions
 
   void RunBlock(const ProgramLoop& loop, const SlicePlan* plans, const Block& block) const {
     for (const Instruction& instruction : loop.code) {
-      const Operand to = At(loop, instruction.at[0], block.units);
-      const auto operand = [&](int i) { return At(loop, instruction.at[i], block.units); };
+      const Register* const at = instruction.at;
+      const auto each = [&](const auto& f, const auto&... of) {
+        const auto run = [&](const auto&... views) {
+          Each(block, Written(loop, at[0], block), f, views...);
+        };
+        run(Read(loop, of)...);
+      };
       switch (instruction.op) {
-        case Operation::kLoadOperand: LoadOperand(loop, instruction, block, to); break;
-        case Operation::kLoadBuffer: LoadBuffer(instruction, block, to); break;
-        case Operation::kLoadProduct: LoadProduct(loop, instruction, plans, block, to); break;
-        case Operation::kReduce: Reduce(instruction, block, to); break;
-        case Operation::kStoreY: StoreY(loop, instruction, block, to); break;
-        case Operation::kStoreBuffer: StoreBuffer(loop, instruction, block, to); break;
+        case Operation::kLoadOperand: LoadOperand(loop, instruction, block); break;
+        case Operation::kLoadBuffer: LoadBuffer(loop, instruction, block); break;
+        case Operation::kLoadProduct: LoadProduct(loop, instruction, plans, block); break;
+        case Operation::kReduce: Reduce(loop, instruction, block); break;
+        case Operation::kStoreY: StoreY(loop, instruction, block); break;
+        case Operation::kStoreBuffer: StoreBuffer(loop, instruction, block); break;
 #define JP_MOVE(name, registers, numbers)
 #define JP_UNARY(name, expression) \
-  case Operation::k##name: Each(block, to, [](Vec a) { return expression; }, operand(1)); break;
-#define JP_BINARY(name, expression)                                                   \
-  case Operation::k##name:                                                            \
-    Each(block, to, [](Vec a, Vec b) { return expression; }, operand(1), operand(2)); \
-    break;
-#define JP_TERNARY(name, expression)                                                       \
-  case Operation::k##name:                                                                 \
-    Each(                                                                                  \
-        block, to, [](Vec a, Vec b, Vec c) { return expression; }, operand(1), operand(2), \
-        operand(3));                                                                       \
+  case Operation::k##name: each([](Vec a) { return expression; }, at[1]); break;
+#define JP_BINARY(name, expression) \
+  case Operation::k##name: each([](Vec a, Vec b) { return expression; }, at[1], at[2]); break;
+#define JP_TERNARY(name, expression)                                           \
+  case Operation::k##name:                                                     \
+    each([](Vec a, Vec b, Vec c) { return expression; }, at[1], at[2], at[3]); \
     break;
 #include "native/programs/operations.def"
 #undef JP_MOVE
@@ -131,88 +171,71 @@ class ProgramBlocks : public ProgramWorker {
     }
   }
 
-  void LoadOperand(const ProgramLoop& loop, const Instruction& instruction, const Block& block,
-                   const Operand& to) const {
-    const int64_t n = instruction.numbers[0], offset = instruction.numbers[1];
+  void LoadOperand(const ProgramLoop& loop, const Instruction& instruction,
+                   const Block& block) const {
+    const int64_t n = instruction.numbers[0];
+    const Register& to = instruction.at[0];
     const ProgramArray& array = program_.operands[n];
     const int64_t t = n < program_.consts ? 0 : block.t;
-    const bool whole = array.type == ValueType::kFloat32 && IsWhole(loop, block);
+    const int64_t at = Place(array, t, block.row) + instruction.numbers[1];
+    const int64_t row = array.has_rows ? array.features : 0;
+    if (array.type == ValueType::kFloat32 && IsWhole(loop, block)) {
+      const float* const from = static_cast<const float*>(call_.operands[n]) + at;
+      return Take(loop, to, block, {from + UnitOf(to, block), row, kLanes});
+    }
+    const Target target = Written(loop, to, block);
+    const auto values = [&](int64_t r, int64_t unit, int lanes) {
+      return LoadValues(array, call_.operands[n], at + r * row + unit, lanes);
+    };
     for (int64_t r = 0; r < block.rows; ++r) {
-      const int64_t at = Place(array, t, block.row + r) + offset;
-      if (!IsOfUnits(to)) {
-        to.Set(r, 0, Broadcast(LoadValues(array, call_.operands[n], at, 1)[0]));
-        continue;
-      }
-      if (whole) {
-        const float* from = static_cast<const float*>(call_.operands[n]) + at + block.unit * kLanes;
-        for (int64_t u = 0; u < block.units; ++u) to.Set(r, u, Load(from + u * kLanes));
+      if (target.of_rows) {
+        target.Set(r, 0, Broadcast(values(r, 0, 1)[0]));
         continue;
       }
       for (int64_t u = 0; u < block.units; ++u) {
         const int64_t unit = (block.unit + u) * kLanes;
-        to.Set(r, u, LoadValues(array, call_.operands[n], at + unit, Lanes(loop.width, unit)));
+        target.Set(r, u, values(r, unit, Lanes(loop.width, unit)));
       }
     }
   }
 
   // Of a carry, what the step before has stored; a buffer's rows are padded.
-  void LoadBuffer(const Instruction& instruction, const Block& block, const Operand& to) const {
-    for (int64_t r = 0; r < block.rows; ++r) {
-      const float* from =
-          Buffer(instruction.numbers[0], block.step, block.row + r) + instruction.numbers[1];
-      if (!IsOfUnits(to)) {
-        to.Set(r, 0, Broadcast(*from));
-        continue;
-      }
-      from += block.unit * kLanes;
-      for (int64_t u = 0; u < block.units; ++u) to.Set(r, u, Load(from + u * kLanes));
-    }
+  void LoadBuffer(const ProgramLoop& loop, const Instruction& instruction,
+                  const Block& block) const {
+    const int64_t n = instruction.numbers[0];
+    const Register& to = instruction.at[0];
+    const float* const from = Buffer(n, block.step, block.row) + instruction.numbers[1];
+    Take(loop, to, block, {from + UnitOf(to, block), plan_.buffer_rows[n], kLanes});
   }
 
   void LoadProduct(const ProgramLoop& loop, const Instruction& instruction, const SlicePlan* plans,
-                   const Block& block, const Operand& to) const {
+                   const Block& block) const {
     const SlicePlan& plan = plans[instruction.numbers[0]];
     const ProgramSlice& slice = loop.slices[instruction.numbers[0]];
-    const int64_t heads = slice.heads;
-    if (heads > 1) return LoadHeads(heads, loop.width / heads, instruction, plan, block, to);
-    if (MatrixOf(slice).is_packed) {
-      return LoadColumns(slice.gates[instruction.numbers[1]].base, plan, block, to);
+    const int64_t gate = instruction.numbers[1], panel = plan.gemm.panel_vectors * kLanes;
+    const Register& to = instruction.at[0];
+    if (slice.heads > 1) {
+      return LoadHeads(slice.heads, loop.width / slice.heads, gate, plan, block,
+                       Written(loop, to, block));
     }
-    const int64_t gates = plan.gemm.gates, panel = plan.gemm.panel_vectors;
-    const int64_t last = Last(plan.gemm.unit_vectors);
-    const int64_t width = ((last - block.first) * gates + panel - 1) / panel * panel * kLanes;
-    for (int64_t r = 0; r < block.rows; ++r) {
-      const float* from = Products(plan) + (block.row + r) * width +
-                          ((block.unit - block.first) * gates + instruction.numbers[1]) * kLanes;
-      if (!IsOfUnits(to)) {
-        to.Set(r, 0, Broadcast(*from));
-        continue;
-      }
-      for (int64_t u = 0; u < block.units; ++u) to.Set(r, u, Load(from + u * gates * kLanes));
+    if (MatrixOf(slice).is_packed) {  // the products lie as its columns do
+      const int64_t width = plan.gemm.panels * panel;
+      const float* const from = Products(plan) + block.row * width + slice.gates[gate].base;
+      return Take(loop, to, block, {from + UnitOf(to, block), width, kLanes});
     }
-  }
-
-  // Products with a packed matrix, which lie as its columns do, from one of them on.
-  void LoadColumns(int64_t column, const SlicePlan& plan, const Block& block,
-                   const Operand& to) const {
-    const int64_t width = plan.gemm.panels * plan.gemm.panel_vectors * kLanes;
-    for (int64_t r = 0; r < block.rows; ++r) {
-      const float* const from =
-          Products(plan) + (block.row + r) * width + column + block.unit * kLanes;
-      if (!IsOfUnits(to)) {
-        to.Set(r, 0, Broadcast(*from));
-        continue;
-      }
-      for (int64_t u = 0; u < block.units; ++u) to.Set(r, u, Load(from + u * kLanes));
-    }
+    const int64_t unit = plan.gemm.gates * kLanes;
+    const int64_t columns = (Last(plan.gemm.unit_vectors) - block.first) * unit;
+    const int64_t width = (columns + panel - 1) / panel * panel;
+    const float* const from = Products(plan) + block.row * width + gate * kLanes;
+    Take(loop, to, block, {from + (block.unit - block.first) * unit, width, unit});
   }
 
   // Products of several heads, each with so many of the loop's units.
-  void LoadHeads(int64_t heads, int64_t units, const Instruction& instruction,
-                 const SlicePlan& plan, const Block& block, const Operand& to) const {
+  void LoadHeads(int64_t heads, int64_t units, int64_t gate, const SlicePlan& plan,
+                 const Block& block, const Target& to) const {
     const int64_t gates = plan.gemm.gates;
     const int64_t width = plan.gemm.panels * plan.gemm.panel_vectors * kLanes;
-    const float* const products = Products(plan) + instruction.numbers[1] * kLanes;
+    const float* const products = Products(plan) + gate * kLanes;
     const auto place = [&](int64_t head, int64_t b, int64_t unit) {
       return products + (head * batch_ + b) * width + unit / kLanes * gates * kLanes +
              unit % kLanes;
@@ -237,7 +260,8 @@ class ProgramBlocks : public ProgramWorker {
   }
 
   // Every worker reduces by itself: the result does not depend on their number.
-  void Reduce(const Instruction& instruction, const Block& block, const Operand& to) const {
+  void Reduce(const ProgramLoop& loop, const Instruction& instruction, const Block& block) const {
+    const Target to = Written(loop, instruction.at[0], block);
     const int64_t count = instruction.numbers[2];
     const auto kind = static_cast<Reduction>(instruction.numbers[3]);
     for (int64_t r = 0; r < block.rows; ++r) {
@@ -265,40 +289,41 @@ class ProgramBlocks : public ProgramWorker {
     return (block.unit + block.units) * kLanes <= loop.width;
   }
 
-  void StoreY(const ProgramLoop& loop, const Instruction& instruction, const Block& block,
-              const Operand& from) const {
+  void StoreY(const ProgramLoop& loop, const Instruction& instruction, const Block& block) const {
+    const View from = Read(loop, instruction.at[0]);
     const int64_t n = instruction.numbers[0];
     ProgramArray array = program_.ys[n];
     array.has_groups = array.has_rows = true;
     void* const to = call_.results[program_.carries + n];
     const bool whole = array.type == ValueType::kFloat32 && IsWhole(loop, block);
-    const int64_t units = IsOfUnits(from) ? block.units : 1;
+    const int64_t units = instruction.at[0].kind == RegisterKind::kUnits ? block.units : 1;
     for (int64_t r = 0; r < block.rows; ++r) {
       const int64_t at = Place(array, block.t, block.row + r) + instruction.numbers[1];
       for (int64_t u = 0; u < units; ++u) {
         const int64_t unit = (block.unit + u) * kLanes;
         if (whole) {
-          Store(static_cast<float*>(to) + at + unit, from.Get(r, u));
+          Store(static_cast<float*>(to) + at + unit, Get(from, r, u));
         } else {
-          StoreValues(array, to, at + unit, from.Get(r, u), Lanes(loop.width, unit));
+          StoreValues(array, to, at + unit, Get(from, r, u), Lanes(loop.width, unit));
         }
       }
     }
   }
 
-  void StoreBuffer(const ProgramLoop& loop, const Instruction& instruction, const Block& block,
-                   const Operand& from) const {
+  void StoreBuffer(const ProgramLoop& loop, const Instruction& instruction,
+                   const Block& block) const {
+    const View from = Read(loop, instruction.at[0]);
     const int64_t n = instruction.numbers[0], next = program_.buffers[n].is_carry;
     const bool whole = IsWhole(loop, block);
-    const int64_t units = IsOfUnits(from) ? block.units : 1;
+    const int64_t units = instruction.at[0].kind == RegisterKind::kUnits ? block.units : 1;
     for (int64_t r = 0; r < block.rows; ++r) {
       float* to = Buffer(n, block.step + next, block.row + r) + instruction.numbers[1];
       for (int64_t u = 0; u < units; ++u) {
         const int64_t unit = (block.unit + u) * kLanes;
         if (whole) {
-          Store(to + unit, from.Get(r, u));
+          Store(to + unit, Get(from, r, u));
         } else {
-          StorePart(to + unit, from.Get(r, u), Lanes(loop.width, unit));
+          StorePart(to + unit, Get(from, r, u), Lanes(loop.width, unit));
         }
       }
     }

@@ -11,8 +11,8 @@ namespace jp::cpu::JP_ISA {
 class ProgramKernel : ProgramBlocks {
  public:
   // What a worker does in a phase: the first packs, the second is that of an early stage, if there
-  // is one; then each is a stage, or a whole step where workers divide the rows. The last hands
-  // out the carry.
+  // is one; then each is a stage, or all steps where workers do not meet. The last hands out the
+  // carry.
   static void RunPhase(const ProgramCall& call, int worker, int64_t phase) {
     const ProgramPlan& plan = call.plan;
     const int64_t of_group = phase % plan.phases;
@@ -20,7 +20,7 @@ class ProgramKernel : ProgramBlocks {
     if (of_group == 0) return kernel.Begin();
     if (of_group == plan.phases - 1) return kernel.Finish();
     const int64_t early = call.program.early, steps = call.program.steps;
-    if (plan.splits_batch) {
+    if (!plan.meets) {
       for (int64_t step = 0; step < steps; ++step) {
         if (early && step == 0) kernel.RunStage(0, 0);
         for (int64_t i = 0; i < plan.main_stages; ++i) kernel.RunStage(early + i, step);

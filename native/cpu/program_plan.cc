@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <numeric>
 
 #include "native/cpu/planning.h"
 
@@ -127,7 +128,8 @@ ProgramPlan PlanProgram(const Program& program, const CpuFacts& facts, int worke
   plan.main_stages = static_cast<int64_t>(program.stages.size()) - program.early;
   plan.workers = workers;
   plan.splits_batch = splits_batch;
-  plan.phases = 2 + (plan.splits_batch ? 1 : program.early + program.steps * plan.main_stages);
+  plan.meets = workers > 1 && !splits_batch;
+  plan.phases = 2 + (plan.meets ? program.early + program.steps * plan.main_stages : 1);
   int64_t used = 0;
   const auto place = [&](int64_t bytes) {
     const int64_t at = used;
@@ -177,6 +179,9 @@ ProgramPlan PlanProgram(const Program& program, const CpuFacts& facts, int worke
   plan.products = place(plan.workers * plan.product_floats * kFloat);
   plan.register_floats = registers * kBlockVectors * facts.vector_lanes;
   plan.registers = place(plan.workers * plan.register_floats * kFloat);
+  constexpr int64_t kInLine = 64 / std::gcd<int64_t, int64_t>(64, sizeof(View));
+  plan.view_count = CeilDiv(registers, kInLine) * kInLine;  // workers share no cache line
+  plan.views = place(plan.workers * plan.view_count * static_cast<int64_t>(sizeof(View)));
   plan.literals =
       place(static_cast<int64_t>(program.literals.size()) * facts.vector_lanes * kFloat);
   plan.bytes = used;
@@ -187,14 +192,14 @@ ProgramPlan PlanProgram(const Program& program, const CpuFacts& facts, int worke
 
 std::string Explain(const ProgramPlan& plan, const CpuFacts& facts) {
   char text[512];
-  std::snprintf(
-      text, sizeof text,
-      "%lld KiB of packed weights %s %d worker%s; a core's L2 is %lld KiB, the L3 %lld "
-      "KiB: the weights stay in %s; the workers meet %lld times a step",
-      static_cast<long long>(plan.packed_bytes >> 10), plan.splits_batch ? "for each of" : "over",
-      plan.workers, plan.workers == 1 ? "" : "s", static_cast<long long>(facts.l2_bytes >> 10),
-      static_cast<long long>(facts.l3_bytes >> 10), plan.residency.data(),
-      static_cast<long long>(plan.splits_batch || plan.workers == 1 ? 0 : plan.main_stages));
+  std::snprintf(text, sizeof text,
+                "%lld KiB of packed weights %s %d worker%s; a core's L2 is %lld KiB, the L3 %lld "
+                "KiB: the weights stay in %s; the workers meet %lld times a step",
+                static_cast<long long>(plan.packed_bytes >> 10),
+                plan.splits_batch ? "for each of" : "over", plan.workers,
+                plan.workers == 1 ? "" : "s", static_cast<long long>(facts.l2_bytes >> 10),
+                static_cast<long long>(facts.l3_bytes >> 10), plan.residency.data(),
+                static_cast<long long>(plan.meets ? plan.main_stages : 0));
   return text;
 }
 

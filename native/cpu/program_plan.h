@@ -21,14 +21,22 @@ struct SlicePlan {
   int64_t products;  // floats into a worker's products where its own begin
 };
 
+// Where values lie, in floats: from a row to the next, and from a vector of units to the next.
+struct View {
+  const float* at;
+  int64_t row, unit;
+};
+
 struct ProgramPlan {
   int workers = 1;
   bool splits_batch = false;
+  bool meets = false;  // workers wait for each other after each stage
   std::vector<std::vector<std::vector<SlicePlan>>> slices;  // of each stage's loops
   std::vector<int64_t> buffer_rows;            // floats from a row of a buffer to the next
   std::vector<int64_t> buffers;                // bytes into the memory where each begins
   int64_t products = 0, product_floats = 0;    // where the workers' products begin, of one worker
   int64_t registers = 0, register_floats = 0;  // the same of their registers
+  int64_t views = 0, view_count = 0;           // of where its registers' values are
   int64_t literals = 0;
   int64_t bytes = 0, packed_bytes = 0, worker_bytes = 0;
   int64_t main_stages = 0, phases = 0;  // stages of a step with a meeting; phases of a group

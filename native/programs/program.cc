@@ -2,6 +2,7 @@
 // Decodes programs, and refuses those that would read or write past an array.
 #include "native/programs/program.h"
 
+#include <array>
 #include <iterator>
 #include <stdexcept>
 
@@ -92,6 +93,7 @@ class Parser {
     loop.slices.resize(from_.Next(0, 1 << 16));
     for (ProgramSlice& slice : loop.slices) ParseSlice(slice, loop.width);
     loop.code.resize(from_.Next(1, 1 << 20));
+    written_ = {std::vector<bool>(loop.registers), std::vector<bool>(loop.row_registers)};
     for (Instruction& instruction : loop.code) ParseInstruction(instruction, loop);
   }
 
@@ -169,8 +171,21 @@ class Parser {
     const int registers = traits.reads + has_result;
     for (int i = 0; i < registers; ++i) instruction.at[i] = NextRegister(*next++, loop);
     for (int i = 0; i < traits.numbers; ++i) instruction.numbers[i] = *next++;
-    if (has_result) CheckKinds(instruction, registers);
+    for (int i = has_result; i < registers; ++i) {
+      const Register& read = instruction.at[i];
+      if (read.kind != RegisterKind::kLiteral && !Written(read)) {
+        Fail("a register is read before it is written");
+      }
+    }
+    if (has_result) {
+      CheckKinds(instruction, registers);
+      Written(instruction.at[0]) = true;
+    }
     CheckPlace(instruction, loop);
+  }
+
+  std::vector<bool>::reference Written(const Register& of) {
+    return written_[of.kind == RegisterKind::kRows][of.index];
   }
 
   // A result alike in all units is made of such operands only.
@@ -224,6 +239,7 @@ class Parser {
 
   Reader from_;
   Program& program_;
+  std::array<std::vector<bool>, 2> written_;  // the registers of units and of rows, of a loop
 };
 
 }  // namespace
