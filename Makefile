@@ -81,10 +81,11 @@ train-speech: setup
 train-policy: setup
 	for task in $(TASKS); do $(bin)/python -m examples.policy --preset $$task $(ARGS); done
 
-# First what keeps a core or two busy each, side by side, the longest first: each prints when it is
-# done. Then the Python tests, which share the cores out among themselves.
+# First what keeps a core busy each, side by side: each prints when it is done. Those that come last
+# use all cores, so that none idles beside them. Then the Python tests, which share the cores out
+# among themselves.
 test: .venv/requirements
-	@$(MAKE) -j $(JOBS) --output-sync=target each=$$((($(JOBS) + 1) / 2)) setup native-test lint
+	@$(MAKE) -j $(JOBS) --output-sync=target each=$$((($(JOBS) + 1) / 2)) setup lint native-test
 	@$(MAKE) pytest
 
 lint: .venv/requirements docs
@@ -105,7 +106,7 @@ format: .venv/requirements
 	$(bin)/clang-format -i $(native_sources)
 
 # The shipped code as it is, and twice under sanitizers, which cannot be combined.
-native-test: native-test-thread native-test-address native-test-plain
+native-test: native-test-address native-test-thread native-test-plain
 ifneq ($(neon_tools),)
 native-test: native-test-neon
 else ifeq ($(filter aarch64 arm64,$(shell uname -m)),)
@@ -115,8 +116,7 @@ native-test-address: sanitizers := address,undefined
 native-test-thread: sanitizers := thread
 native-test-neon: toolchain := -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/tests/native/aarch64.cmake
 native-test-neon: neon-tools
-# The last of them, which would leave a core idle.
-native-test-neon: override each = $(JOBS)
+native-test-plain native-test-neon: override each = $(JOBS)
 neon-tools:
 	@$(if $(neon_tools),:,echo "make: no cross compiler and emulator for AArch64 (Debian: $(neon_install))" >&2; exit 1)
 neon-unchecked:
@@ -125,7 +125,7 @@ neon-unchecked:
 native-test-plain: setup
 	@echo "native tests: plain"
 	@$(bin)/cmake --build $(module) --target native_tests -j $(each) -- --quiet
-	@$(bin)/ctest --test-dir $(module) --output-on-failure
+	@$(bin)/ctest --test-dir $(module) -j $(each) --output-on-failure
 native-test-%: .venv/requirements
 	@echo "native tests: $*"
 	@$(bin)/cmake -S . -B build/native/$* -G Ninja --log-level=WARNING \

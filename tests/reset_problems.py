@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a recurrent layer with resets computes, step by step in plain Python."""
+"""What a recurrent layer with resets computes: the cell, one step after the other."""
 
 from __future__ import annotations
 
@@ -34,24 +34,26 @@ def by_hand(
 
     if options.reverse:
         x, resets = flip(x), flip(jnp.asarray(resets))
-    start, carries, outputs = carry, [], []
-    for t in range(T):
-        reset = jnp.take(jnp.asarray(resets), t, axis=axis)[..., None]
-        carry = jax.tree.map(lambda c, r, m=reset: jnp.where(m, r, c), carry, reset_carry)
-        carry, y = step(carry, jnp.take(x, t, axis=axis))
-        carries.append(carry)
-        outputs.append(y)
-    y = jnp.stack(outputs, axis)
+
+    def reset_step(carry: Any, given: Any) -> Any:
+        x, reset = given
+        carry = jax.tree.map(lambda c, r: jnp.where(reset[..., None], r, c), carry, reset_carry)
+        carry, y = step(carry, x)
+        return carry, (carry, y)
+
+    xs = jax.tree.map(lambda a: jnp.moveaxis(a, axis, 0), (x, jnp.asarray(resets)))
+    final, (carries, ys) = jax.lax.scan(reset_step, carry, xs)
+    y = jnp.moveaxis(ys, 0, axis)
     if options.reverse and options.keep_order:
         y = flip(y)
     if not options.return_carry:
         return y
     if lengths is None:
-        return carry, y
+        return final, y
 
-    def at_length(initial: jax.Array, *after: jax.Array) -> jax.Array:
-        every = jnp.stack([initial, *after])
+    def at_length(initial: jax.Array, after: jax.Array) -> jax.Array:
+        every = jnp.concatenate([initial[None], after])
         index = jnp.broadcast_to(lengths[..., None], initial.shape)[None]
         return jnp.take_along_axis(every, index, axis=0)[0]
 
-    return jax.tree.map(at_length, start, *carries), y
+    return jax.tree.map(at_length, carry, carries), y
