@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -22,6 +21,7 @@ from typing import Any
 
 from benchmarks import machine
 from benchmarks.options import numbers, positive
+from benchmarks.rows import measured
 
 STEPS, GATES = 128, 4
 BATCH, HIDDEN = [1, 4, 16], [32, 64, 128, 256, 512]
@@ -38,26 +38,17 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     options = parser.parse_args(arguments)
     threads = machine.limit_cores(options.threads)  # before XLA starts
 
-    from benchmarks.cpu import RESULTS
-    from jax_persistent.ffi.registration import native_module
+    rows = (
+        timed(name, STEPS * batch, hidden, options.rounds)
+        for hidden, batch, name in itertools.product(options.hidden, options.batch, PRODUCTS)
+    )
+    line = "{product:8} {sizes} xla {xla_us} us, over ours {xla_over_ours}".format_map
+    return measured("products", rows, line, means, options.output, threads=threads)
 
-    facts = machine.describe(native_module().cpu_isa())
-    rows = []
-    for hidden, batch, name in itertools.product(options.hidden, options.batch, PRODUCTS):
-        rows.append(timed(name, STEPS * batch, hidden, options.rounds))
-        print("{product:8} {sizes} xla {xla_us} us, over ours {xla_over_ours}".format(**rows[-1]))
+
+def means(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
     ratios = [row["xla_over_ours"] for row in rows]
-    results = {
-        "machine": facts,
-        "threads": threads,
-        "rows": rows,
-        "xla_over_ours": {"mean": round(geometric_mean(ratios), 3), "least": min(ratios)},
-    }
-    print(results["xla_over_ours"])
-    path = options.output or RESULTS / f"products-{facts['date'][:10]}.json"
-    path.write_text(json.dumps(results, indent=1) + "\n")
-    print(f"results: {path}")
-    return results
+    return {"xla_over_ours": round(geometric_mean(ratios), 3), "least": min(ratios)}
 
 
 def timed(name: str, vectors: int, hidden: int, rounds: int) -> dict[str, Any]:

@@ -11,7 +11,6 @@ of one row whose carry is reset, as recurrent PPO scans it.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -24,11 +23,9 @@ import jax
 import jax.numpy as jnp
 
 import jax_persistent as jp
-from benchmarks import machine
-from benchmarks.cpu import RESULTS
 from benchmarks.options import positive
+from benchmarks.rows import measured
 from jax_persistent import cells
-from jax_persistent.ffi.registration import native_module
 
 Step = Callable[[Any, Any, Any], Any]
 # fmt: off
@@ -78,21 +75,14 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--rounds", type=positive, default=7)
     parser.add_argument("--output", type=Path, help="the results file")
     options = parser.parse_args(arguments)
-    facts = machine.describe(native_module().cpu_isa())
-    rows = []
-    for name in options.steps or [*PLAIN, *LIBRARY]:
-        for hidden in options.hidden:
-            for batch in options.batch:
-                if name == "policy" and batch > 1:
-                    continue
-                rows.append(timed(name, batch, hidden, options.rounds))
-                print(line(rows[-1]), flush=True)
-    results = {"machine": facts, "steps": STEPS, "rows": rows, "means": means(rows)}
-    print(json.dumps(results["means"], indent=1))
-    path = options.output or RESULTS / f"scan-{facts['date'][:10]}.json"
-    path.write_text(json.dumps(results, indent=1) + "\n")
-    print(f"results: {path}")
-    return results
+    rows = (
+        timed(name, batch, hidden, options.rounds)
+        for name in options.steps or [*PLAIN, *LIBRARY]
+        for hidden in options.hidden
+        for batch in options.batch
+        if name != "policy" or batch == 1
+    )
+    return measured("scan", rows, line, means, options.output, steps=STEPS)
 
 
 def timed(name: str, batch: int, hidden: int, rounds: int) -> dict[str, Any]:

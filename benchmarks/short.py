@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from typing import Any
 from benchmarks import machine
 from benchmarks.options import DTYPES, names_of, numbers, positive
 from benchmarks.problem import GATES, Shape
+from benchmarks.rows import CPU_TIME, measured
 
 WAYS = ("flax", "scan", "kernel", "chosen", "packed")
 STEPS, BATCH, HIDDEN = [1, 2, 4, 10], [1, 4, 32], [64, 128, 256, 512, 1024]
@@ -42,28 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     options = parser.parse_args(arguments)
     machine.limit_cores(options.threads)  # before XLA starts
 
-    from benchmarks.cpu import RESULTS
-    from jax_persistent.ffi.registration import native_module
-
-    facts = machine.describe(native_module().cpu_isa())
-    rows = []
-    for dtype, cell, steps, hidden, batch in itertools.product(
-        options.dtypes, options.cells, options.steps, options.hidden, options.batch
-    ):
-        rows.append(timed(Shape(cell, steps, batch, hidden, hidden, dtype), options.rounds))
-        print(line(rows[-1]), flush=True)
-    results = {
-        "machine": facts,
-        "threads": options.threads,
-        "clock": "CPU time of the process",
-        "rows": rows,
-        "means": means(rows),
-    }
-    print(json.dumps(results["means"], indent=1))
-    path = options.output or RESULTS / f"short-{facts['date'][:10]}.json"
-    path.write_text(json.dumps(results, indent=1) + "\n")
-    print(f"results: {path}")
-    return results
+    rows = (
+        timed(Shape(cell, steps, batch, hidden, hidden, dtype), options.rounds)
+        for dtype, cell, steps, hidden, batch in itertools.product(
+            options.dtypes, options.cells, options.steps, options.hidden, options.batch
+        )
+    )
+    how = {"threads": options.threads, "clock": CPU_TIME}
+    return measured("short", rows, line, means, options.output, **how)
 
 
 def timed(shape: Shape, rounds: int) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -22,10 +21,16 @@ from typing import Any
 
 from benchmarks import machine
 from benchmarks.options import numbers, positive
+from benchmarks.rows import CPU_TIME, measured
 from benchmarks.short import means
 
 WAYS = ("lax", "scan", "packed")
-CELLS, STEPS, BATCH, HIDDEN = ["lstm", "peephole"], [1, 4, 10], [1, 4, 32], [128, 256, 512, 1024]
+CELLS, STEPS, BATCH, HIDDEN = (
+    ["lstm", "PeepholeLSTM"],
+    [1, 4, 10],
+    [1, 4, 32],
+    [128, 256, 512, 1024],
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
@@ -40,28 +45,15 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     options = parser.parse_args(arguments)
     machine.limit_cores(options.threads)  # before XLA starts
 
-    from benchmarks.cpu import RESULTS
-    from jax_persistent.ffi.registration import native_module
-
-    facts = machine.describe(native_module().cpu_isa())
-    rows = []
-    for cell, steps, hidden, batch in itertools.product(
-        options.cells, options.steps, options.hidden, options.batch
-    ):
-        rows.append(timed(cell, steps, batch, hidden, options.rounds))
-        print(line(rows[-1]), flush=True)
-    results = {
-        "machine": facts,
-        "threads": options.threads,
-        "clock": "CPU time of the process",
-        "rows": rows,
-        "means": means(rows, "lax_over"),
-    }
-    print(json.dumps(results["means"], indent=1))
-    path = options.output or RESULTS / f"short-steps-{facts['date'][:10]}.json"
-    path.write_text(json.dumps(results, indent=1) + "\n")
-    print(f"results: {path}")
-    return results
+    rows = (
+        timed(cell, steps, batch, hidden, options.rounds)
+        for cell, steps, hidden, batch in itertools.product(
+            options.cells, options.steps, options.hidden, options.batch
+        )
+    )
+    how = {"threads": options.threads, "clock": CPU_TIME}
+    summary = partial(means, over="lax_over")
+    return measured("short-steps", rows, line, summary, options.output, **how)
 
 
 def timed(cell: str, steps: int, batch: int, hidden: int, rounds: int) -> dict[str, Any]:
@@ -70,17 +62,13 @@ def timed(cell: str, steps: int, batch: int, hidden: int, rounds: int) -> dict[s
     import numpy as np
 
     import jax_persistent as jp
+    from benchmarks.scan import arguments
     from jax_persistent.cli.timing import round_robin
 
-    step = {"lstm": lstm, "peephole": peephole}[cell]
-    draw = np.random.default_rng(0).normal
-    names = {"W": (hidden, 4 * hidden), "R": (hidden, 4 * hidden), "p": (3, 1, hidden)}
-    weights = {
-        n: jax.numpy.asarray(draw(size=s) * hidden**-0.5, "float32") for n, s in names.items()
-    }
-    packed = weights | jp.pack("scan", {name: weights[name] for name in ("W", "R")})
-    xs = jax.numpy.asarray(draw(size=(steps, batch, hidden)), "float32")
-    carry = (jax.numpy.zeros((batch, hidden)), jax.numpy.zeros((batch, hidden)))
+    weights, carry, xs, step = arguments(cell, batch, hidden)
+    xs = xs[:steps]
+    matrices = {name: w for name, w in weights.items() if w.ndim == 2 and min(w.shape) > 1}
+    packed = weights | jp.pack("scan", matrices)
     ways = {
         "lax": (jax.lax.scan, weights),
         "scan": (jp.scan, weights),
@@ -103,34 +91,10 @@ def timed(cell: str, steps: int, batch: int, hidden: int, rounds: int) -> dict[s
     return {"cell": cell, **sizes, "us": us, "lax_over": over}
 
 
-def lstm(w: Any, carry: Any, x: Any) -> Any:
-    import jax
-    import jax.numpy as jnp
-
-    h, c = carry
-    i, f, g, o = jnp.split(x @ w["W"] + h @ w["R"], 4, -1)
-    c = jax.nn.sigmoid(f) * c + jax.nn.sigmoid(i) * jnp.tanh(g)
-    h = jax.nn.sigmoid(o) * jnp.tanh(c)
-    return (h, c), h
-
-
-def peephole(w: Any, carry: Any, x: Any) -> Any:
-    import jax
-    import jax.numpy as jnp
-
-    h, c = carry
-    i, f, g, o = jnp.split(x @ w["W"] + h @ w["R"], 4, -1)
-    p = w["p"]
-    i, f = jax.nn.sigmoid(i + p[0] * c), jax.nn.sigmoid(f + p[1] * c)
-    c = f * c + i * jnp.tanh(g)
-    h = jax.nn.sigmoid(o + p[2] * c) * jnp.tanh(c)
-    return (h, c), h
-
-
 def line(row: dict[str, Any]) -> str:
     sizes = f"{row['steps']}x{row['batch']}x{row['hidden']}"
     ratios = " ".join(f"{way} {ratio:5.2f}x" for way, ratio in row["lax_over"].items())
-    return f"{row['cell']:8} {sizes:10} lax.scan {row['us']['lax']:9.1f} us  {ratios}"
+    return f"{row['cell']:12} {sizes:10} lax.scan {row['us']['lax']:9.1f} us  {ratios}"
 
 
 if __name__ == "__main__":

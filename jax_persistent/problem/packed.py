@@ -70,20 +70,27 @@ class PackedKernel:
             self.panels, gates=self.gates, rows=self.rows, units=self.units, lanes=self.lanes
         )
 
-    def __rmatmul__(self, left: Any) -> Array:
-        """`left @ kernel`, of a kernel that was packed for a step of `jax_persistent.scan`."""
-        left = jnp.asarray(left)
+    def matrix(self) -> Array:
+        """What a step multiplies with, of a kernel that was packed for one.
+
+        `jax_persistent.scan` reads the panels in its place.
+        """
         if self.gates != 1:
             raise ValueError(
                 "packed kernel: expected one for a step function; got one for a cell of "
                 f"{self.gates} gates. Pack it with jax_persistent.pack('scan', kernel)"
             )
+        return self.unpacked()
+
+    def __rmatmul__(self, left: Any) -> Array:
+        """`left @ kernel`, of a kernel that was packed for a step of `jax_persistent.scan`."""
+        left, matrix = jnp.asarray(left), self.matrix()
         if left.dtype != self.dtype:
             raise ValueError(
                 f"packed kernel: expected vectors of its dtype {self.dtype.name}; got "
                 f"{left.dtype.name}. Convert one of them: the kernel before it is packed"
             )
-        return jnp.matmul(left, self.unpacked())
+        return jnp.matmul(left, matrix)
 
 
 def panel_vectors(gates: int) -> int:

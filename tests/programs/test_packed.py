@@ -18,6 +18,7 @@ from numpy.testing import assert_array_equal
 from programs.steps import CASES, Case, arguments, lstm, peephole
 
 import jax_persistent as jp
+from jax_persistent import cells
 from jax_persistent.ffi import call
 
 KERNEL = partial(jp.scan, backend="native")
@@ -55,6 +56,16 @@ def of_sizes(case: Case, steps: int, rows: int, inputs: int, dtype: Any = np.flo
     weights, carry, _ = arguments(case, 7, 1, (rows,), dtype)
     draw = np.random.default_rng(8).normal(size=(steps, rows, inputs))
     return weights, carry, jnp.asarray(draw, dtype)
+
+
+@pytest.mark.parametrize("name", ["PeepholeLSTM", "LayerNormGRU", "RecurrentHighway"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_library_cells_take_them(name: str, dtype: str) -> None:
+    cell = getattr(cells, name)()
+    weights = cell.init(jax.random.key(1), 6, 20, dtype)
+    carry, xs = cell.start(20, 3, dtype), jnp.ones((4, 3, 6), dtype)
+    run = compiled(KERNEL, cell)
+    assert_same(run(packed(weights), carry, xs), run(weights, carry, xs))
 
 
 @pytest.mark.parametrize("name", MULTIPLIES)

@@ -9,16 +9,19 @@ import jax.numpy as jnp
 from jax import Array, lax, random
 from jax.nn import sigmoid as sigmoid
 
+from jax_persistent.problem import PackedKernel
+
 
 def widened(dtype: Any) -> Any:
     """What sums of a dtype are in."""
     return jnp.dtype(dtype if jnp.dtype(dtype).itemsize >= 4 else jnp.float32)
 
 
-def dot(vector: Array, kernel: Array) -> Array:
+def dot(vector: Array, kernel: Array | PackedKernel) -> Array:
     """[n] x [n, m] -> [m]"""
+    matrix = kernel.matrix() if isinstance(kernel, PackedKernel) else kernel
     return jnp.dot(
-        vector.astype(kernel.dtype), kernel, preferred_element_type=widened(kernel.dtype)
+        vector.astype(matrix.dtype), matrix, preferred_element_type=widened(matrix.dtype)
     )
 
 
