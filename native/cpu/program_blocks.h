@@ -262,26 +262,47 @@ class ProgramBlocks : public ProgramWorker {
   // Every worker reduces by itself: the result does not depend on their number.
   void Reduce(const ProgramLoop& loop, const Instruction& instruction, const Block& block) const {
     const Target to = Written(loop, instruction.at[0], block);
-    const int64_t count = instruction.numbers[2];
-    const auto kind = static_cast<Reduction>(instruction.numbers[3]);
+    const int64_t n = instruction.numbers[0], count = instruction.numbers[2];
     for (int64_t r = 0; r < block.rows; ++r) {
-      const float* from =
-          Buffer(instruction.numbers[0], block.step, block.row + r) + instruction.numbers[1];
-      float lanes[kLanes];
-      for (float& lane : lanes) lane = kind == Reduction::kSum ? 0.0f : from[0];
-      int64_t k = 0;
-      Vec sums = Load(lanes);
-      for (; k + kLanes <= count; k += kLanes) sums = Reduced(kind, sums, Load(from + k));
-      Store(lanes, sums);
-      float found = kind == Reduction::kSum ? 0.0f : from[0];
-      for (const float lane : lanes) found = Reduced(kind, Broadcast(found), Broadcast(lane))[0];
-      for (; k < count; ++k) found = Reduced(kind, Broadcast(found), Broadcast(from[k]))[0];
-      to.Set(r, 0, Broadcast(found));
+      const float* const from = Buffer(n, block.step, block.row + r) + instruction.numbers[1];
+      const auto reduced = [&](float neutral, const auto& join) {
+        to.Set(r, 0, Broadcast(ReduceRow(from, count, neutral, join)));
+      };
+      switch (static_cast<Reduction>(instruction.numbers[3])) {
+        case Reduction::kSum: reduced(0.0f, [](Vec a, Vec b) { return a + b; }); break;
+        case Reduction::kMax: reduced(*from, Larger); break;
+        case Reduction::kMin: reduced(*from, Smaller); break;
+      }
     }
   }
 
-  static Vec Reduced(Reduction kind, Vec a, Vec b) {
-    return kind == Reduction::kSum ? a + b : kind == Reduction::kMax ? Larger(a, b) : Smaller(a, b);
+  // Joins values to one, given one that changes nothing.
+  template <class Join>
+  static float ReduceRow(const float* from, int64_t count, float neutral, const Join& join) {
+    constexpr int kChains = 4;  // an addition waits for the one before it
+    Vec joined[kChains];
+    for (Vec& each : joined) each = Broadcast(neutral);
+    int64_t k = 0;
+    for (; k + kChains * kLanes <= count; k += kChains * kLanes) {
+      JP_UNROLL
+      for (int c = 0; c < kChains; ++c) {
+        joined[c] = join(joined[c], Load(from + k + c * kLanes));
+      }
+    }
+    float lanes[kLanes];
+    for (; k < count; k += kLanes) {
+      const int n = Lanes(count, k);
+      Store(lanes, Broadcast(neutral));
+      std::memcpy(lanes, from + k, n * sizeof(float));
+      joined[0] = join(joined[0], Load(lanes));
+    }
+    Store(lanes, join(join(joined[0], joined[1]), join(joined[2], joined[3])));
+    for (int half = kLanes / 2; half > 0; half /= 2) {
+      for (int i = 0; i < half; ++i) {
+        lanes[i] = join(Broadcast(lanes[i]), Broadcast(lanes[i + half]))[0];
+      }
+    }
+    return lanes[0];
   }
 
   // Whether all lanes of a block's vectors are units of the loop.
