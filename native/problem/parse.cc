@@ -11,30 +11,21 @@
 namespace jp {
 namespace {
 
-struct NamedDType {
+template <class T>
+struct Named {
   std::string_view name;
-  DType type;
+  T value;
 };
-constexpr NamedDType kDTypes[] = {{"float32", DType::kFloat32},
-                                  {"bfloat16", DType::kBfloat16},
-                                  {"float16", DType::kFloat16},
-                                  {"float64", DType::kFloat64}};
-
-struct NamedDirections {
-  std::string_view name;
-  Directions directions;
-};
-constexpr NamedDirections kDirections[] = {{"forward", Directions::kForward},
-                                           {"reverse", Directions::kReverse},
-                                           {"both", Directions::kBoth}};
-
-struct NamedWeights {
-  std::string_view name;
-  WeightArrays weights;
-};
-constexpr NamedWeights kWeights[] = {{"one", WeightArrays::kOne},
-                                     {"per_direction", WeightArrays::kPerDirection},
-                                     {"per_gate", WeightArrays::kPerGate}};
+constexpr Named<DType> kDTypes[] = {{"float32", DType::kFloat32},
+                                    {"bfloat16", DType::kBfloat16},
+                                    {"float16", DType::kFloat16},
+                                    {"float64", DType::kFloat64}};
+constexpr Named<Directions> kDirections[] = {{"forward", Directions::kForward},
+                                             {"reverse", Directions::kReverse},
+                                             {"both", Directions::kBoth}};
+constexpr Named<WeightArrays> kWeights[] = {{"one", WeightArrays::kOne},
+                                            {"per_direction", WeightArrays::kPerDirection},
+                                            {"per_gate", WeightArrays::kPerGate}};
 
 constexpr std::string_view kParts[] = {
 #define JP_PART(part) #part,
@@ -71,6 +62,19 @@ class Reader {
     return copy;
   }
 
+  // What one of the names stands for.
+  template <class T, size_t kCount>
+  T TakeNamed(const std::string& name, const Named<T> (&known)[kCount]) {
+    const auto given = Take<std::string>(name, "a string");
+    std::string names;
+    for (const Named<T>& each : known) {
+      if (each.name == given) return each.value;
+      const char* const joint = names.empty() ? "" : &each == &known[kCount - 1] ? " or " : ", ";
+      names.append(joint).append(Quoted(each.name));
+    }
+    Fail(name + ": expected " + names + "; got " + Quoted(given));
+  }
+
   int64_t TakeSize(const std::string& name, int64_t least) {
     const int64_t size = Take<int64_t>(name, "a 64-bit integer");
     if (size < least && size != kUnknownSize) {
@@ -92,20 +96,6 @@ class Reader {
  private:
   Attributes left_;
 };
-
-Directions ParseDirections(const std::string& text) {
-  for (const NamedDirections& named : kDirections) {
-    if (named.name == text) return named.directions;
-  }
-  Fail("directions: expected 'forward', 'reverse' or 'both'; got " + Quoted(text));
-}
-
-WeightArrays ParseWeights(const std::string& text) {
-  for (const NamedWeights& named : kWeights) {
-    if (named.name == text) return named.weights;
-  }
-  Fail("weights: expected 'one', 'per_direction' or 'per_gate'; got " + Quoted(text));
-}
 
 uint32_t ParseParts(std::string_view text) {
   Problem problem;
@@ -193,21 +183,14 @@ ParsedProblem ParseProblem(Pass pass, const Attributes& attributes) {
   const CellTraits* traits = FindCell(cell);
   if (traits == nullptr) Fail("cell: got unknown " + Quoted(cell));
   problem.cell = *traits;
-  const std::string dtype = reader.Take<std::string>("dtype", "a string");
-  bool known = false;
-  for (const NamedDType& named : kDTypes) {
-    if (named.name != dtype) continue;
-    problem.dtype = named.type;
-    known = true;
-  }
-  if (!known) Fail("dtype: got unknown " + Quoted(dtype));
+  problem.dtype = reader.TakeNamed("dtype", kDTypes);
   problem.groups = reader.TakeSize("groups", 1);
   problem.batch = reader.TakeSize("batch", 1);
   problem.steps = reader.TakeSize("steps", 1);
   problem.inputs = reader.TakeSize("inputs", 0);
   problem.hidden = reader.TakeSize("hidden", 1);
-  problem.directions = ParseDirections(reader.Take<std::string>("directions", "a string"));
-  problem.weights = ParseWeights(reader.Take<std::string>("weights", "a string"));
+  problem.directions = reader.TakeNamed("directions", kDirections);
+  problem.weights = reader.TakeNamed("weights", kWeights);
   problem.time_major = reader.Take<bool>("time_major", "a boolean");
   problem.tf32 = reader.Take<bool>("tf32", "a boolean");
   problem.packed_lanes = reader.TakeSize("packed_lanes", 0);
@@ -264,8 +247,8 @@ bool HasAllSizes(const Problem& problem) {
 }
 
 std::string_view NameOf(DType type) {
-  for (const NamedDType& named : kDTypes) {
-    if (named.type == type) return named.name;
+  for (const Named<DType>& named : kDTypes) {
+    if (named.value == type) return named.name;
   }
   return "unknown";
 }

@@ -67,7 +67,7 @@ void TestWhatIsWrong() {
   };
   forward("cell", "peephole", "cell: got unknown 'peephole'");
   forward("cell", true, "cell: expected a string; got another type");
-  forward("dtype", "int8", "dtype: got unknown 'int8'");
+  forward("dtype", "int8", "dtype: expected 'float32', 'bfloat16', 'float16' or 'float64'; got");
   forward("batch", 0L, "batch: expected at least 1; got 0");
   forward("inputs", -2L, "inputs: expected at least 0; got -2");
   forward("inputs", 0L, "x: expected every size to be at least 1; got 0");

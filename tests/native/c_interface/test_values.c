@@ -212,16 +212,24 @@ static void take_piece(arrays* piece, arrays* all, const jp_problem* p, int64_t 
   }
 }
 
+// A problem's plan, and all arrays of its forward pass, which has run; null if it has none.
+static jp_plan* run_whole(const jp_device* device, jp_problem* p, arrays* all) {
+  p->struct_size = sizeof *p;
+  jp_plan* plan = NULL;
+  CHECK_OK(jp_plan_create(device, p, JP_PASS_FORWARD, &plan));
+  if (plan == NULL) return NULL;
+  *all = arrays_of(plan);
+  fill_rows(all, p);
+  const jp_forward_arrays call = forward_of(all);
+  CHECK_OK(run_forward(plan, &call));
+  return plan;
+}
+
 // Pieces of a sequence give the bits of the whole, wherever it is cut.
 static void check_chunked(const jp_device* device, jp_problem p) {
-  p.struct_size = sizeof p;
-  jp_plan* plan = NULL;
-  CHECK_OK(jp_plan_create(device, &p, JP_PASS_FORWARD, &plan));
+  arrays all;
+  jp_plan* const plan = run_whole(device, &p, &all);
   if (plan == NULL) return;
-  arrays all = arrays_of(plan);
-  fill_rows(&all, &p);
-  const jp_forward_arrays call = forward_of(&all);
-  CHECK_OK(run_forward(plan, &call));
   CHECK(find(&all, "final_state[0]")->info.dtype == JP_FLOAT32, "the states are float32");
 
   const int64_t cuts[] = {0, 1, 2, 4, p.steps};
@@ -255,14 +263,9 @@ static void check_chunked(const jp_device* device, jp_problem p) {
 }
 
 static void check(const jp_device* device, jp_problem p) {
-  p.struct_size = sizeof p;
-  jp_plan* plan = NULL;
-  CHECK_OK(jp_plan_create(device, &p, JP_PASS_FORWARD, &plan));
+  arrays all;
+  jp_plan* const plan = run_whole(device, &p, &all);
   if (plan == NULL) return;
-  arrays all = arrays_of(plan);
-  fill_rows(&all, &p);
-  const jp_forward_arrays call = forward_of(&all);
-  CHECK_OK(run_forward(plan, &call));
 
   model_inputs in = inputs_of(&all);
   graph g = {.problem = &p, .in = &in};
