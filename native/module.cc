@@ -12,6 +12,7 @@
 #include "native/backends.h"
 #include "native/cells/cells.h"
 #include "native/cpu/isa.h"
+#include "native/cpu/units.h"
 #include "native/problem/parse.h"
 #include "native/xla/handlers.h"
 #include "native/xla/pack_handler.h"
@@ -207,6 +208,7 @@ NB_MODULE(_native, m) {
         nb::arg("blocks"), nb::arg("threads"), nb::arg("cluster"), nb::arg("words"),
         nb::arg("device") = 0);
   m.def("missing", &Missing, nb::arg("platform"));
+  m.def("cpu_bfloat16", [] { return jp::cpu::UnitsHere().why; });
   m.def("cpu_isa", [] { return std::string(jp::cpu::ChosenIsa().name); });
   m.def("ffi_version", [] { return std::pair(XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR); });
 }

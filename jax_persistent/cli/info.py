@@ -54,6 +54,7 @@ def describe_native(module: ModuleType) -> Iterator[tuple[str, str]]:
     yield "built against", "XLA FFI {}.{}".format(*module.ffi_version())
     facts = module.facts("cpu")
     yield "CPU kernels", f"{module.cpu_isa()}, {facts['lanes']} float32 lanes"
+    yield "CPU bfloat16", module.cpu_bfloat16()
     yield "CPU threads", str(facts["threads"])
     yield "CPU caches", f"L2 {facts['l2_bytes'] >> 10} KiB a core, L3 {facts['l3_bytes'] >> 10} KiB"
     yield from module.report("CUDA")

@@ -23,7 +23,7 @@ namespace {
 // The facts' names in Facts.
 constexpr const char *kThreadsFact = "threads", *kLanesFact = "lanes",
                      *kRegistersFact = "registers", *kL2BytesFact = "l2_bytes",
-                     *kL3BytesFact = "l3_bytes";
+                     *kL3BytesFact = "l3_bytes", *kUnitsFact = "bfloat16_units";
 
 int64_t FactOf(const Facts& facts, const char* name, int64_t least) {
   const auto fact = facts.find(name);
@@ -36,10 +36,14 @@ int64_t FactOf(const Facts& facts, const char* name, int64_t least) {
 }
 
 CpuFacts Parsed(const Facts& facts) {
-  return {static_cast<int>(std::min<int64_t>(FactOf(facts, kThreadsFact, 1), 1 << 16)),
-          static_cast<int>(std::min<int64_t>(FactOf(facts, kLanesFact, 1), 1 << 10)),
+  return {
+      .threads = static_cast<int>(std::min<int64_t>(FactOf(facts, kThreadsFact, 1), 1 << 16)),
+      .vector_lanes = static_cast<int>(std::min<int64_t>(FactOf(facts, kLanesFact, 1), 1 << 10)),
+      .vector_count =
           static_cast<int>(std::min<int64_t>(FactOf(facts, kRegistersFact, 1), 1 << 10)),
-          FactOf(facts, kL2BytesFact, 0), FactOf(facts, kL3BytesFact, 0)};
+      .l2_bytes = FactOf(facts, kL2BytesFact, 0),
+      .l3_bytes = FactOf(facts, kL3BytesFact, 0),
+      .units = static_cast<Units>(std::min<int64_t>(FactOf(facts, kUnitsFact, 0), 2))};
 }
 
 // Why a machine can't read what was packed for vectors of so many lanes, 0: nothing was.
@@ -171,11 +175,9 @@ class CpuBackend : public Backend {
 
   Facts FactsOf(const Resources& where) const override {
     const CpuFacts facts = ThisMachine(where.threads);
-    return {{kThreadsFact, facts.threads},
-            {kLanesFact, facts.vector_lanes},
-            {kRegistersFact, facts.vector_count},
-            {kL2BytesFact, facts.l2_bytes},
-            {kL3BytesFact, facts.l3_bytes}};
+    return {{kThreadsFact, facts.threads},        {kLanesFact, facts.vector_lanes},
+            {kRegistersFact, facts.vector_count}, {kL2BytesFact, facts.l2_bytes},
+            {kL3BytesFact, facts.l3_bytes},       {kUnitsFact, static_cast<int64_t>(facts.units)}};
   }
 
   std::unique_ptr<Plan> MakePlan(const Problem& problem, const Facts& facts,

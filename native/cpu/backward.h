@@ -32,9 +32,10 @@ struct BackwardKernel {
         worker(i),
         at{s.problem, group},
         times(at.Times(s.arrays.lengths, s.arrays.resets)),
-        slice(s.plan.recurrence, s.packed, i, Transposed(s.arrays.recurrent_kernel, hidden)),
+        slice(s.plan.recurrence, s.packed, i, Transposed(s.arrays.recurrent_kernel, hidden),
+              RoomForRounded()),
         inputs(s.plan.inputs, s.packed_inputs, i,
-               Transposed(s.arrays.input_kernel, s.problem.inputs)),
+               Transposed(s.arrays.input_kernel, s.problem.inputs), RoomForRounded()),
         rows(s.plan.recurrence, batch, i),
         passing(s.passing + i * s.PassingSize()),
         weights(s, i) {}
@@ -42,6 +43,7 @@ struct BackwardKernel {
   KernelView<T> Transposed(const void* const* kernel, int64_t features) const {
     return {at.Weights<const T>(kernel, features), columns, features, true};
   }
+  bfloat16* RoomForRounded() const { return space.rounded + worker * space.RoundedSize(); }
   // The recurrent gates' gradients of the step run before `step`.
   float* Exchange(int64_t step, int64_t b) const {
     return space.exchange + ((step & 1) * batch + b) * space.row;

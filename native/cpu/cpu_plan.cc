@@ -34,44 +34,54 @@ constexpr int64_t kPackedAtOnce = 64;
 // as long (AMD EPYC, AVX-512).
 constexpr int64_t kInPlaceUses = 10;
 
-// Bytes of a weight where a tile reads it.
-int TileBytes(int64_t rows, int weight_bytes) { return rows < kWidenedRows ? weight_bytes : 4; }
+// A product's weights: how many bytes each has, and what multiplies them.
+struct Weights {
+  int bytes;
+  Units units;
+};
+
+// Bytes of a weight in a tile's registers: 2 if it is widened on the way.
+int TileBytes(int64_t rows, const Weights& weights) {
+  return weights.bytes == 2 && weights.units == Units::kWidened && rows < kWidenedRows ? 2 : 4;
+}
 
 // Half cycles that the tiles of all rows take for one panel and one row of weights, on a core that
-// starts two multiply-adds and two loads a cycle and takes four cycles for one. 0: the tile does
-// not fit in the registers.
-int64_t TilesCost(int64_t rows, bool single_row, int vectors, int weight_bytes, int registers) {
-  const int64_t most = TileRows(vectors, registers, weight_bytes);
+// starts two multiply-adds and two loads a cycle and takes four cycles for one, or six for a dot
+// product of pairs, which is of two rows. 0: the tile does not fit in the registers.
+int64_t TilesCost(int64_t rows, bool single_row, int vectors, const Weights& weights,
+                  int registers) {
+  const bool pairs = weights.units != Units::kWidened;
+  const int64_t most = TileRows(vectors, registers, TileBytes(rows, weights));
   if (single_row && most < 2) return 0;  // a single row has two sets of accumulators
   const int64_t tiles = CeilDiv(rows, most);
   int64_t cost = 0;
   for (int64_t i = 0; i < tiles; ++i) {
     const int64_t height = (i + 1) * rows / tiles - i * rows / tiles;
-    const int64_t latency = single_row ? 4 : 8;
+    const int64_t latency = pairs ? 12 : single_row ? 4 : 8;
     cost += std::max({height * vectors, height + vectors, latency}) + 1;
   }
-  return cost;
+  return pairs ? CeilDiv(cost, 2) : cost;
 }
 
 // The same, but at least the time in which the L2 cache delivers the weights, padding included. A
 // small share of the tiles' cost breaks ties: fewer instructions are better.
-double PanelCost(int64_t rows, bool single_row, int vectors, int weight_bytes,
+double PanelCost(int64_t rows, bool single_row, int vectors, const Weights& weights,
                  const CpuFacts& facts) {
   constexpr double kHalfCycleBytes = 24, kTieBreak = 0.125;
-  const auto tiles = static_cast<double>(
-      TilesCost(rows, single_row, vectors, TileBytes(rows, weight_bytes), facts.vector_count));
-  const double bytes = static_cast<double>(vectors) * facts.vector_lanes * weight_bytes;
+  const auto tiles =
+      static_cast<double>(TilesCost(rows, single_row, vectors, weights, facts.vector_count));
+  const double bytes = static_cast<double>(vectors) * facts.vector_lanes * weights.bytes;
   return tiles == 0 ? 0 : std::max(tiles, bytes / kHalfCycleBytes) + kTieBreak * tiles;
 }
 
 // The fastest width of panels for this many rows and vectors of columns.
-int FastestPanel(int64_t rows, bool single_row, int64_t columns, int weight_bytes,
+int FastestPanel(int64_t rows, bool single_row, int64_t columns, const Weights& weights,
                  const CpuFacts& facts) {
   int best = 0;
   double least = 0;
   for (int vectors : kPanelVectors) {
     const auto cost_of = [&](int computed) {
-      return PanelCost(rows, single_row, computed, weight_bytes, facts);
+      return PanelCost(rows, single_row, computed, weights, facts);
     };
     const int64_t before = CeilDiv(columns, vectors) - 1;  // the last panel may be padded
     const double cost = static_cast<double>(before) * cost_of(vectors) +
@@ -156,8 +166,11 @@ int64_t ChunkSteps(const Problem& problem) {
 }  // namespace
 
 GemmPlan PlanGemm(int64_t k, int64_t units, int gates, int64_t batch, int weight_bytes, int workers,
-                  bool splits_batch, int64_t uses, const CpuFacts& facts, Panels panels) {
+                  bool splits_batch, int64_t uses, const CpuFacts& facts, Panels panels,
+                  Units multiplied_by) {
   GemmPlan plan;
+  plan.units = multiplied_by;
+  const Weights weights{weight_bytes, multiplied_by};
   plan.k = CeilDiv(k, 2) * 2;
   plan.lanes = facts.vector_lanes;
   plan.gates = gates;
@@ -171,17 +184,16 @@ GemmPlan PlanGemm(int64_t k, int64_t units, int gates, int64_t batch, int weight
   const int64_t columns = std::min(largest, plan.unit_vectors) * gates;
   const int64_t share = splits_batch ? CeilDiv(batch, workers) : batch;
   const int64_t rows = std::min<int64_t>(share, kBlockRows);
-  plan.panel_vectors = plan.common_panels
-                           ? PanelVectors(gates)
-                           : FastestPanel(rows, batch == 1, columns, weight_bytes, facts);
-  plan.tile_rows = TileRows(plan.panel_vectors, facts.vector_count, TileBytes(rows, weight_bytes));
+  plan.panel_vectors = plan.common_panels ? PanelVectors(gates)
+                                          : FastestPanel(rows, batch == 1, columns, weights, facts);
+  plan.tile_rows = TileRows(plan.panel_vectors, facts.vector_count, TileBytes(rows, weights));
   plan.panels = CeilDiv(columns, plan.panel_vectors);
   const int64_t vector_bytes = plan.k * facts.vector_lanes * weight_bytes;
   plan.slice_bytes = plan.panels * plan.panel_vectors * vector_bytes;
   plan.prefetches = Outgrows(plan.slice_bytes, facts);
   const bool once = plan.SplitsBatch() || uses > 1 || panels == Panels::kGiven;
   const bool few = batch <= kInPlaceRows && uses * CeilDiv(batch, 4) <= kInPlaceUses;
-  plan.in_place = panels == Panels::kCommon && few;
+  plan.in_place = panels == Panels::kCommon && few && multiplied_by != Units::kTiles;
   plan.packed_k = plan.in_place ? 0 : once ? plan.k : std::min(plan.k, kPackedAtOnce);
   const int64_t all_panels = plan.common_panels
                                  ? CeilDiv(plan.unit_vectors * gates, plan.panel_vectors)
@@ -205,20 +217,25 @@ CpuPlan PlanCpu(const Problem& problem, const CpuFacts& facts) {
   plan.groups_at_once = GroupsAtOnce(problem, forward ? hidden : columns, bytes, facts, division);
   const int workers = division.workers;
   const bool splits = division.splits_batch;
+  // A single row fills no tile. What the inputs' rows are multiplied by does not depend on how many
+  // they are: a chunk of a sequence has the sums that it has in the whole.
+  const Units units = problem.dtype == DType::kBfloat16 ? facts.units : Units::kWidened;
+  const Units of_step = problem.batch == 1 ? std::min(units, Units::kPairs) : units;
   plan.chunk_steps = ChunkSteps(problem);
   const int64_t rows = plan.chunk_steps * problem.batch;
   const int64_t uses = problem.steps * CeilDiv(problem.batch, kChunkRows);
   const int64_t input_uses = CeilDiv(problem.steps * problem.batch, kChunkRows);
   if (forward) {
     const Panels panels = problem.packed_lanes != 0 ? Panels::kGiven : Panels::kCommon;
-    plan.recurrence =
-        PlanGemm(hidden, hidden, gates, problem.batch, bytes, workers, splits, uses, facts, panels);
-    plan.inputs =
-        PlanGemm(inputs, hidden, gates, rows, bytes, workers, splits, input_uses, facts, panels);
+    plan.recurrence = PlanGemm(hidden, hidden, gates, problem.batch, bytes, workers, splits, uses,
+                               facts, panels, of_step);
+    plan.inputs = PlanGemm(inputs, hidden, gates, rows, bytes, workers, splits, input_uses, facts,
+                           panels, units);
   } else {
-    plan.recurrence =
-        PlanGemm(columns, hidden, 1, problem.batch, bytes, workers, splits, uses, facts);
-    plan.inputs = PlanGemm(columns, inputs, 1, rows, bytes, workers, splits, input_uses, facts);
+    plan.recurrence = PlanGemm(columns, hidden, 1, problem.batch, bytes, workers, splits, uses,
+                               facts, Panels::kOwn, of_step);
+    plan.inputs = PlanGemm(columns, inputs, 1, rows, bytes, workers, splits, input_uses, facts,
+                           Panels::kOwn, units);
     // A sum over all rows is one worker's, so that units are divided; its factor, the gates'
     // gradients, is read for the inputs and for h.
     plan.d_weights = PlanGemm(rows, hidden, gates, hidden, sizeof(float), workers, false, 2, facts);
@@ -246,7 +263,9 @@ GemmPlan PlanPacking(const Packing& packing, const CpuFacts& facts) {
                   facts, Panels::kGiven);
 }
 
-std::string Explain(const CpuPlan& plan, const CpuFacts& facts) {
+namespace {
+
+std::string ExplainWeights(const CpuPlan& plan, const CpuFacts& facts) {
   const auto kibibytes = [](int64_t bytes) { return static_cast<long long>(bytes >> 10); };
   const GemmPlan& gemm = plan.recurrence;
   char work[128], text[512];
@@ -281,6 +300,18 @@ std::string Explain(const CpuPlan& plan, const CpuFacts& facts) {
                 plan.residency == "L2"   ? ""
                 : plan.residency == "L3" ? " and stream through L2 once a step"
                                          : ", as no cache holds them, and stream once a step");
+  return text;
+}
+
+}  // namespace
+
+std::string Explain(const CpuPlan& plan, const CpuFacts& facts) {
+  const std::string text = ExplainWeights(plan, facts);
+  switch (plan.recurrence.units) {
+    case Units::kWidened: break;
+    case Units::kPairs: return text + "; multiplied by AVX512_BF16";
+    case Units::kTiles: return text + "; multiplied by AMX";
+  }
   return text;
 }
 

@@ -11,6 +11,13 @@
 
 namespace jp::cpu {
 
+// What multiplies bfloat16 values, each with more than the one before.
+enum class Units {
+  kWidened,  // nothing of its own: they are widened to float32
+  kPairs,    // AVX512_BF16: dot products of pairs
+  kTiles,    // AMX: products of tiles of 16 rows, too
+};
+
 struct CpuFacts {
   int threads;       // workers to use at most
   int vector_lanes;  // float32 lanes of a SIMD register
@@ -21,6 +28,7 @@ struct CpuFacts {
   // one where they saved so much: T = 5 to 128, H = 64 to 256, B = 1 to 16, half a millisecond
   // between calls, on two cores of an AMD EPYC (AVX-512).
   double waking = 256e3;
+  Units units = Units::kWidened;
 };
 
 // One matrix product, [rows,K] x [K, units * gates], and how the workers divide it. The units are
@@ -50,6 +58,7 @@ struct GemmPlan {
   int64_t packed_bytes;  // of all slices
   bool common_panels;    // the slices' panels are those of one layout, and lie side by side
   bool prefetches;       // weights are prefetched: a slice's are more than an L2 cache holds
+  Units units;           // of bfloat16 weights, whoever shares the work: they show in the sums
 
   // Inlined by force, as in cell.h. The divisions are of 32 bits, which are faster: no memory holds
   // the weights of 2^32 vectors of units.
@@ -68,6 +77,9 @@ struct GemmPlan {
   }
   // Whether workers divide the batch, and not the units.
   [[gnu::always_inline]] bool SplitsBatch() const { return slices < workers; }
+  // Values from one row to the next of a left operand that is rounded to bfloat16: whole cache
+  // lines, and one more.
+  [[gnu::always_inline]] int64_t RoundedStride() const { return (k + 31) / 32 * 32 + 32; }
   // Whether the weights are packed once for all uses.
   [[gnu::always_inline]] bool PackedOnce() const { return packed_k == k; }
 };
@@ -99,10 +111,10 @@ enum class Panels {
 };
 
 // A product of a step with these workers, who divide the batch or, if not, the units. `uses`: how
-// often all weights are read.
+// often all weights are read. `multiplied_by`: what the facts have, or less.
 GemmPlan PlanGemm(int64_t k, int64_t units, int gates, int64_t batch, int weight_bytes, int workers,
                   bool splits_batch, int64_t uses, const CpuFacts& facts,
-                  Panels panels = Panels::kOwn);
+                  Panels panels = Panels::kOwn, Units multiplied_by = Units::kWidened);
 
 // Packing kernels, whose panels the workers divide.
 GemmPlan PlanPacking(const Packing& packing, const CpuFacts& facts);

@@ -49,10 +49,19 @@ struct ForwardKernel {
                    int64_t features) const {
     if (problem.packed_lanes != 0) {
       const int64_t size = plan.packed_bytes / static_cast<int64_t>(sizeof(T));
-      return {plan, const_cast<T*>(at.Group(static_cast<const T*>(*kernel), size)), worker};
+      return {plan,
+              const_cast<T*>(at.Group(static_cast<const T*>(*kernel), size)),
+              worker,
+              {},
+              RoomForRounded()};
     }
-    return {plan, memory, worker, {at.Weights<const T>(kernel, features), features, hidden, false}};
+    return {plan,
+            memory,
+            worker,
+            {at.Weights<const T>(kernel, features), features, hidden, false},
+            RoomForRounded()};
   }
+  bfloat16* RoomForRounded() const { return space.rounded + worker * space.RoundedSize(); }
   static int64_t BiasOf(const Workspace<Forward>& s, int worker) {
     return (s.plan.recurrence.SplitsBatch() ? 0 : worker) * s.InputColumns();
   }

@@ -2,8 +2,8 @@
 // Matrix products: batch rows times a packed panel, a tile at a time, accumulated in registers.
 //
 // A panel is [K][vectors][lanes] floats, or [K/2][vectors][lanes][2] bfloat16: two rows of weights
-// interleaved, which widens to float with a shift and a mask, and is the traversal that bfloat16
-// dot product instructions take.
+// interleaved, which widens to float with a shift and a mask, and is the order that bfloat16 dot
+// products take.
 #pragma once
 
 #include "native/cpu/cpu_plan.h"
@@ -58,15 +58,32 @@ template <int kStride, int kOdd>
   return Load(pair + (kOdd * kStride + c) * kLanes);
 }
 
-template <int kStride, int kOdd>
-[[gnu::always_inline]] static inline Vec LoadWeights(const bfloat16* pair, int c) {
+// Both rows of a pair of rows of weights: vector c.
+[[gnu::always_inline]] static inline VecU LoadPairs(const bfloat16* pair, int c) {
   VecU both;
   std::memcpy(&both, pair + 2 * c * kLanes, sizeof both);
+  return both;
+}
+
+template <int kStride, int kOdd>
+[[gnu::always_inline]] static inline Vec LoadWeights(const bfloat16* pair, int c) {
+  const VecU both = LoadPairs(pair, c);
   return (Vec)(kOdd ? HighHalves(both) : both << 16);
 }
 
 // Where each row of the left operand begins.
 using RowPointers = const float* const*;
+
+// The same of rows that are rounded to bfloat16, `stride` values apart, for dot products of pairs.
+struct RoundedRows {
+  const bfloat16* at;
+  int64_t stride;
+  const bfloat16* operator[](int64_t row) const { return at + row * stride; }
+  RoundedRows operator+(int64_t row) const { return {at + row * stride, stride}; }
+};
+
+// Vectors of other widths have no such instruction.
+inline constexpr bool kMultipliesPairs = kLanes == 16;
 
 // The accumulators of a tile. Every loop over them is fully unrolled: only then do they live in
 // registers.
@@ -102,6 +119,31 @@ struct TileSums {
       }
     }
   }
+
+  // The same of both rows of the pair, with two values from each row of `in`.
+  [[gnu::always_inline]] void AddPair(const bfloat16* const* in, int64_t k, const bfloat16* pair) {
+    if constexpr (kVectors <= M) {
+      VecU weights[kVectors];
+      JP_UNROLL
+      for (int c = 0; c < kVectors; ++c) weights[c] = LoadPairs(pair, c);
+      JP_UNROLL
+      for (int m = 0; m < M; ++m) {
+        const VecU x = BroadcastPair(in[m] + k);
+        JP_UNROLL
+        for (int c = 0; c < kVectors; ++c) at[m][c] = DotPairs(at[m][c], x, weights[c]);
+      }
+    } else {
+      VecU x[M];
+      JP_UNROLL
+      for (int m = 0; m < M; ++m) x[m] = BroadcastPair(in[m] + k);
+      JP_UNROLL
+      for (int c = 0; c < kVectors; ++c) {
+        const VecU weights = LoadPairs(pair, c);
+        JP_UNROLL
+        for (int m = 0; m < M; ++m) at[m][c] = DotPairs(at[m][c], x[m], weights);
+      }
+    }
+  }
 };
 
 // What a product is added to: one row for all rows of the result (stride 0), or rows of its own.
@@ -126,11 +168,11 @@ struct PrefetchPlan {
 
 // out[m] = accumulator[m] + in[m][k_begin..k_begin + k_count) x panel; k_count is even. A single
 // row has too few accumulators to hide the latency of an addition: it gets a second set.
-template <int M, int kVectors, int kStride, bool kSingleRow, class T>
-static void MultiplyTile(RowPointers in, int64_t k_begin, int64_t k_count, const T* panel,
+template <int M, int kVectors, int kStride, bool kSingleRow, class Rows, class T>
+static void MultiplyTile(Rows in, int64_t k_begin, int64_t k_count, const T* panel,
                          Traversal traversal, Accumulator accumulator, float* out,
                          int64_t out_stride, PrefetchPlan prefetch = {}) {
-  const float* row[M];
+  decltype(in[0] + k_begin) row[M];
   JP_UNROLL
   for (int m = 0; m < M; ++m) row[m] = in[m] + k_begin;
   TileSums<M, kVectors, kStride> even, odd;
@@ -162,8 +204,12 @@ static void MultiplyTile(RowPointers in, int64_t k_begin, int64_t k_count, const
   for (int64_t k = traversal == Traversal::kForwards ? 0 : k_count - 2; 0 <= k && k < k_count;
        k += step) {
     const T* pair = panel + k * (kStride * kLanes);
-    even.template Add<0>(row, k, pair);
-    (kSingleRow ? odd : even).template Add<1>(row, k + 1, pair);
+    if constexpr (sizeof(*row[0]) == sizeof(float)) {
+      even.template Add<0>(row, k, pair);
+      (kSingleRow ? odd : even).template Add<1>(row, k + 1, pair);
+    } else {
+      even.AddPair(row, k, pair);
+    }
     for (int64_t i = 0; !kSingleRow && i < prefetch.lines; ++i, prefetch.from += kLineBytes) {
       PrefetchLine<false>(prefetch.from);
     }
@@ -182,10 +228,10 @@ static void MultiplyTile(RowPointers in, int64_t k_begin, int64_t k_count, const
 
 // All rows of a batch times a panel, in tiles of at most kRows. If `next` is not null, they
 // prefetch as many weights from there on.
-template <int kVectors, int kStride, int kRows, class T, class Next>
-static void MultiplyTiles(RowPointers in, int64_t rows, int64_t k_begin, int64_t k_count,
-                          const T* panel, const Next* next, Traversal traversal,
-                          Accumulator accumulator, float* out, int64_t out_stride) {
+template <int kVectors, int kStride, int kRows, class Rows, class T, class Next>
+static void MultiplyTiles(Rows in, int64_t rows, int64_t k_begin, int64_t k_count, const T* panel,
+                          const Next* next, Traversal traversal, Accumulator accumulator,
+                          float* out, int64_t out_stride) {
   constexpr int64_t kLines = 2 * kStride * kLanes * sizeof(Next) / kLineBytes;  // in two rows
   const int64_t tiles = (rows + kRows - 1) / kRows;
   int64_t left = next == nullptr || tiles == 1 ? 0 : kLines;
@@ -233,15 +279,16 @@ static inline const T* AfterPart(const T* panel, const T* next, int64_t width, i
   return k > 0 ? panel + (k - part) * width : next + last * width;
 }
 
-template <int kVectors, int kStride>
-static void MultiplyRows(RowPointers in, int64_t rows, int64_t k_begin, int64_t k_count,
-                         const float* panel, const float* next, Traversal traversal,
-                         Accumulator accumulator, float* out, int64_t out_stride) {
+template <int kVectors, int kStride, class Rows, class T>
+static void MultiplyRows(Rows in, int64_t rows, int64_t k_begin, int64_t k_count, const T* panel,
+                         const T* next, Traversal traversal, Accumulator accumulator, float* out,
+                         int64_t out_stride) {
   constexpr int kRows = TileRows(kVectors, kRegisters, 4);
-  constexpr int64_t kWidth = kStride * kLanes, kPartK = kPartBytes / 8 / kWidth * 2;
+  constexpr int64_t kWidth = kStride * kLanes, kPairBytes = 2 * kWidth * sizeof(T);
+  constexpr int64_t kPartK = kPartBytes / kPairBytes * 2;
   ForPartsOfK(k_count, rows <= kRows ? k_count : kPartK, traversal, accumulator, out, out_stride,
               [&](int64_t k, int64_t length, Accumulator begin) {
-                const float* after = AfterPart(panel, next, kWidth, k, k_count, kPartK, traversal);
+                const T* after = AfterPart(panel, next, kWidth, k, k_count, kPartK, traversal);
                 MultiplyTiles<kVectors, kStride, kRows>(in, rows, k_begin + k, length,
                                                         panel + k * kWidth, after, traversal, begin,
                                                         out, out_stride);
@@ -279,27 +326,29 @@ static void MultiplyRows(RowPointers in, int64_t rows, int64_t k_begin, int64_t 
 }
 
 // out[r] = accumulator[r] + in[r][k_begin..k_begin + k_count) x panel, for some rows of a batch or
-// for its single row. Weights that do not stay in a cache are prefetched: `next` is the panel that
-// is read after this one, and null for weights that do.
-template <int kVectors, int kStride = kVectors, class T>
-static void MultiplyPanel(RowPointers in, int64_t rows, bool single_row, int64_t k_begin,
-                          int64_t k_count, const T* panel, const T* next, Traversal traversal,
+// for its single row, which is one among others for dot products of pairs. Weights that do not stay
+// in a cache are prefetched: `next` is the panel that is read after this one, and null for weights
+// that do.
+template <int kVectors, int kStride = kVectors, class Rows, class T>
+static void MultiplyPanel(Rows in, int64_t rows, bool single_row, int64_t k_begin, int64_t k_count,
+                          const T* panel, const T* next, Traversal traversal,
                           Accumulator accumulator, float* out, int64_t out_stride) {
-  if (single_row) {
-    MultiplyTile<1, kVectors, kStride, true>(in, k_begin, k_count, panel, traversal, accumulator,
-                                             out, out_stride);
-  } else {
-    MultiplyRows<kVectors, kStride>(in, rows, k_begin, k_count, panel, next, traversal, accumulator,
-                                    out, out_stride);
+  if constexpr (sizeof(*in[0]) == sizeof(float)) {
+    if (single_row) {
+      return MultiplyTile<1, kVectors, kStride, true>(in, k_begin, k_count, panel, traversal,
+                                                      accumulator, out, out_stride);
+    }
   }
+  MultiplyRows<kVectors, kStride>(in, rows, k_begin, k_count, panel, next, traversal, accumulator,
+                                  out, out_stride);
 }
 
 // The same with a panel of so many vectors, of which the first `used` have weights, or more: the
 // others' products are not needed.
-template <class T>
-static inline void Multiply(int vectors, int64_t used, RowPointers in, int64_t rows,
-                            bool single_row, int64_t k_begin, int64_t k_count, const T* panel,
-                            const T* next, Traversal traversal, Accumulator accumulator, float* out,
+template <class Rows, class T>
+static inline void Multiply(int vectors, int64_t used, Rows in, int64_t rows, bool single_row,
+                            int64_t k_begin, int64_t k_count, const T* panel, const T* next,
+                            Traversal traversal, Accumulator accumulator, float* out,
                             int64_t out_stride) {
   const auto multiply = [&](auto width, auto stride) {
     MultiplyPanel<decltype(width)::value, decltype(stride)::value>(in, rows, single_row, k_begin,

@@ -47,9 +47,53 @@ struct InPlaceForm {
 template <int M, int kCount>
 struct Factors {
   Vec at[kCount][M];
+
+  [[gnu::always_inline]] Factors(RowPointers in, int64_t k) {
+    JP_UNROLL
+    for (int i = 0; i < kCount; ++i) {
+      JP_UNROLL
+      for (int m = 0; m < M; ++m) at[i][m] = Broadcast(in[m][k + i]);
+    }
+  }
+};
+
+// The same in pairs.
+template <int M, int kCount>
+struct PairFactors {
+  VecU at[kCount / 2][M];
+
+  [[gnu::always_inline]] PairFactors(RoundedRows in, int64_t k) {
+    JP_UNROLL
+    for (int i = 0; i < kCount / 2; ++i) {
+      JP_UNROLL
+      for (int m = 0; m < M; ++m) at[i][m] = BroadcastPair(in[m] + k + 2 * i);
+    }
+  }
 };
 
 // Adds kCount rows of a vector of weights to the sums from column c on. `load` reads weights.
+template <class Form, int kCount, bool kPadded, class T, class Read>
+[[gnu::always_inline]] static inline void AddVector(const PairFactors<Form::kRows, kCount>& x,
+                                                    const T* weights, int64_t stride,
+                                                    float (*sums)[kInPlaceColumns], int64_t c,
+                                                    const Read& load) {
+  constexpr int M = Form::kRows;
+  Vec sum[M];
+  JP_UNROLL
+  for (int m = 0; m < M; ++m) sum[m] = Load(sums[m] + c);
+  JP_UNROLL
+  for (int j = 0; j < kCount / 2; ++j) {
+    const int pair = Form::kTraversal == Traversal::kForwards ? j : kCount / 2 - 1 - j;
+    const T* const even = weights + 2 * pair * stride;
+    const VecU low = (VecU)load(even) >> 16;
+    const VecU both = kPadded ? low : low | (VecU)load(even + stride);
+    JP_UNROLL
+    for (int m = 0; m < M; ++m) sum[m] = DotPairs(sum[m], x.at[pair][m], both);
+  }
+  JP_UNROLL
+  for (int m = 0; m < M; ++m) Store(sums[m] + c, sum[m]);
+}
+
 template <class Form, int kCount, bool kPadded, class T, class Read>
 [[gnu::always_inline]] static inline void AddVector(const Factors<Form::kRows, kCount>& x,
                                                     const T* weights, int64_t stride,
@@ -79,15 +123,16 @@ template <class Form, int kCount, bool kPadded, class T, class Read>
 }
 
 // Adds kCount rows of weights from k on, an even number of them; if kPadded, the last is padding.
-template <class Form, int kCount, bool kPadded, class T>
-static void AddRowsInPlace(const ColumnsInPlace<T>& of, RowPointers in, int64_t k,
+template <class Form, int kCount, bool kPadded, class Rows, class T>
+static void AddRowsInPlace(const ColumnsInPlace<T>& of, Rows in, int64_t k,
                            float (*sums)[kInPlaceColumns]) {
-  Factors<Form::kRows, kCount> x;
-  JP_UNROLL
-  for (int i = 0; i < kCount; ++i) {
-    JP_UNROLL
-    for (int m = 0; m < Form::kRows; ++m) x.at[i][m] = Broadcast(in[m][k + i]);
-  }
+  const auto x = [&] {
+    if constexpr (sizeof(*in[0]) == sizeof(float)) {
+      return Factors<Form::kRows, kCount>(in, k);
+    } else {
+      return PairFactors<Form::kRows, kCount>(in, k);
+    }
+  }();
   constexpr int64_t kNext = Form::kTraversal == Traversal::kForwards ? kCount : -kCount;
   const T* const weights = of.at + k * of.stride;
   int64_t c = 0;
@@ -106,8 +151,8 @@ static void AddRowsInPlace(const ColumnsInPlace<T>& of, RowPointers in, int64_t 
 }
 
 // Adds the products of Form::kRows rows with the rows of weights from `begin` on, from either end.
-template <class Form, class T>
-static void AddInPlace(const ColumnsInPlace<T>& of, RowPointers in, int64_t begin, int64_t count,
+template <class Form, class Rows, class T>
+static void AddInPlace(const ColumnsInPlace<T>& of, Rows in, int64_t begin, int64_t count,
                        float (*sums)[kInPlaceColumns]) {
   constexpr int kCount = InPlaceK(Form::kRows);
   constexpr bool kForwards = Form::kTraversal == Traversal::kForwards;
@@ -134,13 +179,14 @@ static void AddInPlace(const ColumnsInPlace<T>& of, RowPointers in, int64_t begi
 }
 
 // The same for a tile of rows, or a batch's single row.
-template <Traversal kTraversal, bool kPrefetches, class T>
-static void AddTileInPlace(const ColumnsInPlace<T>& of, RowPointers in, int64_t rows,
-                           bool single_row, int64_t begin, int64_t count,
-                           float (*sums)[kInPlaceColumns]) {
+template <Traversal kTraversal, bool kPrefetches, class Rows, class T>
+static void AddTileInPlace(const ColumnsInPlace<T>& of, Rows in, int64_t rows, bool single_row,
+                           int64_t begin, int64_t count, float (*sums)[kInPlaceColumns]) {
   constexpr Traversal kTurn = kTraversal;
-  if (single_row) {
-    return AddInPlace<InPlaceForm<1, true, kTurn, kPrefetches>>(of, in, begin, count, sums);
+  if constexpr (sizeof(*in[0]) == sizeof(float)) {
+    if (single_row) {
+      return AddInPlace<InPlaceForm<1, true, kTurn, kPrefetches>>(of, in, begin, count, sums);
+    }
   }
   switch (rows) {
     case 1:
@@ -154,9 +200,9 @@ static void AddTileInPlace(const ColumnsInPlace<T>& of, RowPointers in, int64_t 
   }
 }
 
-template <Traversal kTraversal, bool kPrefetches, class T>
-static void AddTilesInPlace(const ColumnsInPlace<T>& of, RowPointers in, int64_t rows,
-                            bool single_row, SumsInPlace& sums) {
+template <Traversal kTraversal, bool kPrefetches, class Rows, class T>
+static void AddTilesInPlace(const ColumnsInPlace<T>& of, Rows in, int64_t rows, bool single_row,
+                            SumsInPlace& sums) {
   const int64_t tiles = (rows + kInPlaceTile - 1) / kInPlaceTile;
   const int64_t part = tiles == 1 ? of.rows : kInPlacePart, parts = (of.rows + part - 1) / part;
   for (int64_t i = 0; i < parts; ++i) {
@@ -170,9 +216,10 @@ static void AddTilesInPlace(const ColumnsInPlace<T>& of, RowPointers in, int64_t
   }
 }
 
-// Adds the products of kInPlaceRows rows at most, or of a batch's single row.
-template <class T>
-static void AddInPlace(const ColumnsInPlace<T>& of, RowPointers in, int64_t rows, bool single_row,
+// Adds the products of kInPlaceRows rows at most, or of a batch's single row, which is one among
+// others for dot products of pairs.
+template <class Rows, class T>
+static void AddInPlace(const ColumnsInPlace<T>& of, Rows in, int64_t rows, bool single_row,
                        Traversal traversal, bool prefetches, SumsInPlace& sums) {
   constexpr Traversal kForwards = Traversal::kForwards, kBackwards = Traversal::kBackwards;
   if (traversal == kForwards) {

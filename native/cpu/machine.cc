@@ -11,6 +11,7 @@
 #include <string>
 
 #include "native/cpu/isa.h"
+#include "native/cpu/units.h"
 
 namespace jp::cpu {
 namespace {
@@ -48,7 +49,12 @@ int MostThreads() {
 CpuFacts Look() {
   const Isa& isa = ChosenIsa();
   const int64_t l2 = CacheBytes(2);
-  return {1, isa.lanes, isa.registers, l2 > 0 ? l2 : int64_t{512} << 10, CacheBytes(3)};
+  return {.threads = 1,
+          .vector_lanes = isa.lanes,
+          .vector_count = isa.registers,
+          .l2_bytes = l2 > 0 ? l2 : int64_t{512} << 10,
+          .l3_bytes = CacheBytes(3),
+          .units = UnitsHere().units};
 }
 
 }  // namespace

@@ -33,6 +33,13 @@ static inline Vec Load(const float* p) {
   return v;
 }
 
+// A pair of bfloat16 values in each lane.
+static inline VecU BroadcastPair(const bfloat16* pair) {
+  uint32_t both;
+  std::memcpy(&both, pair, sizeof both);
+  return both - VecU{};
+}
+
 static inline void Store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
 
 static inline Vec Load(const bfloat16* p) {
@@ -160,6 +167,18 @@ static inline Vec AtMost(Vec bound, Vec x) {
   return v;
 #else
   return v & 0xffff0000u;
+#endif
+}
+
+// sum + the products of each lane's two bfloat16 values: the upper ones' first, then the lower
+// ones'. AVX512_BF16's instruction takes subnormal values for zero.
+[[gnu::always_inline]] static inline Vec DotPairs(Vec sum, VecU x, VecU y) {
+#if JP_VECTOR_BYTES == 64 && defined(__AVX512F__)
+  asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(x), "v"(y));
+  return sum;
+#else
+  sum = MulAdd(sum, (Vec)HighHalves(x), (Vec)HighHalves(y));
+  return MulAdd(sum, (Vec)(x << 16), (Vec)(y << 16));
 #endif
 }
 

@@ -4,6 +4,7 @@
 
 #include "native/cpu/gemm.h"
 #include "native/cpu/in_place.h"
+#include "native/cpu/matrix_tiles.h"
 #include "native/cpu/pack.h"
 #include "native/cpu/simd.h"
 #include "native/cpu/workspace.h"
@@ -56,15 +57,19 @@ struct BatchRows {
 // A worker's vectors of units, from `first` to before `last`, and their packed weights.
 template <class T>
 struct Slice {
+  static constexpr bool kHasUnits = kMultipliesPairs && sizeof(T) == sizeof(bfloat16);
+
   const GemmPlan& plan;
   const KernelView<T> kernel;
   T* packed;
+  bfloat16* const rounded;  // room for rows, where the plan's units take them rounded
   int64_t first, last;
   int64_t first_packed, last_packed;  // panels that a worker packs
   int64_t width;                      // of a row of all products
 
-  Slice(const GemmPlan& of_plan, void* all_packed, int worker, const KernelView<T>& of = {})
-      : plan(of_plan), kernel(of), packed(static_cast<T*>(all_packed)) {
+  Slice(const GemmPlan& of_plan, void* all_packed, int worker, const KernelView<T>& of = {},
+        bfloat16* for_rounded = nullptr)
+      : plan(of_plan), kernel(of), packed(static_cast<T*>(all_packed)), rounded(for_rounded) {
     if (plan.SplitsBatch()) {
       first = 0;
       last = plan.unit_vectors;
@@ -192,12 +197,18 @@ struct Slice {
                    float* out, Traversal traversal = Traversal::kForwards) const {
     // A part of K is taken for all panels before the next part, so that the rows' values of it stay
     // in the L2 cache; so do weights that are packed at each use.
+    if (Rounds()) Round(in, rows);
     if (plan.in_place) {
+      if constexpr (kHasUnits) {
+        if (Rounds())
+          return MultiplyAllInPlace(Rounded(), rows, false, accumulator, out, traversal);
+      }
       return MultiplyAllInPlace(in, rows, single_row, accumulator, out, traversal);
     }
+    MatrixTiles tiles;
     const bool once = plan.PackedOnce();
     const int64_t part = !once ? plan.packed_k : single_row ? plan.k : kPartOfK;
-    float* const odd = single_row && !once ? out + Width() : nullptr;
+    float* const odd = single_row && !once && !Rounds() ? out + Width() : nullptr;
     if (odd != nullptr) std::memset(odd, 0, Width() * sizeof(float));
     ForPartsOfK(plan.k, part, traversal, accumulator, out, Width(),
                 [&](int64_t k, int64_t k_count, Accumulator begin) {
@@ -210,8 +221,8 @@ struct Slice {
                     const Accumulator here{.at = begin.at == nullptr ? nullptr : begin.at + column,
                                            .stride = begin.stride,
                                            .odd = odd == nullptr ? nullptr : odd + column};
-                    Multiply(plan.panel_vectors, VectorsFrom(p), in, rows, single_row, k, k_count,
-                             Panel(p) + row, next, traversal, here, out + column, Width());
+                    MultiplyPanelOf(p, tiles, in, rows, single_row, k, k_count, Panel(p) + row,
+                                    next, traversal, here, out + column, Width());
                   }
                 });
     for (int64_t c = 0; odd != nullptr && c < Width(); c += kLanes) {
@@ -238,6 +249,7 @@ struct Slice {
       return ForAll(traversal, in, stride, of, single_row, passing, update);
     }
     alignas(64) float products[kBlockRows * kMostBlockVectors * kLanes];
+    MatrixTiles tiles;
     const int64_t batch = of.Count(), parts = (batch + kBlockRows - 1) / kBlockRows;
     const bool prefetches = plan.slices > 1 || plan.slice_bytes > kCachedBytes;
     const int64_t blocks = (last - first + plan.block_units - 1) / plan.block_units;
@@ -256,6 +268,7 @@ struct Slice {
           if (i == 0) JP_ISA::Prefetch(row[r], plan.k);  // what other workers just wrote
         }
         if (in == nullptr) std::memset(products, 0, rows * width * sizeof(float));
+        if (in != nullptr && Rounds() && (i == 0 || parts > 1)) Round(row, rows);
         // A few rows before each panel's product: prefetches queue up behind each other.
         const int64_t count = Panels(units);
         const int64_t early = !prefetches ? rows : rows < kEarlyRows ? rows : kEarlyRows;
@@ -266,8 +279,8 @@ struct Slice {
           if (in == nullptr) continue;
           const int64_t here = turn(p, count), at = first_panel + here;
           const T* next = Streamed(ahead ? at + 1 : at - 1);
-          Multiply(plan.panel_vectors, VectorsFrom(at), row, rows, single_row, 0, plan.k, Panel(at),
-                   next, traversal, {}, products + here * PanelWidth(), width);
+          MultiplyPanelOf(at, tiles, row, rows, single_row, 0, plan.k, Panel(at), next, traversal,
+                          {}, products + here * PanelWidth(), width);
         }
         for (int64_t r = 0; r < rows; ++r) {
           if (r + early < rows) prefetch(b0 + r + early, unit, units);
@@ -278,9 +291,43 @@ struct Slice {
   }
 
  private:
-  // The same with weights where they lie. Those of a gate are taken by themselves: there they are
-  // side by side, while the sums are unit after unit.
-  void MultiplyAllInPlace(RowPointers in, int64_t rows, bool single_row, Accumulator accumulator,
+  bool Rounds() const { return kHasUnits && plan.units != Units::kWidened; }
+  void Round(RowPointers in, int64_t rows) const {
+    for (int64_t r = 0; r < rows; ++r) {
+      bfloat16* const to = rounded + r * plan.RoundedStride();
+      for (int64_t k = 0; k < plan.k; k += kLanes) {
+        const int n = Lanes(plan.k, k);
+        StorePart(to + k, LoadPart(in[r] + k, n), n);
+      }
+    }
+  }
+  RoundedRows Rounded() const { return {rounded, plan.RoundedStride()}; }
+
+  // Multiplies rows with panel p or a part of it, which begins at `weights`, by the plan's units.
+  void MultiplyPanelOf(int64_t p, MatrixTiles& tiles, RowPointers in, int64_t rows, bool single_row,
+                       int64_t k, int64_t k_count, const T* weights, const T* next,
+                       Traversal traversal, Accumulator accumulator, float* out,
+                       int64_t out_stride) const {
+    const int64_t used = VectorsFrom(p);
+    if constexpr (kHasUnits) {
+      switch (plan.units) {
+        case Units::kWidened: break;
+        case Units::kPairs:
+          return Multiply(plan.panel_vectors, used, Rounded(), rows, false, k, k_count, weights,
+                          next, traversal, accumulator, out, out_stride);
+        case Units::kTiles:
+          return Multiply(tiles, plan.panel_vectors, used, Rounded(), rows, k, k_count, weights,
+                          next, traversal, accumulator, out, out_stride);
+      }
+    }
+    Multiply(plan.panel_vectors, used, in, rows, single_row, k, k_count, weights, next, traversal,
+             accumulator, out, out_stride);
+  }
+
+  // MultiplyAll with weights where they lie. Those of a gate are taken by themselves: there they
+  // are side by side, while the sums are unit after unit.
+  template <class Rows>
+  void MultiplyAllInPlace(Rows in, int64_t rows, bool single_row, Accumulator accumulator,
                           float* out, Traversal traversal) const {
     const int64_t stride = kernel.weights.stride, step = plan.gates * kLanes;
     const int64_t end = last * kLanes < kernel.units ? last * kLanes : kernel.units;
@@ -297,8 +344,9 @@ struct Slice {
             if (single_row) Store(sums.at[1] + c, Vec{});
           }
         }
-        AddInPlace<T>({kernel.weights.Gate(gate) + unit, kernel.rows, stride, columns}, in, rows,
-                      single_row, traversal, plan.prefetches, sums);
+        const ColumnsInPlace<T> of = {kernel.weights.Gate(gate) + unit, kernel.rows, stride,
+                                      columns};
+        AddInPlace(of, in, rows, single_row, traversal, plan.prefetches, sums);
         for (int64_t r = 0; r < rows; ++r) {
           for (int64_t c = 0; c < columns; c += kLanes) {
             const Vec sum = Load(sums.at[r] + c);

@@ -49,6 +49,7 @@ size_t LayOutWorker(Workspace<Arrays>& space, void* memory) {
   place(space.packed, packs ? gemm.packed_bytes : 0);
   place(space.passing, gemm.workers * space.PassingSize());
   place(space.zeros, space.ReadsZeros() ? problem.hidden * width : 0);
+  place(space.rounded, gemm.workers * space.RoundedSize());
   place(space.exchange, 2 * batch * space.row);
   const int kept_states = kIsForward ? problem.cell.states - 1 : problem.cell.states;
   place(space.carry, kept_states * batch * gemm.PaddedUnits());

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "native/cpu/bfloat16.h"
 #include "native/cpu/cpu_plan.h"
 #include "native/problem/arrays.h"
 #include "native/problem/problem.h"
@@ -40,6 +41,7 @@ struct Workspace {
   float* recurrent_bias;  // forward, where cells reset after the product: likewise
   float* products;      // [slices] or backward [workers], [ProductRows()][InputColumns()] of inputs
   float* copies;        // [workers][part_rows][copy_row] factors that can't be read where they are
+  bfloat16* rounded;    // [workers][RoundedSize()] factors as bfloat16, if its units take them
   void* d_gates;        // [2][ChunkRows()][G*H] of two chunks, by turns
   float* d_columns;     // [workers][Gradients()][packed] a chunk's gradients, packed as weights are
   float* d_sums;        // [workers][SumsRows()][DWidth()] the weights' gradients so far
@@ -84,6 +86,13 @@ struct Workspace {
   // Whether `zeros` stands in for the reset state.
   [[gnu::always_inline]] bool ReadsZeros() const {
     return problem.has(Part::resets) && !problem.has(Part::reset_state);
+  }
+  // Rows that a product rounds at once.
+  [[gnu::always_inline]] int64_t RoundedSize() const {
+    const GemmPlan& inputs = plan.inputs;
+    if (plan.recurrence.units == Units::kWidened) return 0;
+    const int64_t step = plan.recurrence.RoundedStride(), others = inputs.RoundedStride();
+    return part_rows * (step > others ? step : others);
   }
   // What there is to do besides the recurrence.
   [[gnu::always_inline]] bool MultipliesInputs() const {
