@@ -238,7 +238,8 @@ CpuPlan PlanCpu(const Problem& problem, const CpuFacts& facts) {
                            Panels::kOwn, units);
     // A sum over all rows is one worker's, so that units are divided; its factor, the gates'
     // gradients, is read for the inputs and for h.
-    plan.d_weights = PlanGemm(rows, hidden, gates, hidden, sizeof(float), workers, false, 2, facts);
+    plan.d_weights = PlanGemm(rows, hidden, gates, hidden, sizeof(float), workers, false, 2, facts,
+                              Panels::kOwn, units);
     // What is read again and again, and so may need prefetching, is the accumulators.
     const GemmPlan& d = plan.d_weights;
     const int64_t width = d.panels * d.panel_vectors * d.lanes;

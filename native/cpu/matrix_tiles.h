@@ -279,6 +279,20 @@ static inline void Multiply(MatrixTiles& tiles, int vectors, int64_t used, Round
   if (ahead && rest > 0) part(whole, 2 * rest, rest, whole == 0 ? accumulator : so_far);
 }
 
+// By either of the units.
+static inline void MultiplyByUnits(Units units, MatrixTiles& tiles, int vectors, int64_t used,
+                                   RoundedRows in, int64_t rows, int64_t k_begin, int64_t k_count,
+                                   const bfloat16* panel, const bfloat16* next, Traversal traversal,
+                                   Accumulator accumulator, float* out, int64_t out_stride) {
+  if (units == Units::kTiles) {
+    Multiply(tiles, vectors, used, in, rows, k_begin, k_count, panel, next, traversal, accumulator,
+             out, out_stride);
+  } else {
+    Multiply(vectors, used, in, rows, false, k_begin, k_count, panel, next, traversal, accumulator,
+             out, out_stride);
+  }
+}
+
 #else
 
 class MatrixTiles {};

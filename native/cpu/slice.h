@@ -310,14 +310,9 @@ struct Slice {
                        int64_t out_stride) const {
     const int64_t used = VectorsFrom(p);
     if constexpr (kHasUnits) {
-      switch (plan.units) {
-        case Units::kWidened: break;
-        case Units::kPairs:
-          return Multiply(plan.panel_vectors, used, Rounded(), rows, false, k, k_count, weights,
-                          next, traversal, accumulator, out, out_stride);
-        case Units::kTiles:
-          return Multiply(tiles, plan.panel_vectors, used, Rounded(), rows, k, k_count, weights,
-                          next, traversal, accumulator, out, out_stride);
+      if (Rounds()) {
+        return MultiplyByUnits(plan.units, tiles, plan.panel_vectors, used, Rounded(), rows, k,
+                               k_count, weights, next, traversal, accumulator, out, out_stride);
       }
     }
     Multiply(plan.panel_vectors, used, in, rows, single_row, k, k_count, weights, next, traversal,

@@ -52,11 +52,13 @@ struct WeightGradients {
     const Backward& arrays = space.arrays;
     const int64_t inputs = space.problem.inputs;
     Pad(of_input, rows);
-    AddProduct<T>(of_input, rows, x, first, 0, {last, group, inputs, arrays.d_input_kernel});
     AddRows<T>(of_input, rows, first, BiasSums(0), {last, group, 1, arrays.d_bias});
+    if (Rounds<T>()) RoundPanels(of_input, rows);
+    AddProduct<T>(of_input, rows, x, first, 0, {last, group, inputs, arrays.d_input_kernel});
     if constexpr (kGradients > 1) {
       Pad(of_recurrent, rows);
       AddRows<T>(of_recurrent, rows, first, BiasSums(1), {last, group, 1, arrays.d_recurrent_bias});
+      if (Rounds<T>()) RoundPanels(of_recurrent, rows);
     }
     AddProduct<T>(of_recurrent, rows, h, first, inputs,
                   {last, group, hidden, arrays.d_recurrent_kernel});
@@ -77,6 +79,38 @@ struct WeightGradients {
   }
   float* BiasSums(int gradient) const {
     return space.d_bias_sums + (worker * kGradients + gradient) * space.DWidth();
+  }
+
+  template <class T>
+  bool Rounds() const {
+    return Slice<T>::kHasUnits && plan.units != Units::kWidened;
+  }
+
+  // Makes panels of bfloat16 of those of floats, where each of them begins.
+  void RoundPanels(const Slice<float>& d, int64_t rows) const {
+    const int vectors = plan.panel_vectors;
+    for (int64_t p = 0; p < d.Panels(d.last - d.first); ++p) {
+      const float* from = d.Panel(p);
+      auto* to = reinterpret_cast<bfloat16*>(d.Panel(p));
+      for (int64_t r = 0; r < rows; r += 2, from += d.PanelWidth()) {
+        for (int c = 0; c < vectors; ++c, from += kLanes, to += 2 * kLanes) {
+          const Vec even = RoundTo<bfloat16>(Load(from));
+          const Vec odd = RoundTo<bfloat16>(Load(from + d.PanelWidth()));
+          StorePair(to, vectors, 0, even, odd);
+        }
+      }
+    }
+  }
+
+  // The same of rows of factors.
+  void RoundFactors(float* factors, int64_t features, int64_t rows) const {
+    for (int64_t f = 0; f < features; ++f, factors += row) {
+      auto* const to = reinterpret_cast<bfloat16*>(factors);
+      for (int64_t r = 0; r < rows; r += kLanes) {
+        const int n = Lanes(rows, r);
+        StorePart(to + r, LoadPart(factors + r, n), n);
+      }
+    }
   }
 
   // Zero-pads to an even number of rows and to whole panels.
@@ -105,6 +139,9 @@ struct WeightGradients {
     for (int64_t r = 0; r < rows; r += kLanes) {
       TransposeInto(transposed, row, r, rows, features, from);
     }
+    const int64_t even_rows = rows + rows % 2;
+    if (Rounds<T>()) RoundFactors(transposed, features, even_rows);
+    [[maybe_unused]] MatrixTiles tiles;
     for (int64_t m = 0; m < features; m += kChunkRows) {
       const int64_t here = features - m < kChunkRows ? features - m : kChunkRows;
       const float* in[kChunkRows];
@@ -114,7 +151,17 @@ struct WeightGradients {
         float* const to = block + p * d.PanelWidth();
         const float* const next = nullptr;  // the gradients are in a cache
         const Accumulator accumulator{first ? nullptr : to, width, !first && plan.prefetches};
-        Multiply(plan.panel_vectors, d.VectorsFrom(p), in, here, here == 1, 0, rows + rows % 2,
+        if constexpr (Slice<T>::kHasUnits) {
+          if (Rounds<T>()) {
+            const RoundedRows rounded = {reinterpret_cast<const bfloat16*>(in[0]), 2 * row};
+            MultiplyByUnits(plan.units, tiles, plan.panel_vectors, d.VectorsFrom(p), rounded, here,
+                            0, even_rows, reinterpret_cast<const T*>(d.Panel(p)),
+                            static_cast<const T*>(nullptr), Traversal::kForwards, accumulator, to,
+                            width);
+            continue;
+          }
+        }
+        Multiply(plan.panel_vectors, d.VectorsFrom(p), in, here, here == 1, 0, even_rows,
                  d.Panel(p), next, Traversal::kForwards, accumulator, to, width);
       }
       if (output.done) Put<T>(block, m, here, output);

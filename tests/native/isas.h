@@ -33,6 +33,20 @@ inline std::vector<const cpu::Isa*> IsasHere() {
   return here;
 }
 
+// What can multiply bfloat16 there.
+inline std::vector<cpu::Units> UnitsOf([[maybe_unused]] const cpu::Isa& isa) {
+  std::vector<cpu::Units> units = {cpu::Units::kWidened};
+#if defined(JP_HAS_WIDE)
+  if (&isa == &kWideIsa) units = {cpu::Units::kTiles, cpu::Units::kPairs, cpu::Units::kWidened};
+#endif
+#if defined(__x86_64__) && !defined(JP_BASELINE_ONLY)
+  if (&isa == &cpu::kAvx512Isa && __builtin_cpu_supports("avx512bf16")) {
+    units.push_back(cpu::Units::kPairs);
+  }
+#endif
+  return units;
+}
+
 // Kernels that all fuse a multiplication with an addition, or all don't, give the same bits.
 inline bool Fuses([[maybe_unused]] const cpu::Isa& isa) {
 #if defined(__x86_64__) && defined(JP_BASELINE_ONLY)

@@ -64,6 +64,9 @@ inline cpu::Team::Schedule OnHelpers() {
   return pool.schedule();
 }
 
+// What multiplies bfloat16 in the kernels that are run.
+inline cpu::Units units = cpu::Units::kWidened;
+
 inline int runs_by_units = 0, runs_by_rows = 0, runs_by_groups = 0;  // of several workers
 
 // As the backend does, but for any instruction set, and on working memory full of NaN, so that a
@@ -72,6 +75,7 @@ template <class CallArrays>
 void RunOn(const cpu::Isa& isa, const Problem& problem, int threads, const CallArrays& arrays) {
   cpu::CpuFacts facts{threads, isa.lanes, isa.registers, 1 << 20, 32 << 20};
   facts.waking = 0;  // several workers for the least work
+  facts.units = units;
   const cpu::CpuPlan plan = PlanCpu(problem, facts);
   cpu::Workspace<CallArrays> space = cpu::MakeWorkspace<CallArrays>(problem, plan);
   space.arrays = arrays;

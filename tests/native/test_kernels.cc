@@ -24,6 +24,7 @@ using jp::Part;
 using jp::Problem;
 using jp::WeightArrays;
 using jp::cpu::Isa;
+using jp::cpu::Units;
 using jp::test::Arrays;
 using jp::test::BackwardOf;
 using jp::test::Buffer;
@@ -217,6 +218,7 @@ void CheckBackend(const Case& c) {
   resources.threads = 2;
   resources.schedule = jp::test::OnHelpers();
   const jp::Facts facts = backend.FactsOf(resources);
+  const auto chosen = static_cast<Units>(facts.at("bfloat16_units"));
   const auto run = [&](const Problem& problem, const auto& call_arrays) {
     const auto plan = backend.MakePlan(problem, facts, {});
     CHECK(plan->Refusal().empty(), c.name(), plan->Refusal());
@@ -228,12 +230,14 @@ void CheckBackend(const Case& c) {
   const auto got = of_backend.all();
   for (const Isa* isa : jp::test::IsasHere()) {
     Buffers direct(arrays);
+    jp::test::units = isa == &c.isa ? chosen : Units::kWidened;
+    const bool alike = jp::test::units == chosen || c.given.dtype == DType::kFloat32;
     RunOn(*isa, forward, 2, direct.forward(forward));
     RunOn(*isa, backward, 2, direct.backward(backward));
     const auto expected = direct.all();
     for (size_t i = 0; i < got.size(); ++i) {
       const bool same = got[i]->SameBytes(*expected[i]);  // as arrays that the cell has not are
-      if (jp::test::Fuses(c.isa) == jp::test::Fuses(*isa)) {
+      if (alike && jp::test::Fuses(c.isa) == jp::test::Fuses(*isa)) {
         CHECK(same, c.name(), isa->name, i);
       } else if (!same) {
         const double terms = static_cast<double>(c.given.batch * c.given.steps);
@@ -338,7 +342,8 @@ constexpr int64_t kSizes[][5] = {{3, 2, 4, 6, 37},   {1, 1, 1, 1, 1},    {1, 7, 
                                  {1, 14, 1, 51, 70}, {1, 19, 1, 131, 70}};
 
 void CheckKernels(const Isa& isa, int nth) {
-  int seed = 0;
+  const std::vector<Units> units = jp::test::UnitsOf(isa);
+  int seed = 0, ran = 0;
   for (const CellTraits& cell : jp::kCells) {
     for (DType dtype : {DType::kFloat32, DType::kBfloat16}) {
       for (const auto& sizes : kCrossed) {
@@ -346,6 +351,7 @@ void CheckKernels(const Isa& isa, int nth) {
           for (bool second_way : {false, true}) {
             for (bool time_major : {false, true}) {
               if (!IsRun(nth, ++seed)) continue;
+              jp::test::units = units[ran++ % units.size()];
               CheckCase({isa, MakeProblem(cell, dtype, sizes, second_way, time_major, given)},
                         seed);
             }
@@ -355,6 +361,7 @@ void CheckKernels(const Isa& isa, int nth) {
       for (const auto& sizes : kSizes) {
         for (int way = 0; way < 2; ++way) {
           if (!IsRun(nth, ++seed)) continue;
+          jp::test::units = units[ran++ % units.size()];
           const Problem problem =
               MakeProblem(cell, dtype, sizes, seed % 4 < 2, seed % 2 == 0, seed % kGiven.size());
           CheckCase({isa, problem}, seed);

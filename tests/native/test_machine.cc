@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the planner is told of this machine, and what JAX_PERSISTENT_THREADS allows.
-// Takes the threads to ask for and those expected, or "error" and what the message must hold.
+// Takes the threads to ask for and those expected, or "error" and what the message must hold; then,
+// perhaps, which units bfloat16 has.
 #include "native/cpu/machine.h"
 
 #include <exception>
@@ -16,6 +17,8 @@ int main(int argc, char** argv) {
     CHECK(std::to_string(facts.threads) == expected, facts.threads, expected);
     CHECK(facts.vector_lanes == jp::cpu::ChosenIsa().lanes, facts.vector_lanes);
     CHECK(facts.vector_count == jp::cpu::ChosenIsa().registers, facts.vector_count);
+    const int units = static_cast<int>(facts.units);
+    CHECK(argc <= 3 || std::to_string(units) == argv[3], units);
     CHECK(facts.l2_bytes >= 1 << 16 && facts.l3_bytes >= 0, facts.l2_bytes, facts.l3_bytes);
   } catch (const std::exception& error) {
     CHECK(asked == "error", error.what());
