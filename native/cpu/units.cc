@@ -47,7 +47,9 @@ struct Processor {
     constexpr uint32_t kState = 3u << 17;           // tiles and their configuration
     uint32_t saved, high;                           // the registers that the system knows to save
     asm volatile("xgetbv" : "=a"(saved), "=d"(high) : "c"(0));
-    amx = (edx & kAmx) == kAmx && (saved & kState) == kState;
+    amx = (edx & kAmx) == kAmx && (saved & kState) == kState &&
+          __get_cpuid_count(0x1d, 1, &eax, &ebx, &ecx, &edx) && ebx == (8u << 16 | 64) &&
+          (ecx & 0xffff) == 16;  // registers, bytes of a row, rows
   }
 };
 

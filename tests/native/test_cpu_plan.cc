@@ -17,6 +17,7 @@ using jp::cpu::CpuFacts;
 using jp::cpu::CpuPlan;
 using jp::cpu::GemmPlan;
 using jp::cpu::PlanCpu;
+using jp::cpu::Units;
 
 constexpr CpuFacts kDesktop{8, 8, 16, int64_t{1} << 20, int64_t{32} << 20};
 constexpr int64_t kSteps = 128;
@@ -311,6 +312,37 @@ void TestWeightsInPlace() {
   CHECK(!PlansOf(Cell("lstm"), 200, 1, 1, 4, kDesktop).backward.recurrence.in_place);
 }
 
+// What multiplies bfloat16 shows in the sums: neither the workers nor the steps change it.
+void TestUnits() {
+  constexpr Units kAll[] = {Units::kWidened, Units::kPairs, Units::kTiles};
+  for (Units units : kAll) {
+    for (int threads : {1, 2, 7}) {
+      for (int64_t batch : {1, 3, 70}) {
+        for (int64_t steps : {1, 2, 90}) {
+          CpuFacts facts{threads, 16, 32, 1 << 20, 32 << 20};
+          facts.units = units;
+          const bool row_in_tiles = batch == 1 && units == Units::kTiles;
+          const Units of_step = row_in_tiles ? Units::kPairs : units;
+          const Plans plans = PlansOf(Cell("gru"), 133, batch, steps, 2, facts, 35);
+          const Plans wide = PlansOf(Cell("gru"), 133, batch, steps, 4, facts, 35);
+          for (const CpuPlan& plan : {plans.forward, plans.backward}) {
+            CHECK(plan.recurrence.units == of_step && plan.inputs.units == units, batch, steps);
+            CHECK(!plan.inputs.in_place || units != Units::kTiles, batch, steps);
+          }
+          CHECK(plans.backward.d_weights.units == units, batch, steps);
+          for (const CpuPlan& plan : {wide.forward, wide.backward}) {
+            CHECK(plan.recurrence.units == Units::kWidened && plan.inputs.units == Units::kWidened);
+          }
+          const std::string text = Explain(plans.forward, facts);
+          CHECK((text.find("AVX512_BF16") != std::string::npos) == (of_step == Units::kPairs),
+                text);
+          CHECK((text.find("by AMX") != std::string::npos) == (of_step == Units::kTiles), text);
+        }
+      }
+    }
+  }
+}
+
 // Of a panel that is mostly padding, the padding is not computed: only those of four vectors can
 // be.
 void TestPadding() {
@@ -336,6 +368,7 @@ int main() {
   TestResidency();
   TestWeightsReadOnce();
   TestWeightsInPlace();
+  TestUnits();
   TestPadding();
   return jp::test::Finish("cpu_plan");
 }

@@ -83,6 +83,7 @@ def test_what_it_prints(monkeypatch) -> None:
 )
 def test_what_it_says_of_who_does_a_step(hidden: int, by_rows: bool, says: str) -> None:
     facts = {"threads": 2, "lanes": 16, "registers": 32, "l2_bytes": 2 << 20, "l3_bytes": 64 << 20}
+    facts["bfloat16_units"] = 2
     for pass_, parts in (("forward", ("inputs",)), ("backward", ("residuals", "d_weights"))):
         problem = Problem(pass_, CELLS["lstm"], 1, 16, 128, 1, hidden, "float32", parts=parts)
         found = native_module().plan("cpu", problem.encoded() | {"pass": pass_}, facts)
