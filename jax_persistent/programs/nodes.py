@@ -56,6 +56,7 @@ class VectorProduct:
     heads: int
     k: int
     width: int
+    rounds: bool  # whether the vector's values are bfloat16
     matrix: Matrix
 
 

@@ -238,6 +238,7 @@ class _Cutter:
     def _product(self, eqn: JaxprEqn) -> list[Node]:
         heads = _heads(eqn, self.matrices)
         factor = eqn.invars[1 - heads.side]
+        rounds = jaxprs.avals_of([factor])[0].dtype.name == "bfloat16"
         pieces, spans = self._read(factor), list(self._spans(factor))
         # Of an odd number of features a product reads the next one, too: not another head's.
         apart = 1 if heads.k % 2 else heads.count
@@ -250,7 +251,7 @@ class _Cutter:
             base = first * heads.head
             matrix = Matrix(heads.const, base, heads.head, heads.row, heads.column)
             number = len(self.products)
-            self.products.append(VectorProduct(own, apart, heads.k, heads.width, matrix))
+            self.products.append(VectorProduct(own, apart, heads.k, heads.width, rounds, matrix))
             for head in range(apart):
                 at = (first + head) * heads.width
                 cuts = [c - at for c in sorted(self._of(eqn.outvars[0]))]

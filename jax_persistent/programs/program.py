@@ -61,6 +61,7 @@ class Slice:
     offset: int
     k: int
     heads: int
+    rounds: bool  # whether the vectors' values are bfloat16, which a buffer's are not
     gates: tuple[Matrix, ...]
 
 
@@ -111,7 +112,8 @@ class Program:
             for loop in loops:
                 code += [loop.width, loop.registers, loop.row_registers, len(loop.slices)]
                 for each in loop.slices:
-                    code += [each.buffer, each.offset, each.k, each.heads, len(each.gates)]
+                    code += [each.buffer, each.offset, each.k, each.heads]
+                    code += [int(each.rounds), len(each.gates)]
                     for m in each.gates:
                         code += [m.const, m.base, m.head, m.row, m.column]
                 code.append(len(loop.code))
@@ -408,7 +410,8 @@ class _Coder:
             matrix = product.matrix
             begin = matrix.base + part.first * matrix.head + node.offset * matrix.column
             apart = matrix.const if matrix.const in builder.packed else None
-            key = buffer, offset + part.first * product.k, product.k, part.heads, apart
+            first = offset + part.first * product.k
+            key = buffer, first, product.k, part.heads, product.rounds, apart
             gates = self.gates.setdefault(key, [])
             gates.append(replace(matrix, base=begin))
             place = list(self.gates).index(key)
@@ -439,7 +442,7 @@ class _Coder:
         most = [0, 0]
         loop = self.loop
         for key, gates in self.gates.items():
-            loop.slices.append(Slice(*key[:4], tuple(gates)))
+            loop.slices.append(Slice(*key[:5], tuple(gates)))
         for n, (op, register, operands, numbers) in enumerate(self.code):
             read = [o if o[0] == _LITERAL else (o[0], given[o]) for o in operands]
             for operand in set(operands):

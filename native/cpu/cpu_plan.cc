@@ -217,10 +217,10 @@ CpuPlan PlanCpu(const Problem& problem, const CpuFacts& facts) {
   plan.groups_at_once = GroupsAtOnce(problem, forward ? hidden : columns, bytes, facts, division);
   const int workers = division.workers;
   const bool splits = division.splits_batch;
-  // A single row fills no tile. What the inputs' rows are multiplied by does not depend on how many
+  // What the inputs' rows are multiplied by does not depend on how many
   // they are: a chunk of a sequence has the sums that it has in the whole.
   const Units units = problem.dtype == DType::kBfloat16 ? facts.units : Units::kWidened;
-  const Units of_step = problem.batch == 1 ? std::min(units, Units::kPairs) : units;
+  const Units of_step = UnitsOfStep(units, problem.batch);
   plan.chunk_steps = ChunkSteps(problem);
   const int64_t rows = plan.chunk_steps * problem.batch;
   const int64_t uses = problem.steps * CeilDiv(problem.batch, kChunkRows);
@@ -307,13 +307,7 @@ std::string ExplainWeights(const CpuPlan& plan, const CpuFacts& facts) {
 }  // namespace
 
 std::string Explain(const CpuPlan& plan, const CpuFacts& facts) {
-  const std::string text = ExplainWeights(plan, facts);
-  switch (plan.recurrence.units) {
-    case Units::kWidened: break;
-    case Units::kPairs: return text + "; multiplied by AVX512_BF16";
-    case Units::kTiles: return text + "; multiplied by AMX";
-  }
-  return text;
+  return ExplainWeights(plan, facts) + MultipliedBy(plan.recurrence.units);
 }
 
 }  // namespace jp::cpu

@@ -21,6 +21,21 @@ inline constexpr double kDividing = 1000;  // batch or groups divided: as a shar
 // Multiplying this many rows takes as long as reading the weights from the L2 cache.
 inline constexpr double kL2Rows = 2.5;
 
+// What multiplies bfloat16, at the end of a plan in words.
+inline const char* MultipliedBy(Units units) {
+  switch (units) {
+    case Units::kWidened: break;
+    case Units::kPairs: return "; multiplied by AVX512_BF16";
+    case Units::kTiles: return "; multiplied by AMX";
+  }
+  return "";
+}
+
+// What a step of so many rows is multiplied by: a single one fills no tile.
+inline Units UnitsOfStep(Units units, int64_t rows) {
+  return rows == 1 && units == Units::kTiles ? Units::kPairs : units;
+}
+
 // Whether a worker's weights are too large to stay in its L2 cache beside a step's other data.
 inline bool Outgrows(int64_t bytes, const CpuFacts& facts) {
   return bytes > facts.l2_bytes / 4 * 3;

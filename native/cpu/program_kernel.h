@@ -84,8 +84,11 @@ class ProgramKernel : ProgramBlocks {
   // A head's packed weights: of several, a head is packed as a whole.
   template <class T>
   Slice<T> SliceOf(const ProgramSlice& slice, const SlicePlan& plan, int64_t head) const {
-    return {plan.gemm, call_.memory + plan.packed + head * plan.gemm.packed_bytes,
-            slice.heads > 1 ? 0 : worker_};
+    return {plan.gemm,
+            call_.memory + plan.packed + head * plan.gemm.packed_bytes,
+            slice.heads > 1 ? 0 : worker_,
+            {},
+            RoomForRounded()};
   }
 
   template <class T>
@@ -192,7 +195,7 @@ class ProgramKernel : ProgramBlocks {
     const int64_t size = PackedMatrixValues(slice.k, matrix.columns, kLanes);
     const T* const panels = static_cast<const T*>(call_.operands[slice.gates[0].operand]) +
                             (matrix.has_groups ? group_ * size : 0);
-    const Slice<T> weights(plan.gemm, const_cast<T*>(panels), 0);
+    const Slice<T> weights(plan.gemm, const_cast<T*>(panels), 0, {}, RoomForRounded());
     const int64_t vectors = (loop.width + kLanes - 1) / kLanes, width = weights.PanelWidth();
     const int64_t first = First(vectors) * kLanes, units = Last(vectors) * kLanes;
     const int64_t last = units < loop.width ? units : loop.width;

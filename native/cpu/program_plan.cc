@@ -22,12 +22,19 @@ int WeightBytes(const Program& program, const ProgramSlice& slice) {
   return MatrixOf(program, slice).type == ValueType::kFloat32 ? 4 : 2;
 }
 
+// Of a vector that is not bfloat16 itself, nothing is rounded.
+Units UnitsOf(const Program& program, const ProgramSlice& slice, const CpuFacts& facts) {
+  const bool takes = slice.rounds && MatrixOf(program, slice).type == ValueType::kBfloat16;
+  return takes ? UnitsOfStep(facts.units, program.rows) : Units::kWidened;
+}
+
 // Of a matrix that is packed, whose panels the workers divide: each has those with columns of its
 // units, and room for the products of all.
 GemmPlan PlanPacked(const Program& program, const ProgramSlice& slice, int parts,
                     const CpuFacts& facts) {
   GemmPlan plan = PlanGemm(slice.k, MatrixOf(program, slice).columns, 1, program.rows,
-                           WeightBytes(program, slice), 1, false, 2, facts, Panels::kGiven);
+                           WeightBytes(program, slice), 1, false, 2, facts, Panels::kGiven,
+                           UnitsOf(program, slice, facts));
   plan.slice_bytes /= parts;
   plan.prefetches = Outgrows(plan.slice_bytes, facts);
   return plan;
@@ -137,6 +144,11 @@ ProgramPlan PlanProgram(const Program& program, const CpuFacts& facts, int worke
     return at;
   };
   constexpr int64_t kFloat = sizeof(float);
+  const auto take_rounded = [&](const GemmPlan& gemm) {
+    const int64_t rows = std::min<int64_t>(program.rows, kChunkRows);
+    const int64_t values = gemm.units == Units::kWidened ? 0 : rows * gemm.RoundedStride();
+    plan.rounded_values = std::max(plan.rounded_values, values);
+  };
   int64_t registers = 0;
   for (const auto& stage : program.stages) {
     auto& loops = plan.slices.emplace_back();
@@ -147,11 +159,14 @@ ProgramPlan PlanProgram(const Program& program, const CpuFacts& facts, int worke
       for (const ProgramSlice& slice : loop.slices) {
         SlicePlan& each = slices.emplace_back();
         each.products = products;
+        const Units by = UnitsOf(program, slice, facts);
+        plan.units = std::max(plan.units, by);
         if (MatrixOf(program, slice).is_packed) {
           each.gemm = PlanPacked(program, slice, plan.splits_batch ? 1 : plan.workers, facts);
           const int64_t width = each.gemm.panels * each.gemm.panel_vectors * each.gemm.lanes;
           // A vector of units may begin with a matrix's last column.
           products += program.rows * width + facts.vector_lanes;
+          take_rounded(each.gemm);
           plan.packed_bytes += each.gemm.packed_bytes;
           plan.worker_bytes += each.gemm.slice_bytes;
           continue;
@@ -160,7 +175,8 @@ ProgramPlan PlanProgram(const Program& program, const CpuFacts& facts, int worke
         const int64_t heads = slice.heads, parts = heads > 1 ? 1 : plan.workers;
         each.gemm = PlanGemm(slice.k, loop.width / heads, static_cast<int>(slice.gates.size()),
                              program.rows, WeightBytes(program, slice), static_cast<int>(parts),
-                             plan.splits_batch && parts > 1, 2, facts);
+                             plan.splits_batch && parts > 1, 2, facts, Panels::kOwn, by);
+        take_rounded(each.gemm);
         each.packed = place(heads * each.gemm.packed_bytes);
         const GemmPlan& gemm = each.gemm;
         products += heads * program.rows * gemm.panels * gemm.panel_vectors * gemm.lanes;
@@ -182,6 +198,7 @@ ProgramPlan PlanProgram(const Program& program, const CpuFacts& facts, int worke
   constexpr int64_t kInLine = 64 / std::gcd<int64_t, int64_t>(64, sizeof(View));
   plan.view_count = CeilDiv(registers, kInLine) * kInLine;  // workers share no cache line
   plan.views = place(plan.workers * plan.view_count * static_cast<int64_t>(sizeof(View)));
+  plan.rounded = place(plan.workers * plan.rounded_values * 2);
   plan.literals =
       place(static_cast<int64_t>(program.literals.size()) * facts.vector_lanes * kFloat);
   plan.bytes = used;
@@ -200,7 +217,7 @@ std::string Explain(const ProgramPlan& plan, const CpuFacts& facts) {
                 plan.workers == 1 ? "" : "s", static_cast<long long>(facts.l2_bytes >> 10),
                 static_cast<long long>(facts.l3_bytes >> 10), plan.residency.data(),
                 static_cast<long long>(plan.meets ? plan.main_stages : 0));
-  return text;
+  return std::string(text) + MultipliedBy(plan.units);
 }
 
 }  // namespace jp::cpu

@@ -38,6 +38,8 @@ struct ProgramPlan {
   int64_t registers = 0, register_floats = 0;  // the same of their registers
   int64_t views = 0, view_count = 0;           // of where its registers' values are
   int64_t literals = 0;
+  int64_t rounded = 0, rounded_values = 0;  // where workers' rounded rows begin, of one worker
+  Units units = Units::kWidened;            // what multiplies bfloat16
   int64_t bytes = 0, packed_bytes = 0, worker_bytes = 0;
   int64_t main_stages = 0, phases = 0;  // stages of a step with a meeting; phases of a group
   std::string_view residency;

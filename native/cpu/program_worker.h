@@ -38,6 +38,9 @@ class ProgramWorker {
   float* Products(const SlicePlan& slice) const {
     return Memory<float>(plan_.products) + worker_ * plan_.product_floats + slice.products;
   }
+  bfloat16* RoomForRounded() const {
+    return Memory<bfloat16>(plan_.rounded) + worker_ * plan_.rounded_values;
+  }
   const ProgramArray& MatrixOf(const ProgramSlice& slice) const {
     return program_.operands[slice.gates[0].operand];
   }

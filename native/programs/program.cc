@@ -102,6 +102,7 @@ class Parser {
     slice.offset = from_.Next(0, kMost);
     slice.k = from_.Next(1, kMost);
     slice.heads = from_.Next(1, width);
+    slice.rounds = from_.Next(0, 1) != 0;
     if (width % slice.heads != 0) Fail("heads of different widths");
     const int64_t units = width / slice.heads, whole = program_.buffers[slice.buffer].width;
     if (slice.k > whole / slice.heads) Fail("a product reads past its buffer");

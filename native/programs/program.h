@@ -75,6 +75,7 @@ struct GateMatrix {
 // Head n's vector is k values of a buffer from offset + n k on; the heads share a loop's width.
 struct ProgramSlice {
   int64_t buffer, offset, k, heads;
+  bool rounds;  // the vector's values are bfloat16, and may be rounded to it
   std::vector<GateMatrix> gates;
 };
 
