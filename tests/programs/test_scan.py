@@ -374,6 +374,22 @@ def test_a_gradient_without_a_program_is_that_of_lax_scan(function: Any) -> None
 # --- what can't be run, and wrong arguments
 
 
+def test_a_float32_vector_is_not_rounded_for_a_bfloat16_matrix() -> None:
+    keys = jax.random.split(jax.random.key(0), 2)
+    R = (jax.random.normal(keys[0], (35, 35)) / 6).astype(jnp.bfloat16)
+    h, xs = jnp.zeros((B, 35)), jax.random.normal(keys[1], (T, B, 35))
+    how = (((1,), (0,)), ((), ()))
+
+    def run(scan: Any, xs: Any) -> Any:
+        def step(h: Any, x: Any) -> Any:
+            h = jnp.tanh(x + lax.dot_general(h, R, how, preferred_element_type=jnp.float32))
+            return h, h
+
+        return scan(step, h, xs)
+
+    assert_close(jax.jit(partial(run, KERNEL))(xs), jax.jit(partial(run, lax.scan))(xs))
+
+
 def refusals() -> dict[str, tuple[Any, str]]:
     R = jnp.eye(4)
 
