@@ -374,7 +374,7 @@ class _Coder:
         self.builder, self.loop, self.level = builder, loop, level
         self.registers: dict[Node, tuple[int, int]] = {}  # kind, virtual number
         self.counts = [0, 0]
-        self.gates: dict[tuple[int, int, int, int, int | None], list[Matrix]] = {}
+        self.gates: dict[tuple[int, int, int, int, bool, int | None], list[Matrix]] = {}
         self.code: list[tuple[str, Any, list[Any], list[int]]] = []
 
     def store(self, node: Node, kind: str, number: int, offset: int) -> None:
