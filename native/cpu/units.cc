@@ -67,7 +67,7 @@ bool SystemAllowsTiles() {
 ChosenUnits Choose() {
   const Units allowed = Allowed();
   if (&ChosenIsa() != &kAvx512Isa) {
-    return {Units::kWidened, "widened to float32: there are units of it beside AVX-512 only"};
+    return {Units::kWidened, "widened to float32: only the AVX-512 kernels have dot products"};
   }
   const Processor processor;
   if (!processor.avx512_bf16) {
