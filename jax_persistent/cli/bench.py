@@ -12,6 +12,7 @@ jax's default one; JAX_PLATFORMS chooses it.
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterable, Mapping
 from statistics import median
 from typing import Any
@@ -60,6 +61,7 @@ def run(options: argparse.Namespace) -> Report:
     names = tuple(dict.fromkeys((peers.OURS, *options.peers)))
     calls, absent = peers.found_here(shape, names)
     _check(calls, options.dtype)
+    load = os.getloadavg()[0]
 
     def shown(rounds: range) -> Iterable[int]:
         return progress(rounds, "timing")
@@ -79,9 +81,11 @@ def run(options: argparse.Namespace) -> Report:
         "median_ms": medians,
         "seconds": times,
         "absent": absent,
+        "load": load,
         "recommendation": advice,
     }
-    parts: list[str | Table] = [str(shape), Table(columns, rows), "\n".join(missing), advice]
+    notes = "\n".join([*missing, *busy(load)])
+    parts: list[str | Table] = [str(shape), Table(columns, rows), notes, advice]
     return Report(data, [part for part in parts if part])
 
 
@@ -102,6 +106,15 @@ def recommendation(medians: Mapping[str, float]) -> str:
             "kernel's workers wait for each other."
         )
     return f"Use either: jax_persistent and {best} take the same time here, within 5 %."
+
+
+def busy(load: float) -> list[str]:
+    """A warning where other programs have been at work, of which the load average tells."""
+    cores = len(os.sched_getaffinity(0))
+    if load <= cores / 2:
+        return []
+    found = f"a load of {load:.1f} for {cores} cores"
+    return [f"The machine is busy: {found} before. Time again when it has nothing else to do"]
 
 
 def _quartiles(seconds: list[float]) -> tuple[str, str]:

@@ -178,6 +178,24 @@ def test_a_peer_that_does_not_load_is_left_out(monkeypatch: pytest.MonkeyPatch) 
     assert "onnxruntime" in absent
 
 
+def test_threads_are_those_that_are_fastest() -> None:
+    used: list[int] = []
+    now = 0.0
+
+    def call() -> None:
+        nonlocal now
+        now += {1: 2.0, 3: 1.0, 5: 4.0}[used[-1]]
+
+    timing.use_fastest((1, 3, 5), used.append, call, lambda: now)
+    assert used == [1, 3, 5, 3]
+
+
+def test_a_busy_machine_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1, 2, 3})
+    assert bench.busy(2.0) == []
+    assert bench.busy(6.54)[0].startswith("The machine is busy: a load of 6.5 for 4 cores")
+
+
 def test_who_computes_something_else_is_not_timed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
