@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from jax_persistent import notices
+from jax_persistent.fallback import scan_of_cell
 from jax_persistent.functions import gru, lstm
-from jax_persistent.programs.functions import scan
 from jax_persistent.weights import from_equinox
 
 with notices.needed("equinox", "Equinox"):
@@ -64,32 +64,31 @@ class RNN(eqx.Module):
           ValueError: a state is missing, or xs are several sequences; those of `lstm` and `scan`.
         """
         cell, run = self.cell, _KERNELS.get(type(self.cell))
-        if state is None and run is None:
-            raise ValueError(
-                f"state: expected the first state of a {type(cell).__name__}; got None. Only "
-                "LSTMCell and GRUCell of Equinox start from zeros by themselves"
-            )
-        if state is None:
-            h = jnp.zeros(cell.hidden_size, cell.weight_hh.dtype)
-            state = h if run is gru else (h, h)
+        rows = {"lengths": lengths, "resets": resets}
+        state = _zeros(cell) if state is None else state
         if run and jnp.ndim(xs) != 2:
             got = f"{jnp.shape(xs)}. Use jax.vmap for several"
             raise ValueError(f"xs: expected one sequence [T, I]; got shape {got}")
-        rows: dict[str, Any] = {"lengths": lengths, "resets": resets}
         dtypes = {jnp.result_type(array) for array in jax.tree.leaves((xs, state, cell))}
         plain = run and all(map(eqx.is_array, (cell.weight_ih, cell.weight_hh)))
-        if plain and len(dtypes) == 1:
+        if run and plain and len(dtypes) == 1:
             # One sequence is a batch of 1, which vmap's axis is folded into.
             x, start, rows = jax.tree.map(lambda a: jnp.asarray(a)[None], (xs, state, rows))
-            rows["initial_state"] = start if run is gru else tuple(start)
-            found = run(x, **from_equinox(cell), **rows, reverse=self.reverse)
+            start = start if run is gru else tuple(start)
+            weights = from_equinox(cell)
+            found = run(x, **weights, initial_state=start, **rows, reverse=self.reverse)
             return jax.tree.map(lambda a: a[0], found)
         reason = f"{type(cell).__name__} is none of Equinox's, or its arrays differ in dtype"
         notices.inform("jax_persistent.equinox runs a jax_persistent.scan", reason)
+        return scan_of_cell(cell, xs, state, reverse=self.reverse, **rows)
 
-        def step(state: Any, x: Any) -> tuple[Any, Array]:
-            after = cell(x, state)
-            return after, jax.tree.leaves(after)[0]
 
-        final, ys = scan(step, state, xs, reverse=self.reverse, **rows)
-        return ys, final
+def _zeros(cell: Any) -> Any:
+    """The first state of a cell of Equinox's own."""
+    if type(cell) not in _KERNELS:
+        raise ValueError(
+            f"state: expected the first state of a {type(cell).__name__}; got None. Only "
+            "LSTMCell and GRUCell of Equinox start from zeros by themselves"
+        )
+    h = jnp.zeros(cell.hidden_size, cell.weight_hh.dtype)
+    return h if isinstance(cell, eqx.nn.GRUCell) else (h, h)

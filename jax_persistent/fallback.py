@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What runs a cell without a kernel of its own: its framework's own loop, over our scan.
 
-A layer that raises `NoKernel` runs one of its `loops` instead.
+A layer that raises `NoKernel` runs one of its `loops` instead, as `kernel_or` does.
 """
 
 from __future__ import annotations
@@ -10,8 +10,11 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import jax
+from jax import Array
+
 from jax_persistent import notices
-from jax_persistent.programs.functions import scan_that_tells
+from jax_persistent.programs.functions import scan, scan_that_tells
 
 Loop = Callable[..., Any]
 Loops = dict[str | None, Loop]  # for each word of `backend`
@@ -33,6 +36,26 @@ def check_sequences(x: Any, letters: str) -> None:
     """Raises NoKernel unless x is one array of three axes, of which none is empty."""
     if not hasattr(x, "shape") or len(x.shape) != 3 or 0 in x.shape:
         raise NoKernel(f"a kernel takes one array {letters} with a step and a row")
+
+
+def kernel_or(instead: Loop, what: str, kernel: Loop, *args: Any, **kwargs: Any) -> Any:
+    """What `kernel` returns, or `instead` where there is none; the logger is told `what` runs."""
+    try:
+        return kernel(*args, **kwargs)
+    except (NoKernel, ValueError) as reason:  # of shapes and dtypes that a cell may be able to take
+        notices.inform(what, str(reason))
+    return instead(*args, **kwargs)
+
+
+def scan_of_cell(cell: Loop, xs: Any, state: Any, **how: Any) -> tuple[Array, Any]:
+    """(ys, final state) of `cell(x, state) -> state`, whose output is the state's first array."""
+
+    def step(state: Any, x: Any) -> tuple[Any, Array]:
+        after = cell(x, state)
+        return after, jax.tree.leaves(after)[0]
+
+    final, ys = scan(step, state, xs, **how)
+    return ys, final
 
 
 def loops(what: str, name: str, own: Loop, over: Callable[[Loop], Loop], tell: Any = None) -> Loops:

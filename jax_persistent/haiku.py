@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jax_persistent import notices
-from jax_persistent.fallback import NoKernel, check_sequences, kernel_of, loops
+from jax_persistent.fallback import NoKernel, check_sequences, kernel_of, kernel_or, loops
 from jax_persistent.functions import elman, gru, lstm
 from jax_persistent.rehosted import Rehosted, lax_with
 from jax_persistent.weights import from_haiku
@@ -25,8 +25,11 @@ with notices.needed("haiku", "Haiku"):
 
 __all__ = ["dynamic_unroll", "static_unroll"]
 
-_RELU = partial(elman, activation="relu")
-_KERNELS = {hk.LSTM: lstm, hk.GRU: partial(gru, reset_after=False), hk.VanillaRNN: _RELU}
+_KERNELS = {
+    hk.LSTM: lstm,
+    hk.GRU: partial(gru, reset_after=False),
+    hk.VanillaRNN: partial(elman, activation="relu"),
+}
 
 
 def dynamic_unroll(
@@ -45,14 +48,8 @@ def dynamic_unroll(
     calls. The logger "jax_persistent" says why, once a reason: at level WARNING where that is a
     plain `lax.scan`, at level INFO otherwise.
     """
-    call = core, input_sequence, initial_state, time_major, reverse
-    try:
-        if return_all_states:
-            raise NoKernel("return_all_states asks for what a kernel keeps to itself")
-        return _on_a_kernel(*call)
-    except NoKernel as reason:
-        notices.inform("jax_persistent.haiku runs a jax_persistent.scan", str(reason))
-    return _scan_of_calls(*call, return_all_states, unroll)
+    call = core, input_sequence, initial_state, time_major, reverse, return_all_states
+    return kernel_or(partial(_scan_of_calls, unroll=unroll), _SCAN, _on_a_kernel, *call)
 
 
 def static_unroll(
@@ -60,11 +57,7 @@ def static_unroll(
 ) -> tuple[Any, Any]:
     """`haiku.static_unroll`, in one call for the cores that have a kernel in `dynamic_unroll`."""
     call = core, input_sequence, initial_state, time_major
-    try:
-        return _on_a_kernel(*call, reverse=False)
-    except NoKernel as reason:
-        notices.inform("jax_persistent.haiku runs Haiku's own static_unroll", str(reason))
-    return _own_static_unroll(*call)
+    return kernel_or(_own_static_unroll, _OWN_CODE, _on_a_kernel, *call)
 
 
 def _over(scan: Callable[..., Any]) -> Callable[..., Any]:
@@ -74,13 +67,19 @@ def _over(scan: Callable[..., Any]) -> Callable[..., Any]:
     return Rehosted(recurrent, jax=ours, hk=names).dynamic_unroll
 
 
+_OWN_CODE = "jax_persistent.haiku runs Haiku's own static_unroll"
+_SCAN = "jax_persistent.haiku runs a jax_persistent.scan"
 _PLAIN = "jax_persistent.haiku runs a lax.scan"
 _loops = partial(loops, _PLAIN, "Haiku's unroll", hk.dynamic_unroll, _over)
 _scan_of_calls, _own_static_unroll = _loops()[None], hk.static_unroll
 
 
-def _on_a_kernel(core: Any, xs: Any, state: Any, time_major: bool, reverse: bool) -> Any:
+def _on_a_kernel(
+    core: Any, xs: Any, state: Any, time_major: bool, reverse: bool = False, states: bool = False
+) -> Any:
     """(outputs, final state), or NoKernel."""
+    if states:
+        raise NoKernel("return_all_states asks for what a kernel keeps to itself")
     resets = None
     if type(core) is hk.ResetCore and isinstance(xs, tuple) and len(xs) == 2:
         core, (xs, resets) = core.core, xs
@@ -89,11 +88,8 @@ def _on_a_kernel(core: Any, xs: Any, state: Any, time_major: bool, reverse: bool
         raise NoKernel("custom getters and interceptors, as of mixed precision, want every call")
     check_sequences(xs, "[T, B, I]")
     core(xs[0] if time_major else xs[:, 0], state)  # creates the parameters, or checks them
-    try:
-        weights = from_haiku(base.current_frame().params, core.module_name)
-        how: Any = {"resets": resets, "reverse": reverse, "time_major": time_major}
-        how["initial_state"] = tuple(state) if run is lstm else state
-        y, final = run(jnp.asarray(xs), **weights, **how)
-    except ValueError as error:  # of shapes and dtypes that a core may be able to take
-        raise NoKernel(str(error)) from error
+    weights = from_haiku(base.current_frame().params, core.module_name)
+    how: Any = {"resets": resets, "reverse": reverse, "time_major": time_major}
+    start = tuple(state) if run is lstm else state
+    y, final = run(jnp.asarray(xs), **weights, **how, initial_state=start)
     return y, hk.LSTMState(*final) if run is lstm else final

@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from jax_persistent import masks, notices
-from jax_persistent.fallback import NoKernel, check_sequences, kernel_of, loops
+from jax_persistent.fallback import NoKernel, check_sequences, kernel_of, kernel_or, loops
 from jax_persistent.functions import elman, gru, lstm
 from jax_persistent.rehosted import Rehosted, lax_with
 from jax_persistent.weights import from_keras
@@ -69,6 +69,7 @@ def _over(scan: Callable[..., Any]) -> Callable[..., Any]:
     return named.copied(layers.RNN.inner_loop)
 
 
+_SCAN = "jax_persistent.keras runs a jax_persistent.scan"
 _loops = partial(loops, _OWN_CODE, "Keras's loop", layers.RNN.inner_loop, _over)
 _scan_of_calls = _loops()[None]
 
@@ -84,11 +85,8 @@ def _persistent(own: Callable[..., Any]) -> Callable[..., Any]:
             notices.inform(_OWN_CODE, "unroll=True and use_cudnn=True ask for other loops")
             return own(self, sequences, initial_state, mask=mask, training=training)
         mask = mask[0] if tree.is_nested(mask) else mask
-        try:
-            return _on_a_kernel(self, sequences, tree.flatten(initial_state), mask, training)
-        except (NoKernel, ValueError) as reason:  # of shapes that a cell may be able to take
-            notices.inform("jax_persistent.keras runs a jax_persistent.scan", str(reason))
-        return _scan_of_calls(self, sequences, initial_state, mask, training=training)
+        call = self, sequences, initial_state, mask, training
+        return kernel_or(_scan_of_calls, _SCAN, _on_a_kernel, *call)
 
     return inner_loop
 
@@ -113,7 +111,7 @@ def _on_a_kernel(layer: Any, sequences: Any, states: Any, mask: Any, training: b
     cell, back, run = layer.cell, bool(layer.go_backwards), _function_of(layer, training)
     check_sequences(sequences, "[B, T, I]")
     array = partial(ops.convert_to_tensor, dtype=cell.compute_dtype)
-    x, states = array(sequences), tuple(map(array, states))
+    x, states = array(sequences), tuple(map(array, tree.flatten(states)))
     if training and cell.dropout:
         x = x * cell.get_dropout_mask(sequences[:, 0, :])[:, None]
     arrays = (cell.kernel, cell.recurrent_kernel, cell.bias)

@@ -5,12 +5,14 @@
     python -m jax_persistent bench SLSTM --hidden 256 --dtype bfloat16 --seconds 30
 
 All of them compute the same: the outputs are compared before. They take turns, round after round,
-and the medians of the rounds are compared, on as many cores as this process may use.
+and the medians of the rounds are compared, on as many cores as this process may use. The device is
+jax's default one; JAX_PLATFORMS chooses it.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterable, Mapping
 from statistics import median
 from typing import Any
@@ -34,23 +36,32 @@ def add(command: argparse.ArgumentParser) -> None:
     command.add_argument("cell", choices=known, metavar="cell", help=", ".join(known))
     plan.add_sizes(command)
     command.add_argument("--gradient", action="store_true", help="and the gradient of everything")
-    command.add_argument("--peers", nargs="+", choices=peers.NAMES, default=peers.NAMES)
-    command.add_argument("--rounds", type=int, default=15)
-    command.add_argument("--seconds", type=float, default=20.0, help="stop after about so many")
+    command.add_argument(
+        "--peers",
+        nargs="+",
+        choices=peers.NAMES,
+        default=peers.NAMES,
+        metavar="PEER",
+        help=f"of {', '.join(peers.NAMES)}; all if not given",
+    )
+    command.add_argument("--rounds", type=int, default=15, help="at most; 15 if not given")
+    seconds = "stop after about so many; 20 if not given"
+    command.add_argument("--seconds", type=float, default=20.0, help=seconds)
 
 
 def run(options: argparse.Namespace) -> Report:
-    if options.device is not None:
-        raise Refused("--device: bench runs on the default device; choose it with JAX_PLATFORMS")
     if options.dtype not in _ERRORS:
         raise Refused(f"--dtype: expected one of {', '.join(_ERRORS)}; got {options.dtype!r}")
+    for name in ("steps", "batch", "features", "hidden", "rounds"):
+        number = getattr(options, name)
+        if number is not None and number < 1:
+            raise Refused(f"--{name}: expected at least 1; got {number}")
     sizes = options.steps, options.batch, options.features or options.hidden, options.hidden
-    if min(sizes) < 1 or options.rounds < 1:
-        raise Refused("expected sizes and rounds of at least 1")
     shape = peers.Shape(options.cell, *sizes, options.dtype, options.gradient)
     names = tuple(dict.fromkeys((peers.OURS, *options.peers)))
     calls, absent = peers.found_here(shape, names)
     _check(calls, options.dtype)
+    load = os.getloadavg()[0]
 
     def shown(rounds: range) -> Iterable[int]:
         return progress(rounds, "timing")
@@ -70,9 +81,11 @@ def run(options: argparse.Namespace) -> Report:
         "median_ms": medians,
         "seconds": times,
         "absent": absent,
+        "load": load,
         "recommendation": advice,
     }
-    parts: list[str | Table] = [str(shape), Table(columns, rows), "\n".join(missing), advice]
+    notes = "\n".join([*missing, *busy(load)])
+    parts: list[str | Table] = [str(shape), Table(columns, rows), notes, advice]
     return Report(data, [part for part in parts if part])
 
 
@@ -93,6 +106,15 @@ def recommendation(medians: Mapping[str, float]) -> str:
             "kernel's workers wait for each other."
         )
     return f"Use either: jax_persistent and {best} take the same time here, within 5 %."
+
+
+def busy(load: float) -> list[str]:
+    """A warning where other programs have been at work, of which the load average tells."""
+    cores = len(os.sched_getaffinity(0))
+    if load <= cores / 2:
+        return []
+    found = f"a load of {load:.1f} for {cores} cores"
+    return [f"The machine is busy: {found} before. Time again when it has nothing else to do"]
 
 
 def _quartiles(seconds: list[float]) -> tuple[str, str]:

@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the weights of a safetensors file in another framework's layout."""
+"""Writes the weights of a safetensors file in another framework's layout.
+
+python -m jax_persistent convert --from pytorch --to keras --prefix rnn. old.st new.st
+"""
 
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from jax_persistent.cli.report import Refused, Report
 from jax_persistent.weights import files
@@ -14,8 +18,9 @@ HELP = "weights in another framework's layout"
 def add(command: argparse.ArgumentParser) -> None:
     command.add_argument("source", help="a safetensors file")
     command.add_argument("target", help="the safetensors file to write")
-    for name, into in (("--from", "given"), ("--to", "wanted")):
-        command.add_argument(name, dest=into, required=True, choices=tuple(files.LAYOUTS))
+    known: dict[str, Any] = {"required": True, "choices": tuple(files.LAYOUTS), "metavar": "LAYOUT"}
+    command.add_argument("--from", dest="given", help=f"of {', '.join(files.LAYOUTS)}", **known)
+    command.add_argument("--to", dest="wanted", help="likewise", **known)
     command.add_argument("--prefix", default="", help="of the names in the source: encoder.rnn.")
     for name in ("--input-size", "--hidden-size", "--num-layers"):
         command.add_argument(name, type=int, help="of a cuDNN vector, which does not say")

@@ -42,6 +42,7 @@ def add(command: argparse.ArgumentParser) -> None:
     command.add_argument("arguments", nargs="*", help="float32[4,128,64], f32[4,8], key, none")
     command.add_argument("--gradient", action="store_true", help="of the sum of its float results")
     plan.add_sizes(command)
+    plan.add_device(command)
     for action in command._actions:  # sizes are for a cell
         if action.dest == "hidden":
             action.required = False
@@ -55,6 +56,8 @@ def run(options: argparse.Namespace) -> Report:
         found = jp.explain(function, *arguments, device=options.device)
     except (ImportError, AttributeError, NotImplementedError, TypeError, ValueError) as error:
         raise Refused(f"{options.target}: {error}") from error
+    except Exception as error:  # whatever the user's function raises while it is traced
+        raise Refused(f"{options.target}: {type(error).__name__}: {error}") from error
     return Report(dataclasses.asdict(found), [str(found)])
 
 
@@ -80,8 +83,10 @@ def _call(options: argparse.Namespace) -> tuple[Any, list[Any]]:
     if ":" in options.target:
         return _named(options.target), [_argument(text) for text in options.arguments]
     known = (*CELLS, *LIBRARY)
-    if options.target not in known or options.hidden is None or options.arguments:
+    if options.target not in known:
         raise ValueError(f"expected module:name, or one of {', '.join(known)} with --hidden")
+    if options.hidden is None or options.arguments:
+        raise ValueError("a cell is explained by its sizes, of which --hidden is needed")
     return of_cell(options)
 
 
@@ -117,6 +122,8 @@ def _named(name: str) -> Any:
         sys.path.pop(0)
     for part in path.split("."):
         found = getattr(found, part)
+    if not callable(found):
+        raise TypeError(f"expected a function or a module; got {type(found).__name__}")
     return found
 
 

@@ -21,6 +21,7 @@ import numpy as np
 
 import jax_persistent as jp
 from jax_persistent import cells, weights
+from jax_persistent.cli.timing import use_fastest
 
 CELLS: dict[str, tuple[Callable[..., Any], int]] = {
     "lstm": (jp.lstm, 4),
@@ -122,7 +123,6 @@ def _flax(shape: Shape, arrays: Arrays) -> Call:
 def _torch(shape: Shape, arrays: Arrays) -> Call:
     import torch
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
     dtype = getattr(torch, shape.dtype)
     kind = getattr(torch.nn, _TORCH[shape.cell])
     layer = kind(shape.features, shape.hidden, dtype=dtype)
@@ -140,6 +140,8 @@ def _torch(shape: Shape, arrays: Arrays) -> Call:
         torch.autograd.grad(outputs, wanted, torch.ones_like(outputs))
         return outputs.detach().float().numpy()
 
+    # Threads that wait for each other can take a thousand times as long as one, on a busy machine.
+    use_fastest((1, len(os.sched_getaffinity(0))), torch.set_num_threads, call)
     return call
 
 

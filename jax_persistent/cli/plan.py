@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Says where a recurrence's weights would live, with a picture; runs nothing.
 
-python -m jax_persistent plan lstm --hidden 1024 --batch 4
-python -m jax_persistent plan gru --hidden 512 --batch 64 --device sm_90 --dtype bfloat16
+    python -m jax_persistent plan lstm --hidden 1024 --batch 4
+    python -m jax_persistent plan gru --hidden 512 --batch 64 --device sm_90 --dtype bfloat16
+
+These are the cells with kernels of their own; `explain` knows every cell, and your own steps.
 """
 
 from __future__ import annotations
@@ -21,10 +23,17 @@ from jax_persistent.cli.report import Refused, Report, Table
 
 HELP = "where a recurrence's weights would live"
 
+_KNOWN = ("elman", *CELLS)
+
 
 def add(command: argparse.ArgumentParser) -> None:
-    command.add_argument("cell", choices=("elman", *CELLS), metavar="cell", help=", ".join(CELLS))
+    command.add_argument("cell", metavar="cell", help=", ".join(_KNOWN))
     add_sizes(command, features=False)
+    add_device(command)
+
+
+def add_device(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--device", help="cpu, cuda, sm_90 and the like; the default device's")
 
 
 def add_sizes(command: argparse.ArgumentParser, features: bool = True) -> None:
@@ -34,11 +43,14 @@ def add_sizes(command: argparse.ArgumentParser, features: bool = True) -> None:
     command.add_argument("--steps", type=int, default=128, help="T; 128 if not given")
     if features:
         command.add_argument("--features", type=int, help="I, of the inputs; H if not given")
-    command.add_argument("--dtype", default="float32")
-    command.add_argument("--device", help="cpu, cuda, sm_90 and the like; the default device's")
+    command.add_argument("--dtype", default="float32", help="float32 if not given")
 
 
 def run(options: argparse.Namespace) -> Report:
+    if options.cell not in _KNOWN:
+        asked = f"python -m jax_persistent explain {options.cell} --hidden {options.hidden}"
+        got = f"got {options.cell!r}. For the library's cells: {asked}"
+        raise Refused(f"cell: expected {', '.join(_KNOWN)}; {got}")
     sizes: dict[str, Any] = {n: getattr(options, n) for n in ("hidden", "batch", "steps")}
     device = options.device or jax.default_backend()
     try:

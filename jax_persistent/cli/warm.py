@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles GPU kernels into the cache on disk; needs NVRTC and no GPU."""
+"""Compiles GPU kernels into the cache on disk; needs NVRTC and no GPU.
+
+    python -m jax_persistent warm --architecture sm_90 --cell lstm --dtype bfloat16
+
+A cell of one dtype takes a minute or so.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +22,14 @@ HELP = "compile GPU kernels ahead"
 def add(command: argparse.ArgumentParser) -> None:
     known = {"cell": tuple(CELLS), "dtype": cuda.CudaBackend.dtypes}
     for name, choices in known.items():
-        command.add_argument(f"--{name}", nargs="+", choices=choices, default=choices)
+        command.add_argument(
+            f"--{name}",
+            nargs="+",
+            choices=choices,
+            default=choices,
+            metavar=name.upper(),
+            help=f"of {', '.join(choices)}; all if not given",
+        )
     command.add_argument("--architecture", nargs="+", help="sm_90 and the like; those here")
 
 

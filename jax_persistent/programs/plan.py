@@ -47,6 +47,9 @@ def _of_step(f: Any, init: Any, xs: Any, backend: Backend, device: Device, **how
     step, computed = found.step, found.recurrence.compute(found.body.init, found.body.xs)
     operands, call = found.operands(computed)
     call |= {"steps": found.body.steps, "reverse": found.reverse}
+    plain = lowering.why_plain(None, backend, operands, step=step, **call)
+    if plain is not None:
+        return Plan("reference", plain, details={"name": step.label})
     recurrence = found.recurrence
     given = recurrence.unpacked + sum(isinstance(c, PackedKernel) for c in computed.consts)
     plan = _planned(backend, device, operands, given, recurrence.hoisted, step=step, **call)

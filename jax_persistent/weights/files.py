@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,10 @@ import numpy as np
 from jax_persistent.weights import safetensors
 from jax_persistent.weights.arrays import Layers, Weights, named
 from jax_persistent.weights.cudnn import from_cudnn, to_cudnn
+from jax_persistent.weights.equinox import from_equinox, to_equinox
 from jax_persistent.weights.flashrnn import from_flashrnn, to_flashrnn
 from jax_persistent.weights.flax import from_linen, from_nnx, to_linen, to_nnx
+from jax_persistent.weights.haiku import from_haiku, to_haiku
 from jax_persistent.weights.haste import from_haste, to_haste
 from jax_persistent.weights.keras import from_keras, to_keras
 from jax_persistent.weights.onnx import from_onnx, to_onnx
@@ -23,6 +26,7 @@ Tensors = dict[str, np.ndarray]
 
 _WAYS = ("forward", "backward")
 _KERAS = ("kernel", "recurrent_kernel", "bias")
+_CORE = "core"  # of Haiku: its names in a file are those inside of it
 
 
 def convert(
@@ -50,11 +54,37 @@ def convert(
     except ValueError as error:
         raise ValueError(f"{source}, read as {given}: {error}") from error
     try:
-        written = LAYOUTS[wanted][1](layers)
+        written = _written(layers, wanted, _resets_after(given, inside))
     except ValueError as error:
         raise ValueError(f"{target}, written as {wanted}: {error}") from error
     safetensors.save(target, written)
     return list(written)
+
+
+def _resets_after(layout: str, tensors: Mapping[str, Any]) -> bool | None:
+    """Whether a GRU of these arrays resets its state after the product; None if they don't say."""
+    if layout == "keras":
+        biases = [array for name, array in tensors.items() if name.rpartition(".")[2] == "bias"]
+        return np.ndim(biases[0]) == 2 if biases else None
+    return None if layout in ("jax_persistent", "onnx") else layout != "haiku"
+
+
+def _written(layers: Layers, layout: str, after: bool | None) -> Tensors:
+    """Layers in a layout; ValueError if its GRU is another function of the same arrays."""
+    write = LAYOUTS[layout][1]
+    hidden, columns = np.shape(layers[0][0]["recurrent_kernel"])
+    if columns != 3 * hidden or after is None:
+        return write(layers)
+    if layout == "keras":
+        return _write_keras(layers, reset_after=after)
+    written = write(layers)
+    if _resets_after(layout, written) not in (None, after):
+        words = ("after", "before") if after else ("before", "after")
+        raise ValueError(
+            "weights: this GRU resets its state {} the product, and that of the layout {} it; "
+            "expected the same".format(*words)
+        )
+    return written
 
 
 def _read_common(tensors: Mapping[str, Any]) -> Layers:
@@ -84,19 +114,36 @@ def _read_keras(tensors: Mapping[str, Any]) -> Layers:
     return [from_keras(arrays)]
 
 
-def _write_keras(layers: Layers) -> Tensors:
+def _write_keras(layers: Layers, reset_after: bool = True) -> Tensors:
     (layer,) = _single("Keras", layers)
     prefixes = [f"{way}." for way in _WAYS] if len(layer) > 1 else [""]
     return {
         f"{prefix}{name}": array
         for prefix, weights in zip(prefixes, layer, strict=True)
-        for name, array in zip(_KERAS, to_keras([weights]), strict=False)
+        for name, array in zip(_KERAS, to_keras([weights], reset_after), strict=False)
     }
 
 
 def _read_onnx(tensors: Mapping[str, Any]) -> Layers:
     arrays = (named(tensors, "W"), named(tensors, "R"), tensors.get("B"), tensors.get("P"))
     return [from_onnx(*arrays)]
+
+
+def _read_equinox(tensors: Mapping[str, Any]) -> Layers:
+    arrays = {name: named(tensors, name) for name in ("weight_ih", "weight_hh")}
+    biases = {name: tensors.get(name) for name in ("bias", "bias_n")}
+    return [[from_equinox(SimpleNamespace(**arrays, **biases))]]
+
+
+def _read_haiku(tensors: Mapping[str, Any]) -> Layers:
+    inside = {name.replace(".", "/"): array for name, array in tensors.items()}
+    return [[from_haiku({_CORE: inside}, _CORE)]]
+
+
+def _write_haiku(layers: Layers) -> Tensors:
+    tree = to_haiku(_only("a Haiku core", layers), _CORE)
+    flat = {f"{module}/{name}": a for module, inside in tree.items() for name, a in inside.items()}
+    return {name.removeprefix(f"{_CORE}/"): array for name, array in flat.items()}
 
 
 def _read_flashrnn(tensors: Mapping[str, Any]) -> Layers:
@@ -142,6 +189,11 @@ LAYOUTS: dict[str, tuple[Callable[..., Layers], Callable[[Layers], Tensors]]] = 
         lambda tensors, **sizes: from_cudnn(named(tensors, "weights"), **sizes),
         lambda layers: {"weights": to_cudnn(layers)},
     ),
+    "equinox": (
+        _read_equinox,
+        lambda layers: to_equinox(_only("an Equinox cell", layers)),
+    ),
+    "haiku": (_read_haiku, _write_haiku),
     "haste": (
         lambda tensors: [[from_haste(tensors)]],
         lambda layers: to_haste(_only("Haste", layers)),

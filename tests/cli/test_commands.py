@@ -73,6 +73,9 @@ def test_a_plan_that_is_a_scan_and_one_that_is_none(
     found = json.loads(run("plan", "gru", "--hidden", "8", "--dtype", "float64", "--json"))
     assert (found["backend"], found["picture"]) == ("reference", {})
     assert "hidden: expected an int" in refused(capsys, "plan", "gru", "--hidden", "0")
+    other = refused(capsys, "plan", "SLSTM", "--hidden", "6")
+    assert "cell: expected elman, elman_tanh, " in other
+    assert "python -m jax_persistent explain SLSTM --hidden 6" in other
 
 
 def test_the_picture_of_cores() -> None:
@@ -118,7 +121,7 @@ def test_a_function_of_a_module_is_explained(
         "import jax.numpy as jnp, jax_persistent as jp\n"
         "from flax import linen as nn\n"
         "from jax_persistent.linen import RNN\n"
-        "net = RNN(nn.GRUCell(6))\n"
+        "net, three = RNN(nn.GRUCell(6)), 3\n"
         "def outputs(x, w, r):\n"
         "    return jp.gru(x, w, r)[0]\n"
     )
@@ -130,7 +133,10 @@ def test_a_function_of_a_module_is_explained(
     assert "gru 6 forward: kernel" in run("explain", "their_model:net", "key", "f32[3,5,4]")
     assert "no attribute 'other'" in refused(capsys, "explain", "their_model:other")
     assert "argument: expected float32[4" in refused(capsys, "explain", "their_model:net", "3x5")
-    assert "expected module:name, or one of lstm" in refused(capsys, "explain", "lstm")
+    assert "expected module:name, or one of lstm" in refused(capsys, "explain", "lsmt")
+    assert "of which --hidden is needed" in refused(capsys, "explain", "lstm")
+    assert "a function or a module; got int" in refused(capsys, "explain", "their_model:three")
+    assert "RngError: " in refused(capsys, "explain", "their_model:net", "f32[3,5,4]")
     assert "recurrent_kernel: expected rank 2" in refused(
         capsys, "explain", "their_model:outputs", *shapes[:1] * 3
     )
@@ -172,6 +178,24 @@ def test_a_peer_that_does_not_load_is_left_out(monkeypatch: pytest.MonkeyPatch) 
     assert "onnxruntime" in absent
 
 
+def test_threads_are_those_that_are_fastest() -> None:
+    used: list[int] = []
+    now = 0.0
+
+    def call() -> None:
+        nonlocal now
+        now += {1: 2.0, 3: 1.0, 5: 4.0}[used[-1]]
+
+    timing.use_fastest((1, 3, 5), used.append, call, lambda: now)
+    assert used == [1, 3, 5, 3]
+
+
+def test_a_busy_machine_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1, 2, 3})
+    assert bench.busy(2.0) == []
+    assert bench.busy(6.54)[0].startswith("The machine is busy: a load of 6.5 for 4 cores")
+
+
 def test_who_computes_something_else_is_not_timed(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,8 +206,9 @@ def test_who_computes_something_else_is_not_timed(
     assert "--dtype: expected one of" in refused(
         capsys, "bench", "gru", "--hidden", "6", "--dtype", "int8"
     )
-    assert "JAX_PLATFORMS" in refused(capsys, "bench", "gru", "--hidden", "6", "--device", "cpu")
-    assert "at least 1" in refused(capsys, "bench", "gru", "--hidden", "0")
+    for option in ("--features", "--rounds"):
+        says = refused(capsys, "bench", "gru", "--hidden", "6", option, "0")
+        assert f"{option}: expected at least 1; got 0" in says
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,9 @@ def test_steps_and_scans() -> None:
     assert "jax_persistent.scan in its place would be a kernel" in str(plain)
     single = jp.explain(jp.scan, step, h, xs[:1])
     assert single.reason.startswith("T = 1: a single step does not repay")
+    as_step = jp.explain(step, h, xs[:1])
+    assert (as_step.reason, names(as_step)) == (single.reason, names(single))
+    assert not as_step.on_kernels
 
 
 def test_a_few_steps_of_one_row() -> None:
@@ -163,6 +166,8 @@ def test_a_few_steps_of_one_row() -> None:
         return [r.plan.reason for r in jp.explain(run, R, h, xs).recurrences]
 
     (short,) = found(run, R, 1, 15)
+    h, xs = jnp.zeros((1, 384)), jnp.ones((15, 1, 384))
+    assert jp.explain(lambda h, x: (jnp.tanh(x + h @ R), None), h, xs).reason == short
     assert short.startswith("T = 15 of one row don't repay the packing of 576 KiB of matrices")
     for other in (found(run, R, 2, 15), found(run, R, 1, 16)):
         assert "stage 1: [384] x [384, 1*384]" in other[0]

@@ -20,14 +20,20 @@ from jax_persistent.weights.files import LAYOUTS
 I, H = 4, 6  # noqa: E741
 
 
-def lstm(seed: int = 0, inputs: int = I, dtype: Any = np.float32) -> dict[str, np.ndarray]:
+def lstm(
+    seed: int = 0, inputs: int = I, dtype: Any = np.float32, gates: int = 4
+) -> dict[str, np.ndarray]:
     draw = np.random.default_rng(seed)
-    shapes = {
-        "input_kernel": (inputs, 4 * H),
-        "recurrent_kernel": (H, 4 * H),
-        "bias": (4 * H,),
-    }
-    return {name: draw.normal(size=shape).astype(dtype) for name, shape in shapes.items()}
+    shapes = {"input_kernel": (inputs, gates * H), "recurrent_kernel": (H, gates * H)}
+    found = {name: draw.normal(size=shape).astype(dtype) for name, shape in shapes.items()}
+    # Eighths, which Haiku's forget gate, of a bias that is 1 less, has exactly.
+    return found | {"bias": (draw.integers(-9, 9, gates * H) / 8).astype(dtype)}
+
+
+def gru(seed: int = 0) -> dict[str, np.ndarray]:
+    """One that resets after the product, and so has two biases."""
+    bias = np.random.default_rng(seed).normal(size=3 * H).astype(np.float32)
+    return lstm(seed, gates=3) | {"recurrent_bias": bias}
 
 
 def assert_same(found: Any, expected: Any) -> None:
@@ -102,6 +108,67 @@ def test_there_and_back(tmp_path: Path, layout: str, dtype: Any) -> None:
     sizes = ["--input-size", I, "--hidden-size", H] if layout == "cudnn" else []
     assert run(other, back, "--from", layout, "--to", "pytorch", *sizes) == 0
     assert_same(safetensors.load(back), state)
+
+
+@pytest.mark.parametrize("gates", [4, 3, 1])
+def test_haiku_s_names_and_bits(tmp_path: Path, gates: int) -> None:
+    """A core's parameters, named as Haiku has them, after a file of another layout."""
+    source, other, back = (tmp_path / name for name in ("source", "other", "back"))
+    tree = weights.to_haiku(lstm(gates=gates), "net/core")
+    named = {f"{module}/{name}": a for module, arrays in tree.items() for name, a in arrays.items()}
+    safetensors.save(source, named)
+    prefix = "net/core/"
+    expected = {name.removeprefix(prefix): array for name, array in named.items()}
+    for layout in ("keras", "jax_persistent", "onnx"):
+        assert run(source, other, "--from", "haiku", "--to", layout, "--prefix", prefix) == 0
+        if (layout, gates) == ("onnx", 3):
+            continue  # has two biases, of which Haiku's GRU has one
+        assert run(other, back, "--from", layout, "--to", "haiku") == 0
+        assert_same(safetensors.load(back), expected)
+
+
+def test_equinox_s_names_and_bits(tmp_path: Path) -> None:
+    source, other, back = (tmp_path / name for name in ("source", "other", "back"))
+    arrays = {"weight_ih": (3 * H, I), "weight_hh": (3 * H, H), "bias": (3 * H,), "bias_n": (H,)}
+    draw = np.random.default_rng(0)
+    cell = {name: draw.normal(size=shape) for name, shape in arrays.items()}
+    safetensors.save(source, {f"cell.{name}": array for name, array in cell.items()})
+    assert run(source, other, "--from", "equinox", "--to", "pytorch", "--prefix", "cell.") == 0
+    found = weights.from_pytorch(safetensors.load(other))[0][0]
+    assert_array_equal(found["recurrent_bias"][2 * H :], cell["bias_n"])
+    assert run(other, back, "--from", "pytorch", "--to", "equinox") == 0
+    assert_same(safetensors.load(back), cell)
+
+
+def _flat(tree: Any) -> list[tuple[str, np.ndarray]]:
+    return [(f"{module}/{name}", a) for module, named in tree.items() for name, a in named.items()]
+
+
+def _keras(weights_: dict[str, np.ndarray]) -> list[np.ndarray]:
+    return weights.to_keras([weights_], reset_after=False)
+
+
+def test_a_gru_that_resets_elsewhere_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same arrays would be another function."""
+    source, other = tmp_path / "source", tmp_path / "other"
+    before = lstm(gates=3)
+    for given, tensors in (
+        ("haiku", {n.removeprefix("c/"): a for n, a in _flat(weights.to_haiku(before, "c"))}),
+        ("keras", dict(zip(("kernel", "recurrent_kernel", "bias"), _keras(before), strict=True))),
+    ):
+        safetensors.save(source, tensors)
+        assert run(source, other, "--from", given, "--to", "pytorch") == 1
+        assert "this GRU resets its state before the product" in capsys.readouterr().err
+        assert not other.exists()
+    safetensors.save(source, weights.to_pytorch([[gru()]]))
+    assert run(source, other, "--from", "pytorch", "--to", "haiku") == 1
+    assert "recurrent_bias: expected none, as a Haiku core has" in capsys.readouterr().err
+    unbiased = {name: array for name, array in gru().items() if "bias" not in name}
+    safetensors.save(source, weights.to_pytorch([[unbiased]]))
+    assert run(source, other, "--from", "pytorch", "--to", "haiku") == 1
+    assert "this GRU resets its state after the product" in capsys.readouterr().err
 
 
 def test_layers_and_directions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
