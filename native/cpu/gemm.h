@@ -201,8 +201,11 @@ static void MultiplyTile(Rows in, int64_t k_begin, int64_t k_count, const T* pan
     for (int c = 0; c < kVectors; ++c) odd.at[0][c] = Load(accumulator.odd + c * kLanes);
   }
   const int64_t step = traversal == Traversal::kForwards ? 2 : -2;
-  for (int64_t k = traversal == Traversal::kForwards ? 0 : k_count - 2; 0 <= k && k < k_count;
-       k += step) {
+  const int64_t begin = traversal == Traversal::kForwards ? 0 : k_count - 2;
+  const int64_t end = traversal == Traversal::kForwards ? k_count : -2;
+  // One condition: with two, which are two ways out, GCC copies the sums in every turn, and has too
+  // few registers for both.
+  for (int64_t k = begin; k != end; k += step) {
     const T* pair = panel + k * (kStride * kLanes);
     if constexpr (sizeof(*row[0]) == sizeof(float)) {
       even.template Add<0>(row, k, pair);
