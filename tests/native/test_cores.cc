@@ -136,8 +136,13 @@ bool UsesTwoCores(int core) {
 void TestTeam() {
   const cpu_set_t allowed = Allowed();
   if (CPU_COUNT(&allowed) < 2) return;
+  // Where other programs keep the cores busy, the system may have no other core to give for a
+  // while.
   int two = 0;
-  for (int trial = 0; trial < 20; ++trial) two += UsesTwoCores(First(allowed));
+  for (int round = 0; round < 10 && two <= 5; ++round) {
+    two = 0;
+    for (int trial = 0; trial < 20; ++trial) two += UsesTwoCores(First(allowed));
+  }
   CHECK(two > 5, two);
 }
 
