@@ -9,17 +9,15 @@ import jax.numpy as jnp
 from jax import Array, lax, random
 from jax.nn import sigmoid as sigmoid
 
-from jax_persistent.problem import PackedKernel
-
 
 def widened(dtype: Any) -> Any:
     """What sums of a dtype are in."""
     return jnp.dtype(dtype if jnp.dtype(dtype).itemsize >= 4 else jnp.float32)
 
 
-def dot(vector: Array, kernel: Array | PackedKernel) -> Array:
-    """[n] x [n, m] -> [m]"""
-    matrix = kernel.matrix() if isinstance(kernel, PackedKernel) else kernel
+def dot(vector: Array, kernel: Any) -> Array:
+    """[n] x [n, m] -> [m]; a packed kernel has a `matrix`."""
+    matrix = kernel.matrix() if hasattr(kernel, "matrix") else kernel
     return jnp.dot(
         vector.astype(matrix.dtype), matrix, preferred_element_type=widened(matrix.dtype)
     )
