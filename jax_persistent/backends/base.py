@@ -69,13 +69,12 @@ class Backend(abc.ABC):
         del problem
         return None
 
-    def slower_than_scan(self, steps: int, rows: int, matrices: int, reduces: bool) -> str | None:
+    def slower_than_scan(self, steps: int, rows: int, matrices: int) -> str | None:
         """Why a step function's program would be slower than its `lax.scan`, or None.
 
-        Asked of scans whose gradient is not taken; `matrices` is how many bytes they have,
-        `reduces` whether the step reduces over features.
+        Asked of scans whose gradient is not taken; `matrices` is how many bytes they have.
         """
-        del steps, rows, matrices, reduces
+        del steps, rows, matrices
         return None
 
     @abc.abstractmethod

@@ -23,12 +23,6 @@ _FEW_STEPS, _SOME_ROWS, _LARGE_BYTES = 2, range(17, 65), 512 << 10
 # T = 4 to 32, B = 1 and 2 and H = 128 to 1024: with one row the program takes up to twice as long
 # as `lax.scan` at T = 4 and 8; from T = 16 on, with two rows, or with gradients, hardly longer.
 _MOST_STEPS_OF_A_ROW = 15
-# Bytes of matrices, and of those times rows, where a step with sums over features (a normalisation)
-# is `lax.scan`'s: each worker takes the sums of all units, and products with so many rows are as
-# fast there. Measured on two cores of an AMD EPYC with AVX-512, layer-normalised LSTM and GRU of
-# T = 128, B = 16 and 64, H = 256 to 1024, forward: 0.83 to 0.98 of `lax.scan`'s speed there, faster
-# elsewhere.
-_LARGEST_BYTES, _MANY_ROWS_BYTES = 4 << 20, 48 << 20
 
 
 class CpuBackend(Backend):
@@ -54,16 +48,8 @@ class CpuBackend(Backend):
             f"{weights >> 10} KiB of weights a gate; backend='native' would do it"
         )
 
-    def slower_than_scan(self, steps: int, rows: int, matrices: int, reduces: bool) -> str | None:
-        """Packing reads and writes what a step of a single row reads once.
-
-        With many rows, products take most of the time, and are as fast in XLA.
-        """
-        if reduces and matrices <= _LARGEST_BYTES and rows * matrices >= _MANY_ROWS_BYTES:
-            return (
-                f"sums over features, B = {rows} and {matrices >> 10} KiB of matrices take longer "
-                "in a kernel; backend='native' would do it"
-            )
+    def slower_than_scan(self, steps: int, rows: int, matrices: int) -> str | None:
+        """Packing reads and writes what a step of a single row reads once."""
         if rows > 1 or steps > _MOST_STEPS_OF_A_ROW or matrices < _LARGE_BYTES:
             return None
         return (

@@ -219,10 +219,6 @@ class Step:
         of_core = {names[n] for n in self.program.packable(shapes)}
         return frozenset(n for n, v in enumerate(self.row.jaxpr.invars) if v in of_core)
 
-    def reduces(self) -> bool:
-        """Whether its core reduces over features."""
-        return any(e.primitive.name.startswith("reduce_") for e in self.core.row.jaxpr.eqns)
-
     def has_own_derivatives(self) -> bool:
         """Whether some function in it has a `jax.custom_jvp` or `jax.custom_vjp`."""
         return any(e.primitive.name.startswith("custom_") for e in self.source.jaxpr.eqns)

@@ -175,27 +175,6 @@ def test_a_few_steps_of_one_row() -> None:
     assert "stage 1" in found(run, jp.pack("scan", R), 1, 4)[0]
 
 
-def test_a_step_with_sums_over_features_and_many_rows() -> None:
-    """It is a lax.scan where products take most of the time, forward alone."""
-    R = jnp.eye(1024)
-
-    def run(R: Any, h: Any, xs: Any) -> Any:
-        def step(h: Any, x: Any) -> Any:
-            made = x + h @ R
-            return made / (1 + jnp.square(made).sum(-1, keepdims=True)), None
-
-        return jp.scan(step, h, xs)[0].sum()
-
-    def found(run: Any, rows: int) -> list[str]:
-        h, xs = jnp.zeros((rows, 1024)), jnp.ones((20, rows, 1024))
-        return [r.plan.reason for r in jp.explain(run, R, h, xs).recurrences]
-
-    (plain,) = found(run, 12)
-    assert plain.startswith("sums over features, B = 12 and 4096 KiB of matrices take longer")
-    assert "stage 1: [1024] x [1024, 1*1024]" in found(run, 11)[0]
-    assert all("stage 1" in r for r in found(jax.grad(run), 12))
-
-
 def test_a_function_that_looks_like_a_step_is_none() -> None:
     """It returns what it was given first; it has a recurrence when it is called with one x."""
     rnn = linen.RNN(nn.SimpleCell(H))
