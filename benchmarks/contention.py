@@ -21,7 +21,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks import machine
-from benchmarks.cpu import RESULTS
+from benchmarks.machine import RESULTS
 from benchmarks.measure import spread
 from benchmarks.options import positive
 from benchmarks.peers import OURS, SOURCES

@@ -24,11 +24,11 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks import limits, machine, memory, plot, summary
+from benchmarks.machine import RESULTS
 from benchmarks.options import parse, shapes
 from benchmarks.peers import SOURCES, available
 from benchmarks.problem import PASSES, Shape
 
-RESULTS = Path(__file__).parent / "results"
 BUSY = 0.5  # load average at the start, above which the times tell of other work too
 
 

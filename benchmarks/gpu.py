@@ -23,10 +23,10 @@ from typing import Any
 
 from benchmarks import cycles, gpu_summary, machine, plot, summary
 from benchmarks.gpu_options import parse, shapes
+from benchmarks.machine import RESULTS
 from benchmarks.peers import FLASHRNN, GPU_SOURCES, available
 from benchmarks.problem import Shape
 
-RESULTS = Path(__file__).parent / "results"
 # What a dry run makes of the shapes: small, and different on every axis.
 DRY_STEPS, DRY_HIDDEN, DRY_SHAPES = 3, 6, 3
 # JAX would take three quarters of the memory for itself; PyTorch needs some too.

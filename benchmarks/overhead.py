@@ -28,7 +28,7 @@ from flax import linen as nn
 
 import jax_persistent as jp
 from benchmarks import machine
-from benchmarks.cpu import RESULTS
+from benchmarks.machine import RESULTS
 from benchmarks.options import positive
 from jax_persistent import linen as persistent
 from jax_persistent.ffi.registration import native_module

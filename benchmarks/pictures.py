@@ -12,14 +12,12 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import RESULTS, ROOT
 from benchmarks.summary import geometric_mean, ratio
 from benchmarks.svg import COLOURS, QUIET, STRONG, Picture
 
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 PICTURES = ROOT / "docs" / "pictures"
 
 GRID = "cpu-intel-xeon-model-207-2-threads-2026-11-25-grid.json"

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import geometric_mean, median
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -30,7 +31,7 @@ from examples.speech import settings as speech_settings
 from examples.speech import step as speech_step
 from examples.speech.text import SYMBOLS
 from examples.translate import batches as translate_batches
-from examples.translate import model as translate_model
+from examples.translate import prepare as translate_prepare
 from examples.translate import settings as translate_settings
 from examples.translate import step as translate_step
 
@@ -92,29 +93,21 @@ def timed(example: str, preset: str, width: int, rounds: int) -> dict[str, Any]:
     }
 
 
-def translator(preset: str, width: int) -> tuple[Any, dict[str, tuple[TrainStep, Any]]]:
+Ways = dict[str, tuple[TrainStep, Any]]
+
+
+def translator(preset: str, width: int) -> tuple[Any, Ways]:
     settings = translate_settings.PRESETS[preset]
     draw = np.random.default_rng(0)
     source, inputs, targets = draw.integers(4, VOCABULARY, (3, settings.batch, width), np.int32)
     lengths = draw.integers(width // 2, width, settings.batch, np.int32)
-    ways = {}
-    for way in ("kernels", "flax"):
-        config = translate_model.ModelConfig(
-            VOCABULARY,
-            VOCABULARY,
-            settings.hidden,
-            settings.layers,
-            settings.embedding,
-            settings.dropout,
-            settings.dtype,
-            scan=way == "flax",
-        )
-        train = translate_step.make_train_step(config, settings)
-        ways[way] = train, translate_step.initial_state(config, settings)
-    return translate_batches.Batch(source, lengths, inputs, targets), ways
+    pieces: Any = SimpleNamespace(size=VOCABULARY)
+    config = translate_prepare.model_config(settings, pieces, pieces)
+    batch = translate_batches.Batch(source, lengths, inputs, targets)
+    return batch, both_ways(translate_step, config, settings)
 
 
-def recogniser(preset: str, width: int) -> tuple[Any, dict[str, tuple[TrainStep, Any]]]:
+def recogniser(preset: str, width: int) -> tuple[Any, Ways]:
     settings = speech_settings.PRESETS[preset]
     draw = np.random.default_rng(0)
     room = speech_model.steps(width)
@@ -122,12 +115,17 @@ def recogniser(preset: str, width: int) -> tuple[Any, dict[str, tuple[TrainStep,
     frames = draw.integers(width // 2, width, settings.batch, np.int32)
     symbols = draw.integers(1, SYMBOLS, (settings.batch, room), np.int32)
     counts = np.full(settings.batch, room // 5, np.int32)
-    ways = {}
-    for way in ("kernels", "flax"):
-        config = replace(speech_step.model_config(settings), scan=way == "flax")
-        train = speech_step.make_train_step(config, settings)
-        ways[way] = train, speech_step.initial_state(config, settings)
-    return speech_batches.Batch(features, frames, symbols, counts), ways
+    batch = speech_batches.Batch(features, frames, symbols, counts)
+    return batch, both_ways(speech_step, speech_step.model_config(settings), settings)
+
+
+def both_ways(step: Any, config: Any, settings: Any) -> Ways:
+    """The training step and the first state, over our layers and over flax's scan."""
+    configs = {"kernels": config, "flax": replace(config, scan=True)}
+    return {
+        way: (step.make_train_step(each, settings), step.initial_state(each, settings))
+        for way, each in configs.items()
+    }
 
 
 def parts(train: TrainStep, state: Any, batch: Any, steps: int = 3) -> dict[str, float]:

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import machine
-from benchmarks.cpu import RESULTS
+from benchmarks.machine import RESULTS
 from benchmarks.measure import spread
 from benchmarks.options import positive
 from benchmarks.peers_jax import Ours

@@ -10,7 +10,6 @@ from typing import Any
 
 from benchmarks import machine
 
-RESULTS = Path(__file__).parent / "results"
 CPU_TIME = "CPU time of the process"
 
 Row = dict[str, Any]
@@ -37,7 +36,7 @@ def measured(
         found.append(row)
     results = {"machine": facts, **how, "rows": found, "means": means(found)}
     print(json.dumps(results["means"], indent=1))
-    path = output or RESULTS / f"{name}-{facts['date'][:10]}.json"
+    path = output or machine.RESULTS / f"{name}-{facts['date'][:10]}.json"
     path.write_text(json.dumps(results, indent=1) + "\n")
     print(f"results: {path}")
     return results

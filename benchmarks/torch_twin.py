@@ -22,10 +22,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from benchmarks.machine import RESULTS
 from examples.common.loop import Scheduled
 from examples.common.step import learning_rate
 
-RESULTS = Path(__file__).parent / "results"
 GATES = "ifgo"
 
 

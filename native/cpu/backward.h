@@ -33,9 +33,9 @@ struct BackwardKernel {
         at{s.problem, group},
         times(at.Times(s.arrays.lengths, s.arrays.resets)),
         slice(s.plan.recurrence, s.packed, i, Transposed(s.arrays.recurrent_kernel, hidden),
-              RoomForRounded()),
+              space.RoundedOf(worker)),
         inputs(s.plan.inputs, s.packed_inputs, i,
-               Transposed(s.arrays.input_kernel, s.problem.inputs), RoomForRounded()),
+               Transposed(s.arrays.input_kernel, s.problem.inputs), space.RoundedOf(worker)),
         rows(s.plan.recurrence, batch, i),
         passing(s.passing + i * s.PassingSize()),
         weights(s, i) {}
@@ -43,7 +43,6 @@ struct BackwardKernel {
   KernelView<T> Transposed(const void* const* kernel, int64_t features) const {
     return {at.Weights<const T>(kernel, features), columns, features, true};
   }
-  bfloat16* RoomForRounded() const { return space.rounded + worker * space.RoundedSize(); }
   // The recurrent gates' gradients of the step run before `step`.
   float* Exchange(int64_t step, int64_t b) const {
     return space.exchange + ((step & 1) * batch + b) * space.row;

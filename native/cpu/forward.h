@@ -53,15 +53,14 @@ struct ForwardKernel {
               const_cast<T*>(at.Group(static_cast<const T*>(*kernel), size)),
               worker,
               {},
-              RoomForRounded()};
+              space.RoundedOf(worker)};
     }
     return {plan,
             memory,
             worker,
             {at.Weights<const T>(kernel, features), features, hidden, false},
-            RoomForRounded()};
+            space.RoundedOf(worker)};
   }
-  bfloat16* RoomForRounded() const { return space.rounded + worker * space.RoundedSize(); }
   static int64_t BiasOf(const Workspace<Forward>& s, int worker) {
     return (s.plan.recurrence.SplitsBatch() ? 0 : worker) * s.InputColumns();
   }

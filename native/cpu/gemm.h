@@ -94,53 +94,43 @@ struct TileSums {
   Vec at[M][kVectors] = {};
 
   // Adds the products of one k: a value from each row of `in` times row kOdd of a pair of rows of
-  // weights. Of values and weights, the fewer are held in registers.
+  // weights.
   template <int kOdd, class T>
   [[gnu::always_inline]] void Add(RowPointers in, int64_t k, const T* pair) {
-    if constexpr (kVectors <= M) {
-      Vec weights[kVectors];
-      JP_UNROLL
-      for (int c = 0; c < kVectors; ++c) weights[c] = LoadWeights<kStride, kOdd>(pair, c);
-      JP_UNROLL
-      for (int m = 0; m < M; ++m) {
-        const Vec x = Broadcast(in[m][k]);
-        JP_UNROLL
-        for (int c = 0; c < kVectors; ++c) at[m][c] = MulAdd(at[m][c], x, weights[c]);
-      }
-    } else {
-      Vec x[M];
-      JP_UNROLL
-      for (int m = 0; m < M; ++m) x[m] = Broadcast(in[m][k]);
-      JP_UNROLL
-      for (int c = 0; c < kVectors; ++c) {
-        const Vec weights = LoadWeights<kStride, kOdd>(pair, c);
-        JP_UNROLL
-        for (int m = 0; m < M; ++m) at[m][c] = MulAdd(at[m][c], x[m], weights);
-      }
-    }
+    AddProducts([&](int m) { return Broadcast(in[m][k]); },
+                [&](int c) { return LoadWeights<kStride, kOdd>(pair, c); }, MulAdd);
   }
 
   // The same of both rows of the pair, with two values from each row of `in`.
   [[gnu::always_inline]] void AddPair(const bfloat16* const* in, int64_t k, const bfloat16* pair) {
+    AddProducts([&](int m) { return BroadcastPair(in[m] + k); },
+                [&](int c) { return LoadPairs(pair, c); }, DotPairs);
+  }
+
+ private:
+  // Of values and weights, the fewer are held in registers.
+  template <class Value, class Weights, class Join>
+  [[gnu::always_inline]] void AddProducts(const Value& value, const Weights& weights,
+                                          const Join& join) {
     if constexpr (kVectors <= M) {
-      VecU weights[kVectors];
+      decltype(weights(0)) held[kVectors];
       JP_UNROLL
-      for (int c = 0; c < kVectors; ++c) weights[c] = LoadPairs(pair, c);
+      for (int c = 0; c < kVectors; ++c) held[c] = weights(c);
       JP_UNROLL
       for (int m = 0; m < M; ++m) {
-        const VecU x = BroadcastPair(in[m] + k);
+        const auto x = value(m);
         JP_UNROLL
-        for (int c = 0; c < kVectors; ++c) at[m][c] = DotPairs(at[m][c], x, weights[c]);
+        for (int c = 0; c < kVectors; ++c) at[m][c] = join(at[m][c], x, held[c]);
       }
     } else {
-      VecU x[M];
+      decltype(value(0)) held[M];
       JP_UNROLL
-      for (int m = 0; m < M; ++m) x[m] = BroadcastPair(in[m] + k);
+      for (int m = 0; m < M; ++m) held[m] = value(m);
       JP_UNROLL
       for (int c = 0; c < kVectors; ++c) {
-        const VecU weights = LoadPairs(pair, c);
+        const auto w = weights(c);
         JP_UNROLL
-        for (int m = 0; m < M; ++m) at[m][c] = DotPairs(at[m][c], x[m], weights);
+        for (int m = 0; m < M; ++m) at[m][c] = join(at[m][c], held[m], w);
       }
     }
   }

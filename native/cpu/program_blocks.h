@@ -60,13 +60,16 @@ class ProgramBlocks : public ProgramWorker {
     void Set(int64_t r, int64_t u, Vec v) const { Store(at + (r * units + u) * kLanes, v); }
   };
 
+  // A register's own memory, of a block's vectors.
+  float* Own(const ProgramLoop& loop, const Register& of) const {
+    const int64_t at = (of.kind == RegisterKind::kRows ? loop.registers : 0) + of.index;
+    return Memory<float>(plan_.registers) + worker_ * plan_.register_floats +
+           at * kBlockVectors * kLanes;
+  }
+
   Target Written(const ProgramLoop& loop, const Register& of, const Block& block) const {
-    constexpr int64_t kSize = kBlockVectors * kLanes;
-    float* const registers = Memory<float>(plan_.registers) + worker_ * plan_.register_floats;
-    if (of.kind == RegisterKind::kRows) {
-      return {registers + (loop.registers + of.index) * kSize, 1, true};
-    }
-    const Target own{registers + of.index * kSize, block.units, false};
+    if (of.kind == RegisterKind::kRows) return {Own(loop, of), 1, true};
+    const Target own{Own(loop, of), block.units, false};
     ViewOf(of.index) = {own.at, own.units * kLanes, kLanes};
     return own;
   }
@@ -79,10 +82,7 @@ class ProgramBlocks : public ProgramWorker {
   View Read(const ProgramLoop& loop, const Register& of) const {
     switch (of.kind) {
       case RegisterKind::kUnits: return ViewOf(of.index);
-      case RegisterKind::kRows: {
-        const float* registers = Memory<float>(plan_.registers) + worker_ * plan_.register_floats;
-        return {registers + (loop.registers + of.index) * kBlockVectors * kLanes, kLanes, 0};
-      }
+      case RegisterKind::kRows: return {Own(loop, of), kLanes, 0};
       case RegisterKind::kLiteral: break;
     }
     return {Memory<float>(plan_.literals) + of.index * kLanes, 0, 0};

@@ -30,11 +30,10 @@ Units UnitsOf(const Program& program, const ProgramSlice& slice, const CpuFacts&
 
 // Of a matrix that is packed, whose panels the workers divide: each has those with columns of its
 // units, and room for the products of all.
-GemmPlan PlanPacked(const Program& program, const ProgramSlice& slice, int parts,
+GemmPlan PlanPacked(const Program& program, const ProgramSlice& slice, int parts, Units units,
                     const CpuFacts& facts) {
   GemmPlan plan = PlanGemm(slice.k, MatrixOf(program, slice).columns, 1, program.rows,
-                           WeightBytes(program, slice), 1, false, 2, facts, Panels::kGiven,
-                           UnitsOf(program, slice, facts));
+                           WeightBytes(program, slice), 1, false, 2, facts, Panels::kGiven, units);
   plan.slice_bytes /= parts;
   plan.prefetches = Outgrows(plan.slice_bytes, facts);
   return plan;
@@ -162,7 +161,7 @@ ProgramPlan PlanProgram(const Program& program, const CpuFacts& facts, int worke
         const Units by = UnitsOf(program, slice, facts);
         plan.units = std::max(plan.units, by);
         if (MatrixOf(program, slice).is_packed) {
-          each.gemm = PlanPacked(program, slice, plan.splits_batch ? 1 : plan.workers, facts);
+          each.gemm = PlanPacked(program, slice, plan.splits_batch ? 1 : plan.workers, by, facts);
           const int64_t width = each.gemm.panels * each.gemm.panel_vectors * each.gemm.lanes;
           // A vector of units may begin with a matrix's last column.
           products += program.rows * width + facts.vector_lanes;

@@ -91,6 +91,14 @@ static inline void StorePart(T* p, Vec v, int n) {
   std::memcpy(p, lanes, sizeof(T) * n);
 }
 
+// Rounds n values to bfloat16, which may begin where they do.
+static inline void RoundValues(const float* from, bfloat16* to, int64_t n) {
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const int lanes = Lanes(n, i);
+    StorePart(to + i, LoadPart(from + i, lanes), lanes);
+  }
+}
+
 // The lanes of a vector of units that hold units: all of them, which the compiler then knows, or
 // the first n.
 struct AllLanes {

@@ -294,11 +294,7 @@ struct Slice {
   bool Rounds() const { return kHasUnits && plan.units != Units::kWidened; }
   void Round(RowPointers in, int64_t rows) const {
     for (int64_t r = 0; r < rows; ++r) {
-      bfloat16* const to = rounded + r * plan.RoundedStride();
-      for (int64_t k = 0; k < plan.k; k += kLanes) {
-        const int n = Lanes(plan.k, k);
-        StorePart(to + k, LoadPart(in[r] + k, n), n);
-      }
+      RoundValues(in[r], rounded + r * plan.RoundedStride(), plan.k);
     }
   }
   RoundedRows Rounded() const { return {rounded, plan.RoundedStride()}; }

@@ -105,11 +105,7 @@ struct WeightGradients {
   // The same of rows of factors.
   void RoundFactors(float* factors, int64_t features, int64_t rows) const {
     for (int64_t f = 0; f < features; ++f, factors += row) {
-      auto* const to = reinterpret_cast<bfloat16*>(factors);
-      for (int64_t r = 0; r < rows; r += kLanes) {
-        const int n = Lanes(rows, r);
-        StorePart(to + r, LoadPart(factors + r, n), n);
-      }
+      RoundValues(factors, reinterpret_cast<bfloat16*>(factors), rows);
     }
   }
 

@@ -94,6 +94,9 @@ struct Workspace {
     const int64_t step = plan.recurrence.RoundedStride(), others = inputs.RoundedStride();
     return part_rows * (step > others ? step : others);
   }
+  [[gnu::always_inline]] bfloat16* RoundedOf(int worker) const {
+    return rounded + worker * RoundedSize();
+  }
   // What there is to do besides the recurrence.
   [[gnu::always_inline]] bool MultipliesInputs() const {
     return kIsForward || problem.has(Part::d_x);
