@@ -48,10 +48,12 @@ const Isa& Choose() {
 #if defined(__x86_64__) && !defined(JP_BASELINE_ONLY)
       {&kAvx512Isa, processor.avx512},
       {&kAvx2Isa, processor.avx2},
-#elif defined(__aarch64__) && !defined(JP_BASELINE_ONLY)
-      {&kNeonIsa, true},
 #endif
+#if defined(__aarch64__) && !defined(JP_BASELINE_ONLY)
+      {&kNeonIsa, true},
+#else
       {&kBaselineIsa, true},
+#endif
   };
   const char* asked = std::getenv("JAX_PERSISTENT_ISA");
   std::string known;

@@ -43,9 +43,11 @@ const Isa& ChosenIsa();
 #if defined(__x86_64__) && !defined(JP_BASELINE_ONLY)
 extern const Isa kAvx512Isa;
 extern const Isa kAvx2Isa;
-#elif defined(__aarch64__) && !defined(JP_BASELINE_ONLY)
-extern const Isa kNeonIsa;
 #endif
+#if defined(__aarch64__) && !defined(JP_BASELINE_ONLY)
+extern const Isa kNeonIsa;  // each processor has it
+#else
 extern const Isa kBaselineIsa;
+#endif
 
 }  // namespace jp::cpu

@@ -14,8 +14,13 @@ namespace jp::test {
 extern const cpu::Isa kWideIsa;
 #endif
 
+// The lowest first.
 inline std::vector<const cpu::Isa*> IsasHere() {
+#if defined(__aarch64__) && !defined(JP_BASELINE_ONLY)
+  std::vector<const cpu::Isa*> here = {&cpu::kNeonIsa};
+#else
   std::vector<const cpu::Isa*> here = {&cpu::kBaselineIsa};
+#endif
 #if defined(JP_HAS_WIDE)
   here.push_back(&kWideIsa);
 #endif
@@ -27,8 +32,6 @@ inline std::vector<const cpu::Isa*> IsasHere() {
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
     here.push_back(&cpu::kAvx512Isa);
   }
-#elif defined(__aarch64__) && !defined(JP_BASELINE_ONLY)
-  here.push_back(&cpu::kNeonIsa);
 #endif
   return here;
 }

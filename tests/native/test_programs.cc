@@ -535,6 +535,7 @@ void TestRandomPrograms() {
 
 // Programs with one number changed are refused, or stay within their arrays: sanitizers look.
 void TestWrongPrograms() {
+  const cpu::Isa& isa = *IsasHere().front();
   int refused = 0, ran = 0;
   std::mt19937 random(1);
   for (unsigned seed = 0; seed < 4 * kCases; ++seed) {
@@ -545,10 +546,10 @@ void TestWrongPrograms() {
     code[at] += std::uniform_int_distribution<int>(0, 1)(random) ? 1 : -1;
     if (seed % 5 == 0) code.resize(at);
     try {
-      const int64_t lanes = seed % 2 != 0 && drawn.HasMatrices() ? cpu::kBaselineIsa.lanes : 0;
+      const int64_t lanes = seed % 2 != 0 && drawn.HasMatrices() ? isa.lanes : 0;
       const Program changed = drawn.Parse(code, lanes);
       Arrays arrays = MakeArrays(changed, seed);
-      RunOn(cpu::kBaselineIsa, changed, 1, false, arrays);
+      RunOn(isa, changed, 1, false, arrays);
       ++ran;
     } catch (const std::invalid_argument& error) {
       CHECK(std::string(error.what()).starts_with("program: "), error.what());
