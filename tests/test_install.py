@@ -9,7 +9,6 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -91,20 +90,6 @@ def test_a_reader_may_stop_early() -> None:
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_info_counts_the_cache(tmp_path: Path) -> None:
-    run = partial(subprocess.run, capture_output=True, text=True, check=True)
-    command = [sys.executable, "-m", "jax_persistent"]
-    warm = ["warm", "--cell", "elman_tanh", "--dtype", "bfloat16", "--architecture", "sm_80"]
-    environment = {**os.environ, "JAX_PERSISTENT_CACHE_DIR": str(tmp_path)}
-    said = run([*command, *warm], env=environment).stdout
-    assert re.search(r"^elman_tanh +bfloat16 +sm_80 +6 ", said, re.MULTILINE)
-    kernels = list(tmp_path.glob("elman_tanh_bfloat16_*_grid_*_sm_80-*.kernel"))
-    assert len(kernels) == 6  # of both passes, in three widths
-    kib = sum(kernel.stat().st_size for kernel in kernels) >> 10
-    said = run([*command, "info"], env=environment).stdout
-    assert f"{tmp_path}, 6 kernels, {kib} KiB" in said
 
 
 def test_nvrtc_is_found_where_the_wheels_have_it(

@@ -10,6 +10,7 @@ import hashlib
 import re
 import shutil
 import subprocess
+import sys
 from functools import partial
 from importlib.metadata import distribution
 from pathlib import Path
@@ -78,6 +79,19 @@ def test_the_tightest_kernels_stay_in_registers(
     binary = tmp_path / "kernel.cubin"
     for entry in entries:
         check_resources(entry, binary)
+
+
+def test_warm_and_info_count_what_is_there(cache: Path) -> None:
+    """After the tightest kernels, so that `warm` finds them."""
+    run = partial(subprocess.run, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-m", "jax_persistent"]
+    warm = ["warm", "--cell", "lstm", "--dtype", "bfloat16", "--architecture", "sm_80"]
+    said = run([*command, *warm]).stdout
+    assert re.search(r"^lstm +bfloat16 +sm_80 +5 ", said, re.MULTILINE)
+    assert len(list(cache.glob("lstm_bfloat16_*_grid_*_sm_80-*.kernel"))) == 5
+    kernels = list(cache.glob("*.kernel"))
+    kib = sum(kernel.stat().st_size for kernel in kernels) >> 10
+    assert f"{cache}, {len(kernels)} kernels, {kib} KiB" in run([*command, "info"]).stdout
 
 
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_100", "sm_120"])
