@@ -8,7 +8,8 @@ import shutil
 
 import pytest
 
-from benchmarks import cpu, gpu, peers, scaling, scaling_virtual
+from benchmarks import cpu, gpu, limits, peers, scaling, scaling_virtual
+from benchmarks.limits import Limits
 from benchmarks.measure import compare, results_of
 from benchmarks.problem import Shape, draw
 from benchmarks.scaling_claims import claims_table
@@ -121,6 +122,9 @@ def written(tmp_path_factory):
     arguments += " --virtual-batch 4 --virtual-layers 2 --global-batch 8 --output"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cpu, "RESULTS", path.parent)
+        # test_cpu_benchmark.py measures them.
+        rates = dict.fromkeys(("L1", "L2", "L3", "memory"), 1e10), {"float32": 1e11}
+        patch.setattr(limits, "measure", lambda threads, caches: Limits(threads, caches, *rates))
         scaling.main([*arguments.split(), str(path)])
     return path
 

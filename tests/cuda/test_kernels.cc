@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// The GPU kernels, run on the CPU, against a plain reference in double.
+// The GPU kernels, run on the CPU, against a plain reference in double. Arguments: `few`, and
+// cells' names or how they begin, if not all are to be run.
+#include <algorithm>
 #include <memory>
+#include <string_view>
+#include <vector>
 
 #include "tests/cuda/cases.h"
 
@@ -10,6 +14,13 @@ using jp::CellTraits;
 using jp::Part;
 using jp::Problem;
 using namespace jp::test;
+
+std::vector<std::string_view> asked;
+
+bool IsAsked(std::string_view cell) {
+  const auto begins = [&](std::string_view name) { return cell.starts_with(name); };
+  return asked.empty() || std::any_of(asked.begin(), asked.end(), begins);
+}
 
 constexpr Precision kPrecisions[] = {Precision::kBfloat16, Precision::kFloat32, Precision::kFloat16,
                                      Precision::kTf32};
@@ -54,6 +65,7 @@ void CheckAllOptions() {
         if (!IsTypical(cell, precision) && !in_turn) continue;
         for (int option = 0; option < 12; ++option) {
           ++seed;
+          if (!IsAsked(cell.name)) continue;
           const Options options{.lengths = option % 2 != 0,
                                 .resets = option / 4 > 0,
                                 .reset_state = option / 4 > 1,
@@ -78,6 +90,7 @@ void CheckEachKernel() {
       if (!IsBuilt(cell, precision)) continue;
       for (Exchange exchange : kExchanges) {
         ++seed;
+        if (!IsAsked(cell.name)) continue;
         const Options options{true, true, true, seed % 2 == 0};
         const Problem given = With(options, GivenToGpu(cell, precision, kSizes[1], {}), seed);
         CheckBothPasses({given, exchange}, seed);
@@ -99,6 +112,7 @@ void CheckEndedTiles(bool few) {
       for (int option = 0; option < 4; ++option) {
         const Options options{true, option % 2 != 0, option % 2 != 0, option / 2 != 0};
         const Precision precision = ++seed % 2 ? Precision::kBfloat16 : Precision::kFloat32;
+        if (!IsAsked(name)) continue;
         if (few && (option == 1 || option == 2) != ((seed - 1) / 4 % 2 != 0)) continue;
         const Size size{2, 19, 7, 24};
         GpuCase c{With(options, GivenToGpu(*jp::FindCell(name), precision, size, {}), seed),
@@ -124,6 +138,7 @@ void CheckWeightsBeyondRegisters() {
   };
   for (const auto& [name, H, little] : {Wide{"lstm", 165, 40 << 10}, Wide{"gru", 211, 44 << 10},
                                         Wide{"elman_tanh", 290, 28 << 10}}) {
+    if (!IsAsked(name)) continue;
     for (int shared_bytes : {little, 227 << 10}) {
       const GpuCase c{
           GivenToGpu(*jp::FindCell(name), Precision::kFloat32, {1, 2, 3, H}, {Part::lengths}),
@@ -140,6 +155,7 @@ void CheckWeightsBeyondRegisters() {
 // The same result, bit for bit, however the blocks meet and however late they are.
 void CheckExchangesAgree() {
   for (const char* name : {"lstm", "gru", "elman_tanh"}) {
+    if (!IsAsked(name)) continue;
     const Problem given = GivenToGpu(*jp::FindCell(name), Precision::kBfloat16, {1, 3, 6, 24},
                                      {Part::lengths, Part::resets, Part::reset_state});
     const auto run = [&](Exchange exchange, uint32_t seed) {
@@ -167,6 +183,7 @@ void CheckExchangesAgree() {
 
 // A flag that is never set changes no bit.
 void CheckResetsUnset() {
+  if (!IsAsked("gru")) return;
   for (Exchange exchange : kExchanges) {
     const GpuCase without{
         GivenToGpu(*jp::FindCell("gru"), Precision::kFloat32, {1, 3, 5, 24}, {Part::lengths}),
@@ -189,13 +206,21 @@ void CheckResetsUnset() {
 
 }  // namespace
 
-int main(int count, char** /*arguments*/) {
-  if (count > 1) {
+int main(int count, char** arguments) {
+  asked.assign(arguments + 1, arguments + count);
+  const bool few = std::erase(asked, "few") > 0;
+  for (std::string_view name : asked) {
+    const auto is_named = [&](const CellTraits& cell) {
+      return std::string_view(cell.name).starts_with(name);
+    };
+    CHECK(std::any_of(std::begin(jp::kCells), std::end(jp::kCells), is_named), name);
+  }
+  if (few) {
     CheckEachKernel();
   } else {
     CheckAllOptions();
   }
-  CheckEndedTiles(count > 1);
+  CheckEndedTiles(few);
   CheckWeightsBeyondRegisters();
   CheckExchangesAgree();
   CheckResetsUnset();
