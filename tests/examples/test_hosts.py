@@ -61,7 +61,7 @@ def test_hosts_that_differ_do_not_start(tmp_path, folders, values, message):
 
 @pytest.mark.parametrize("silent", [0, 1])
 def test_a_host_without_a_sign_of_life_ends_the_others(tmp_path, silent):
-    values = ["--values", "one", "one", "--heartbeat", "5"]
+    values = ["--values", "one", "one", "--heartbeat", "2"]
     program = [PROGRAM, "--folders", *[str(tmp_path)] * 2, *values]
     with started(program, tmp_path, 2, dies=(silent, 0)) as running:
         other = running[1 - silent]
