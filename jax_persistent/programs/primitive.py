@@ -258,7 +258,12 @@ def _transpose(cotangents: Sequence[Any], *flat: Any, moving: tuple[int, ...], *
     found = bind(flat_in, **_how(backward, backward_flags(step, flags), how))
     d_init, found = found[:float_carry], found[float_carry:]
     in_carry, found = iter(found[: len(zeros)]), found[len(zeros) :]
-    sums = [next(in_carry) if n is None else found[n].sum(0) for n in row.same_as]
+    sums = [
+        _summed(next(in_carry), flags[n], 0)
+        if same is None
+        else _summed_steps(found[same], flags[n])
+        for n, same in zip(plan.moving_consts, row.same_as, strict=True)
+    ]
     floats_xs = [
         n
         for n in range(step.consts + step.carry, len(operands))
@@ -274,7 +279,7 @@ def _transpose(cotangents: Sequence[Any], *flat: Any, moving: tuple[int, ...], *
         gradients[n] = gradient if n not in gradients else gradients[n] + gradient
 
     for n, gradient in zip(plan.moving_consts, sums, strict=True):
-        add(n, _summed(gradient, flags[n], 0).reshape(_shape(step, flags[n], n, groups, rows)))
+        add(n, gradient.reshape(_shape(step, flags[n], n, groups, rows)))
     float_init = [
         n
         for n in range(step.consts, step.consts + step.carry)
@@ -313,7 +318,18 @@ def _shape(step: Step, flags: Any, n: int, groups: int, rows: int) -> tuple[int,
 def _summed(array: Array, flags: tuple[bool, bool], first: int) -> Array:
     """Summed over the groups and rows that an operand has not."""
     axes = tuple(first + n for n in (0, 1) if not flags[n])
-    return array.sum(axes) if axes else array
+    if all(array.shape[n] == 1 for n in axes):
+        return lax.squeeze(array, axes)
+    return array.sum(axes)
+
+
+def _summed_steps(array: Array, flags: tuple[bool, bool]) -> Array:
+    """Summed over the steps, too: as a product with ones, which XLA's CPU client is faster at."""
+    if flags[0] or array.dtype != jnp.float32:
+        return _summed(array.sum(0), flags, 0)
+    axes = tuple(range(2 if flags[1] else 3))
+    ones = jnp.ones(array.shape[: len(axes)], array.dtype)
+    return lax.dot_general(ones, array, ((axes, axes), ((), ())), precision=lax.Precision.HIGHEST)
 
 
 def _matrix_gradient(
