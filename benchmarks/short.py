@@ -4,8 +4,9 @@
     python -m benchmarks.short                # one core, forward
 
 Each shape runs as flax's own layer, as our reference (a `lax.scan`), as the kernel, as the one of
-the two that is chosen, and as the kernel on packed weights: all in turns, medians of the rounds'
-own ratios. Times are CPU time of the process, so that other work on the machine counts for less.
+the two that is chosen, and as the kernel on packed weights, beside PyTorch and ONNX Runtime where
+they are installed: all in turns, medians of the rounds' own ratios, to flax and to the fastest
+peer. Times are CPU time of the process, so that other work on the machine counts for less.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from benchmarks.problem import GATES, Shape
 from benchmarks.rows import CPU_TIME, measured
 
 WAYS = ("flax", "scan", "kernel", "chosen", "packed")
+PEERS = ("pytorch", "onnxruntime")
 STEPS, BATCH, HIDDEN = [1, 2, 4, 10], [1, 4, 32], [64, 128, 256, 512, 1024]
 EQUAL = 0.9  # of flax's time: the least that is asked of what is chosen
 
@@ -49,18 +51,20 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         )
     )
     how = {"threads": options.threads, "clock": CPU_TIME}
-    return measured("short", rows, line, means, options.output, **how)
+    return measured("short", rows, line, means_of_all, options.output, **how)
 
 
 def timed(shape: Shape, rounds: int) -> dict[str, Any]:
     """Microseconds of each way, and the medians of the rounds' ratios of flax's time to them."""
     from benchmarks.measure import Disagreement
-    from benchmarks.peers import disagreement
+    from benchmarks.peers import available, disagreement
     from benchmarks.peers_jax import Chosen, Flax, Ours, Packed, Scan
     from benchmarks.problem import draw
     from jax_persistent.cli.timing import round_robin
 
-    classes = dict(zip(WAYS, (Flax, Scan, Ours, Chosen, Packed), strict=True))
+    classes: dict[str, Any] = dict(zip(WAYS, (Flax, Scan, Ours, Chosen, Packed), strict=True))
+    others = {n: c for n, c in available(PEERS)[0].items() if not c.refuses(shape, "forward")}
+    classes |= others
     arrays = draw(shape)
     peers = {name: way(shape, arrays, 1) for name, way in classes.items()}
     expected = {"outputs": peers["flax"].outputs()}
@@ -78,22 +82,30 @@ def timed(shape: Shape, rounds: int) -> dict[str, Any]:
         "hidden": shape.hidden,
         "us": {name: round(1e6 * median(times), 1) for name, times in seconds.items()},
     }
-    row["flax_over"] = {
-        name: round(median(f / o for f, o in zip(seconds["flax"], times, strict=True)), 3)
-        for name, times in seconds.items()
-        if name != "flax"
-    }
+    rounds_of_peers = zip(*(seconds[name] for name in ("flax", *others)), strict=True)
+    against = {"flax_over": seconds["flax"], "best_over": [min(each) for each in rounds_of_peers]}
+    for over, theirs in against.items():
+        row[over] = {
+            way: round(median(t / o for t, o in zip(theirs, seconds[way], strict=True)), 3)
+            for way in WAYS[1:]
+        }
     return row
 
 
 def line(row: dict[str, Any]) -> str:
     sizes = f"{row['steps']}x{row['batch']}x{row['hidden']}"
     ratios = " ".join(f"{way} {ratio:5.2f}x" for way, ratio in row["flax_over"].items())
-    return f"{row['cell']:5} {row['dtype']:8} {sizes:10} flax {row['us']['flax']:9.1f} us  {ratios}"
+    packed = f"packed, over the best peer {row['best_over']['packed']:5.2f}x"
+    flax = f"flax {row['us']['flax']:9.1f} us"
+    return f"{row['cell']:5} {row['dtype']:8} {sizes:10} {flax}  {ratios}  {packed}"
+
+
+def means_of_all(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    return {over: means(rows, over) for over in ("flax_over", "best_over")}
 
 
 def means(rows: Sequence[dict[str, Any]], over: str = "flax_over") -> dict[str, Any]:
-    """Of flax's time to each way's: geometric means, the least, and shapes below `EQUAL`."""
+    """Of a time to each way's: geometric means, the least, and shapes below `EQUAL`."""
     found: dict[str, Any] = {}
     for way in rows[0][over]:
         ratios = [row[over][way] for row in rows]

@@ -22,8 +22,9 @@ def test_it_writes_what_it_measured(tmp_path: Path) -> None:
     results = json.loads(out.read_text())
     (row,) = results["rows"]
     assert (row["cell"], row["steps"], row["batch"], row["hidden"]) == ("gru", 2, 1, 16)
-    assert row["us"].keys() == set(short.WAYS)
-    assert row["flax_over"].keys() == set(short.WAYS) - {"flax"}
+    assert row["us"].keys() - set(short.PEERS) == set(short.WAYS)
+    for over in ("flax_over", "best_over"):
+        assert row[over].keys() == set(short.WAYS) - {"flax"} == results["means"][over].keys()
     assert all(value > 0 for value in (*row["us"].values(), *row["flax_over"].values()))
     assert "2x1x16" in printed
 
