@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks import machine
@@ -40,3 +41,13 @@ def measured(
     path.write_text(json.dumps(results, indent=1) + "\n")
     print(f"results: {path}")
     return results
+
+
+def ratios(
+    theirs: Sequence[float], seconds: Mapping[str, Sequence[float]], ways: Iterable[str]
+) -> dict[str, float]:
+    """Of a time to each way's: the medians of the rounds' own ratios."""
+    return {
+        way: round(median(t / o for t, o in zip(theirs, seconds[way], strict=True)), 3)
+        for way in ways
+    }

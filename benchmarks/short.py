@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks import machine
 from benchmarks.options import DTYPES, names_of, numbers, positive
 from benchmarks.problem import GATES, Shape
-from benchmarks.rows import CPU_TIME, measured
+from benchmarks.rows import CPU_TIME, measured, ratios
 
 WAYS = ("flax", "scan", "kernel", "chosen", "packed")
 PEERS = ("pytorch", "onnxruntime")
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 def timed(shape: Shape, rounds: int) -> dict[str, Any]:
-    """Microseconds of each way, and the medians of the rounds' ratios of flax's time to them."""
+    """Microseconds of each way, and the rounds' ratios of flax's and the best peer's to it."""
     from benchmarks.measure import Disagreement
     from benchmarks.peers import available, disagreement
     from benchmarks.peers_jax import Chosen, Flax, Ours, Packed, Scan
@@ -84,20 +84,15 @@ def timed(shape: Shape, rounds: int) -> dict[str, Any]:
     }
     rounds_of_peers = zip(*(seconds[name] for name in ("flax", *others)), strict=True)
     against = {"flax_over": seconds["flax"], "best_over": [min(each) for each in rounds_of_peers]}
-    for over, theirs in against.items():
-        row[over] = {
-            way: round(median(t / o for t, o in zip(theirs, seconds[way], strict=True)), 3)
-            for way in WAYS[1:]
-        }
-    return row
+    return row | {over: ratios(theirs, seconds, WAYS[1:]) for over, theirs in against.items()}
 
 
 def line(row: dict[str, Any]) -> str:
     sizes = f"{row['steps']}x{row['batch']}x{row['hidden']}"
-    ratios = " ".join(f"{way} {ratio:5.2f}x" for way, ratio in row["flax_over"].items())
+    over = " ".join(f"{way} {ratio:5.2f}x" for way, ratio in row["flax_over"].items())
     packed = f"packed, over the best peer {row['best_over']['packed']:5.2f}x"
     flax = f"flax {row['us']['flax']:9.1f} us"
-    return f"{row['cell']:5} {row['dtype']:8} {sizes:10} {flax}  {ratios}  {packed}"
+    return f"{row['cell']:5} {row['dtype']:8} {sizes:10} {flax}  {over}  {packed}"
 
 
 def means_of_all(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -108,12 +103,12 @@ def means(rows: Sequence[dict[str, Any]], over: str = "flax_over") -> dict[str, 
     """Of a time to each way's: geometric means, the least, and shapes below `EQUAL`."""
     found: dict[str, Any] = {}
     for way in rows[0][over]:
-        ratios = [row[over][way] for row in rows]
+        values = [row[over][way] for row in rows]
         found[way] = {
-            "geometric_mean": round(math.exp(sum(map(math.log, ratios)) / len(ratios)), 3),
-            "least": min(ratios),
-            f"below_{EQUAL}": sum(ratio < EQUAL for ratio in ratios),
-            "of": len(ratios),
+            "geometric_mean": round(math.exp(sum(map(math.log, values)) / len(values)), 3),
+            "least": min(values),
+            f"below_{EQUAL}": sum(ratio < EQUAL for ratio in values),
+            "of": len(values),
         }
     return found
 

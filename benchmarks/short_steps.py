@@ -21,7 +21,7 @@ from typing import Any
 
 from benchmarks import machine
 from benchmarks.options import numbers, positive
-from benchmarks.rows import CPU_TIME, measured
+from benchmarks.rows import CPU_TIME, measured, ratios
 from benchmarks.short import means
 
 WAYS = ("lax", "scan", "packed")
@@ -83,18 +83,15 @@ def timed(cell: str, steps: int, batch: int, hidden: int, rounds: int) -> dict[s
         np.testing.assert_allclose(outputs[way], outputs["lax"], atol=1e-5, err_msg=way)
     seconds = round_robin(calls, rounds, math.inf, time.process_time)
     us = {way: round(1e6 * median(times), 1) for way, times in seconds.items()}
-    over = {
-        way: round(median(a / b for a, b in zip(seconds["lax"], seconds[way], strict=True)), 3)
-        for way in WAYS[1:]
-    }
+    over = ratios(seconds["lax"], seconds, WAYS[1:])
     sizes = {"steps": steps, "batch": batch, "hidden": hidden}
     return {"cell": cell, **sizes, "us": us, "lax_over": over}
 
 
 def line(row: dict[str, Any]) -> str:
     sizes = f"{row['steps']}x{row['batch']}x{row['hidden']}"
-    ratios = " ".join(f"{way} {ratio:5.2f}x" for way, ratio in row["lax_over"].items())
-    return f"{row['cell']:12} {sizes:10} lax.scan {row['us']['lax']:9.1f} us  {ratios}"
+    over = " ".join(f"{way} {ratio:5.2f}x" for way, ratio in row["lax_over"].items())
+    return f"{row['cell']:12} {sizes:10} lax.scan {row['us']['lax']:9.1f} us  {over}"
 
 
 if __name__ == "__main__":
