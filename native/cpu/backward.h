@@ -24,7 +24,7 @@ struct BackwardKernel {
   const Slice<T> slice, inputs;  // the latter's units are input features
   const BatchRows rows;
   float* const passing;
-  const WeightGradients<Cell> weights;
+  const WeightGradients weights;
   const int64_t padded = space.plan.recurrence.PaddedUnits();
 
   BackwardKernel(const Workspace<Backward>& s, int64_t group, int i)
@@ -121,8 +121,7 @@ struct BackwardKernel {
     const auto h = [&](int64_t r) {
       return of_row(r, [&](int64_t b, int64_t t) { return PreviousState(0, b, t); });
     };
-    weights.template Add<T>((end - begin) * batch, begin == 0, end == problem.steps, at.group, x,
-                            h);
+    weights.Add<T>((end - begin) * batch, begin == 0, end == problem.steps, at.group, x, h);
   }
 
   // Computes dx = dgates W^T for steps [begin, end). A layer's second group adds its own, now or
@@ -247,7 +246,7 @@ struct BackwardKernel {
       for (int s = 1; s < Cell::kStates; ++s) Store(row.d_state[s] + unit, d[s]);
     }
     Store(row.d_state[0] + unit, d[0]);
-    if (row.kept_as >= 0) weights.Keep(row.kept_as, unit / kLanes, d_input, d_recurrent);
+    if (row.kept_as >= 0) weights.Keep<Cell>(row.kept_as, unit / kLanes, d_input, d_recurrent);
     for (int g = 0; g < Cell::kGates; ++g) {
       const int64_t column = g * row.hidden + unit;
       const Vec exchanged = Cell::kResetAfter ? d_recurrent[g] : d_input[g];

@@ -68,22 +68,19 @@ static inline void TransposeRows(T* to, int vectors, int c, int64_t first, int64
   }
 }
 
-// Rows r to r + kLanes of a matrix, as columns of `to`, whose rows are `stride` values apart; zeros
-// for rows past the last, and for those that from(row) has null for.
-template <class From>
-static inline void TransposeInto(float* to, int64_t stride, int64_t r, int64_t rows,
-                                 int64_t columns, const From& from) {
-  const decltype(from(0)) none = nullptr;
-  decltype(from(0)) source[kLanes];
-  for (int i = 0; i < kLanes; ++i) source[i] = r + i < rows ? from(r + i) : none;
-  for (int64_t k = 0; k < columns; k += kLanes) {
+// Rows of a matrix as columns of `to`, whose rows are `stride` values apart; zeros for those that
+// are null.
+template <class T>
+static void TransposeInto(float* to, int64_t stride, int64_t columns,
+                          const T* const (&rows)[kLanes]) {
+  for (int64_t k = 0; k < columns; k += kLanes, to += kLanes * stride) {
     const int n = Lanes(columns, k);
     Vec block[kLanes];
     for (int i = 0; i < kLanes; ++i) {
-      block[i] = source[i] == none ? Vec{} : LoadPart(source[i] + k, n);
+      block[i] = rows[i] == nullptr ? Vec{} : LoadPart(rows[i] + k, n);
     }
     Transpose(block);
-    for (int i = 0; i < kLanes; ++i) Store(to + (k + i) * stride + r, block[i]);
+    for (int i = 0; i < kLanes; ++i) Store(to + i * stride, block[i]);
   }
 }
 

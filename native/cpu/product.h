@@ -63,8 +63,11 @@ class ProductKernel {
 
   void TransposeLeft(int64_t row, int64_t here, int64_t stride) const {
     for (int64_t k = 0; k < p_.depth; k += kLanes) {
-      TransposeInto(transposed_, stride, k, p_.depth, here,
-                    [&](int64_t at) { return call_.left + at * p_.rows + row; });
+      const float* rows[kLanes];
+      for (int i = 0; i < kLanes; ++i) {
+        rows[i] = k + i < p_.depth ? call_.left + (k + i) * p_.rows + row : nullptr;
+      }
+      TransposeInto(transposed_ + k, stride, here, rows);
     }
   }
 

@@ -8,13 +8,11 @@
 
 namespace jp::cpu::JP_ISA {
 
-template <class Cell>
 struct WeightGradients {
-  static constexpr int kGradients = Cell::kResetAfter ? 2 : 1;
-
   const Workspace<Backward>& space;
   const int worker;
   const GemmPlan& plan = space.plan.d_weights;
+  const int gates = plan.gates, gradients = space.Gradients();
   const Slice<float> of_input, of_recurrent;  // the gradients of the gates
   const int64_t hidden = space.problem.hidden;
   const int64_t width = of_input.Width(), row = space.transposed_row;
@@ -23,9 +21,10 @@ struct WeightGradients {
       : space(s),
         worker(i),
         of_input(plan, s.d_columns, i),
-        of_recurrent(plan, s.d_columns + (kGradients - 1) * plan.packed_bytes / 4, i) {}
+        of_recurrent(plan, s.d_columns + (gradients - 1) * plan.packed_bytes / 4, i) {}
 
   // Keeps a row's gradients of a vector of units, which may be another worker's to sum.
+  template <class Cell>
   void Keep(int64_t r, int64_t unit, const Vec* d_input, const Vec* d_recurrent) const {
     const bool own = unit >= of_input.first && unit < of_input.last;
     const int owner = own ? worker : plan.SliceOf(unit);
@@ -37,7 +36,7 @@ struct WeightGradients {
     for (int g = 0; g < Cell::kGates; ++g) {
       const int64_t at = slice + (r * vectors + c) * kLanes;
       Store(of_input.Panel(panel) + at, d_input[g]);
-      if constexpr (kGradients > 1) Store(of_recurrent.Panel(panel) + at, d_recurrent[g]);
+      if constexpr (Cell::kResetAfter) Store(of_recurrent.Panel(panel) + at, d_recurrent[g]);
       if (++c == vectors) {
         ++panel;
         c = 0;
@@ -55,7 +54,7 @@ struct WeightGradients {
     AddRows<T>(of_input, rows, first, BiasSums(0), {last, group, 1, arrays.d_bias});
     if (Rounds<T>()) RoundPanels(of_input, rows);
     AddProduct<T>(of_input, rows, x, first, 0, {last, group, inputs, arrays.d_input_kernel});
-    if constexpr (kGradients > 1) {
+    if (gradients > 1) {
       Pad(of_recurrent, rows);
       AddRows<T>(of_recurrent, rows, first, BiasSums(1), {last, group, 1, arrays.d_recurrent_bias});
       if (Rounds<T>()) RoundPanels(of_recurrent, rows);
@@ -78,7 +77,7 @@ struct WeightGradients {
     return space.d_sums + worker * space.SumsRows() * space.DWidth() + at * width;
   }
   float* BiasSums(int gradient) const {
-    return space.d_bias_sums + (worker * kGradients + gradient) * space.DWidth();
+    return space.d_bias_sums + (worker * gradients + gradient) * space.DWidth();
   }
 
   template <class T>
@@ -116,7 +115,7 @@ struct WeightGradients {
     for (int64_t p = 0; p < panels && even > rows; ++p) {
       for (int c = 0; c < vectors; ++c) Store(d.Panel(p) + (rows * vectors + c) * kLanes, Vec{});
     }
-    const int64_t used = (d.last - d.first) * Cell::kGates - (panels - 1) * vectors;
+    const int64_t used = (d.last - d.first) * gates - (panels - 1) * vectors;
     for (int64_t r = 0; r < even; ++r) {
       for (int64_t c = used; c < vectors; ++c) {
         Store(d.Panel(panels - 1) + (r * vectors + c) * kLanes, Vec{});
@@ -128,13 +127,22 @@ struct WeightGradients {
   template <class T, class From>
   void AddProduct(const Slice<float>& d, int64_t rows, const From& from, bool first, int64_t begin,
                   const Output& output) const {
-    const int64_t features = output.features;
     const int64_t most = space.problem.inputs > hidden ? space.problem.inputs : hidden;
     const int64_t padded = (most + kLanes - 1) / kLanes * kLanes;
     float* const transposed = space.transposed + worker * padded * row;
     for (int64_t r = 0; r < rows; r += kLanes) {
-      TransposeInto(transposed, row, r, rows, features, from);
+      const T* source[kLanes];
+      for (int i = 0; i < kLanes; ++i) source[i] = r + i < rows ? from(r + i) : nullptr;
+      TransposeInto(transposed + r, row, output.features, source);
     }
+    AddTransposed<T>(d, rows, transposed, first, begin, output);
+  }
+
+  // The same of factors [features, rows].
+  template <class T>
+  void AddTransposed(const Slice<float>& d, int64_t rows, float* transposed, bool first,
+                     int64_t begin, const Output& output) const {
+    const int64_t features = output.features;
     const int64_t even_rows = rows + rows % 2;
     if (Rounds<T>()) RoundFactors(transposed, features, even_rows);
     [[maybe_unused]] MatrixTiles tiles;
@@ -186,13 +194,13 @@ struct WeightGradients {
   void Put(const float* sums, int64_t first, int64_t count, const Output& output) const {
     const ArrayViews at{space.problem, output.group};
     const auto weights = at.Weights<T>(output.arrays, output.features);
-    T* gate[Cell::kGates];
-    for (int g = 0; g < Cell::kGates; ++g) gate[g] = weights.Gate(g);
+    T* gate[kMostGates];
+    for (int g = 0; g < gates; ++g) gate[g] = weights.Gate(g);
     for (int64_t f = first; f < first + count; ++f, sums += width) {
       const int64_t row_begin = f * weights.stride;
       const float* from = sums;
       for (int64_t unit = of_input.first * kLanes; unit < of_input.last * kLanes; unit += kLanes) {
-        for (int g = 0; g < Cell::kGates; ++g, from += kLanes) {
+        for (int g = 0; g < gates; ++g, from += kLanes) {
           StorePart(gate[g] + row_begin + unit, Load(from), Lanes(hidden, unit));
         }
       }
