@@ -14,7 +14,9 @@ import argparse
 import math
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -75,14 +77,16 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--rounds", type=positive, default=7)
     parser.add_argument("--output", type=Path, help="the results file")
     options = parser.parse_args(arguments)
-    rows = (
-        timed(name, batch, hidden, options.rounds)
+    cases = [
+        (name, batch, hidden, options.rounds)
         for name in options.steps or [*PLAIN, *LIBRARY]
         for hidden in options.hidden
         for batch in options.batch
         if name != "policy" or batch == 1
-    )
-    return measured("scan", rows, line, means, options.output, steps=STEPS)
+    ]
+    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as alone:
+        rows = alone.map(timed, *zip(*cases, strict=True))
+        return measured("scan", rows, line, means, options.output, steps=STEPS)
 
 
 def timed(name: str, batch: int, hidden: int, rounds: int) -> dict[str, Any]:
