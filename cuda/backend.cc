@@ -241,6 +241,7 @@ class GpuBackend : public Backend {
 
   std::unique_ptr<Plan> MakeProgramPlan(Program program, const Facts& facts,
                                         const Options& options) const override {
+    if (program.Products() > 0) throw std::invalid_argument("a program that multiplies its xs");
     return PlanOfProgram(program, FromFacts(facts), ChoicesIn(options));
   }
   std::string RunProgram(const Plan& plan, std::span<const void* const> operands,

@@ -114,7 +114,8 @@ class Backend {
   virtual std::string Run(const Plan& plan, const Backward& arrays, void* workspace,
                           const Resources& resources) const = 0;
 
-  // The same for a step function's program, whose operands and results are in its own order.
+  // The same for a step function's program, whose operands and results are in its own order. Behind
+  // the operands are the matrices that some of them are multiplied with.
   virtual std::unique_ptr<Plan> MakeProgramPlan(Program program, const Facts& facts,
                                                 const Options& options) const = 0;
   virtual std::string RunProgram(const Plan& plan, std::span<const void* const> operands,

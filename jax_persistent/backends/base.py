@@ -49,6 +49,7 @@ class Backend(abc.ABC):
       sums_weight_gradients: whether a backward call may have the part "d_weights". If False, a
         call returns the gates' gradients, and XLA sums them.
       reads_packed: whether programs may have packed matrices; if False, they are unpacked before.
+      multiplies: whether the call of a program may make products of its xs with matrices itself.
       takes_weights_apart: whether a call may have weights of several arrays; see
         `Problem.weights`. If False, XLA joins them before it.
     """
@@ -57,6 +58,7 @@ class Backend(abc.ABC):
     dtypes: tuple[str, ...] = DTYPES
     sums_weight_gradients: bool = False
     reads_packed: bool = False
+    multiplies: bool = False
     takes_weights_apart: bool = False
 
     def refusal(self, problem: Problem) -> str | None:

@@ -30,6 +30,7 @@ class CpuBackend(Backend):
     dtypes = ("float32", "bfloat16")
     sums_weight_gradients = True
     reads_packed = True
+    multiplies = True
     takes_weights_apart = True
 
     def slower_than_reference(self, problem: Problem) -> str | None:

@@ -7,8 +7,9 @@ recurrence, as that of x with its matrix, the latter after it, as the gradient o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -26,8 +27,32 @@ _NONE, _EVERY = (False, False, False), (True, True, True)
 
 
 @dataclass(frozen=True)
+class Product:
+    """Of vectors [T?, G?, B?, K] with a matrix; `how` is the rest of `products.product`'s."""
+
+    vectors: Array
+    matrix: Array | PackedKernel
+    how: tuple[tuple[str, Any], ...]
+
+    def multiplied(self) -> Array:
+        flat, matrix, how = self._flat(), self.matrix, dict(self.how)
+        if isinstance(matrix, PackedKernel) and not products.reads_packed(flat, matrix, **how):
+            matrix = matrix.unpacked()
+        found = products.product(flat, matrix, **how)
+        return found.reshape(*self.vectors.shape[:-1], found.shape[1])
+
+    def is_ours(self) -> bool:
+        """Whether our kernel is the one that multiplies, with a matrix that is not packed."""
+        packed = isinstance(self.matrix, PackedKernel)
+        return not packed and products.is_ours(self._flat(), self.matrix, dict(self.how))
+
+    def _flat(self) -> Array:
+        return self.vectors.reshape(-1, self.vectors.shape[-1])
+
+
+@dataclass(frozen=True)
 class Value:
-    """An array [T?, G?, B?, features..], or a packed matrix [G?, K, N]."""
+    """An array [T?, G?, B?, features..], a packed matrix [G?, K, N], or a product not yet made."""
 
     array: Any
     axes: Axes
@@ -115,8 +140,13 @@ class Around:
         core, row = self.core.jaxpr, self.row.jaxpr
         return core.invars == row.invars and core.outvars == row.outvars
 
-    def operands(self, operands: Sequence[Value], flat: bool) -> dict[Var, Value]:
-        """Every value that waits for no carry: the operands, and what is computed before."""
+    def operands(
+        self, operands: Sequence[Value], flat: bool, multiplies: bool = False
+    ) -> dict[Var, Value]:
+        """Every value that waits for no carry: the operands, and what is computed before.
+
+        With `multiplies`, those that the call of the core can make itself are `Product`s.
+        """
         jaxpr = self.row.jaxpr
         known = {
             v: Value(value, _NONE)
@@ -125,7 +155,13 @@ class Around:
         known |= dict(zip(jaxpr.invars, operands, strict=True))
         for v in jaxpr.invars[self.consts : self.consts + self.carry]:
             del known[v]
-        return _for_all_steps(self.before, known, flat)
+        return _for_all_steps(self.before, known, flat, self._of_core_alone if multiplies else ())
+
+    @cached_property
+    def _of_core_alone(self) -> frozenset[Var]:
+        """Those xs of the core that nothing else reads."""
+        elsewhere = [v for e in (*self.before, *self.after) for v in _variables(e)]
+        return frozenset(self.core_xs).difference(elsewhere, self.row.jaxpr.outvars)
 
     def ys(
         self,
@@ -173,16 +209,21 @@ def _ancestors(
 
 
 def _for_all_steps(
-    eqns: Sequence[JaxprEqn], known: dict[Var, Value], flat: bool
+    eqns: Sequence[JaxprEqn],
+    known: dict[Var, Value],
+    flat: bool,
+    unmade: Collection[Var] = (),
 ) -> dict[Var, Value]:
-    """`known` and the results of the equations."""
+    """`known` and the results of the equations; of those products that may stay `unmade`, them."""
     known = dict(known)
     for eqn in eqns:
         operands = [Value(v.val, _NONE) if isinstance(v, Literal) else known[v] for v in eqn.invars]
         steps, groups, rows = (any(o.axes[n] for o in operands) for n in range(3))
-        results = _flat_product(eqn, operands) if flat else None
-        if results is None:
-            results = _mapped(eqn, operands)
+        product = _flat_product(eqn, operands) if flat else None
+        if isinstance(product, Product):
+            stays = eqn.outvars[0] in unmade and product.is_ours()
+            product = product if stays else product.multiplied()
+        results = _mapped(eqn, operands) if product is None else [product]
         known |= {
             v: Value(r, (steps, groups, rows)) for v, r in zip(eqn.outvars, results, strict=True)
         }
@@ -202,8 +243,8 @@ def _mapped(eqn: JaxprEqn, operands: Sequence[Value]) -> list[Array]:
     return list(run(*(o.array for o in operands)))
 
 
-def _flat_product(eqn: JaxprEqn, operands: Sequence[Value]) -> list[Array] | None:
-    """Of vectors with a matrix: one product of all steps' and rows' vectors.
+def _flat_product(eqn: JaxprEqn, operands: Sequence[Value]) -> Product | Array | None:
+    """Of vectors with a matrix: one product of all steps' and rows' vectors, or what is made of it.
 
     XLA keeps steps and rows apart otherwise, in copies where the product is transposed.
     """
@@ -223,13 +264,12 @@ def _flat_product(eqn: JaxprEqn, operands: Sequence[Value]) -> list[Array] | Non
     precision = eqn.params["precision"]
     if side == 0 and isinstance(precision, tuple):
         precision = precision[::-1]
-    vectors, dtype = factor.array.reshape(-1, *of_factor), eqn.params["preferred_element_type"]
+    dtype = eqn.params["preferred_element_type"]
     if len(of_factor) == 1 and matrix.ndim == 2:
         how = {"right_transposed": axes[1] == (1,), "precision": precision, "dtype": dtype}
-        if isinstance(matrix, PackedKernel) and not products.reads_packed(vectors, matrix, **how):
-            matrix = matrix.unpacked()
-        found = products.product(vectors, matrix, **how)
-    else:
-        how = {"precision": precision, "preferred_element_type": dtype}
-        found = lax.dot_general(vectors, matrix, (axes, ((), ())), **how)
-    return [found.reshape(*lead, *found.shape[1:])]
+        return Product(factor.array, matrix, tuple(how.items()))
+    vectors = factor.array.reshape(-1, *of_factor)
+    found = lax.dot_general(
+        vectors, matrix, (axes, ((), ())), precision=precision, preferred_element_type=dtype
+    )
+    return found.reshape(*lead, *found.shape[1:])

@@ -22,7 +22,7 @@ from jax_persistent.ffi import sharding
 from jax_persistent.ops.lowering import unreadable
 from jax_persistent.problem.packed import PackedKernel, unpack_p
 from jax_persistent.programs import jaxprs
-from jax_persistent.programs.around import Value
+from jax_persistent.programs.around import Product, Value
 from jax_persistent.programs.primitive import (
     Flags,
     Packed,
@@ -38,6 +38,9 @@ from jax_persistent.programs.rows import Unfit
 from jax_persistent.programs.step import Step
 
 _FEW_STEPS = 2
+# Operands of a core that its call makes: of what is given in their place and a matrix behind all
+# operands, multiplied in this way.
+Products = tuple[tuple[int, tuple[tuple[str, Any], ...]], ...]
 
 
 def why_not(step: Step, flags: Flags) -> Unfit | None:
@@ -92,6 +95,7 @@ def described(
     steps: int,
     reverse: bool,
     packed: Packed,
+    products: Products,
 ) -> dict[str, Any]:
     """What a call of a core is, as JSON has it; operands are arrays or their types."""
     groups, rows = sizes(step, operands)
@@ -99,10 +103,13 @@ def described(
     if len(set(lanes.values())) > 1:
         raise unreadable("they were packed on machines with vectors of several sizes")
     code, literals = step.program_with(frozenset(lanes)).encoded()
+    layouts = [g + 2 * b + 4 * (n in lanes) for n, (g, b) in enumerate(flags)]
+    for n, how in products:
+        layouts[n] += 8 * dict(how)["right_transposed"] + 16 * operands[n].shape[-1]
     return {
         "code": code.tolist(),
         "literals": literals.tolist(),
-        "layouts": [g + 2 * b + 4 * (n in lanes) for n, (g, b) in enumerate(flags)],
+        "layouts": layouts,
         "packed_lanes": max(lanes.values(), default=0),
         "steps": steps,
         "reverse": reverse,
@@ -120,7 +127,8 @@ def described_core(
     def around(*flat: Any) -> list[Array]:
         read = backend.reads_packed
         given = flat if read else unpacked(how["step"], flat, packed)
-        return _around(*given, flat=True, backend=None, packed=packed if read else (), **how)
+        how["packed"] = packed if read else ()
+        return _around(*given, flat=True, backend=None, multiplies=backend.multiplies, **how)
 
     whole = jax.make_jaxpr(around)(*operands)
     (core,) = (e for e in whole.jaxpr.eqns if e.primitive is core_p)
@@ -137,11 +145,13 @@ def _around(
     reverse: bool,
     packed: Packed,
     flat: bool,
+    multiplies: bool,
     backend: str | None,
 ) -> list[Array]:
     """A scan: the call of its core, and what is computed for all steps before and after it.
 
     `flat` makes one dimension of steps and rows in products, which XLA can't split over devices.
+    With `multiplies`, the call makes such products of xs itself.
     """
     parts, of_xs = step.around, step.consts + step.carry
     matrices = kernels(step, operands, packed)
@@ -149,21 +159,25 @@ def _around(
         Value(matrices.get(n, o), (n >= of_xs, *f))
         for n, (o, f) in enumerate(zip(operands, flags, strict=True))
     ]
-    known = parts.operands(values, flat)
+    # One that trains keeps more than products, in memory that XLA has for other arrays later.
+    known = parts.operands(values, flat, multiplies and not step.trains)
     packable = step.core.packable
     consts = [known[v] for v in parts.core_consts]
     consts = [v if n in packable else v.unpacked() for n, v in enumerate(consts)]
     lanes = {n: v.array.lanes for n, v in enumerate(consts) if isinstance(v.array, PackedKernel)}
     read = [v.array.panels if n in lanes else v.array for n, v in enumerate(consts)]
     moving = [*values[step.consts : of_xs], *(known[v].of_steps(steps) for v in parts.core_xs)]
+    arrays = [*read, *(v.array for v in moving)]
+    products = {n: a for n, a in enumerate(arrays) if isinstance(a, Product)}
     made = core_p.bind(
-        *read,
-        *(v.array for v in moving),
+        *(a.vectors if n in products else a for n, a in enumerate(arrays)),
+        *(p.matrix for p in products.values()),
         step=step.core,
         flags=tuple(v.axes[1:] for v in (*consts, *moving)),
         steps=steps,
         reverse=reverse,
         packed=tuple(lanes.items()),
+        products=tuple((n, p.how) for n, p in products.items()),
         backend=backend,
     )
     shape = (steps, *sizes(step, operands))
@@ -243,6 +257,13 @@ def _elsewhere(*operands: Any, backend: Any, **how: Any) -> list[Array]:
     return reference(operands, **how)
 
 
+def _reference_of_core(*operands: Any, products: Products, **how: Any) -> list[Array]:
+    given = list(operands)
+    for n, of_product in reversed(products):
+        given[n] = Product(given[n], given.pop(), of_product).multiplied()
+    return reference(given, **how)
+
+
 def _unpacking(*operands: Any, packed: Packed, **how: Any) -> list[Array]:
     return bind(unpacked(how["step"], operands, packed), **how)
 
@@ -276,7 +297,8 @@ def _register_platform(backend: Backend) -> None:
         if unsplit is not None:
             _fall_back(choice, unsplit, notices.warn)
             return lowered(ctx, lambda *flat: reference(flat, **how), *operands)
-        return lowered(ctx, partial(_around, flat=flat, backend=choice, **how), *operands)
+        how |= {"flat": flat, "multiplies": flat and backend.multiplies}
+        return lowered(ctx, partial(_around, backend=choice, **how), *operands)
 
     def of_core(ctx: Any, *operands: Any, **params: Any) -> Any:
         how = dict(params)
@@ -290,7 +312,7 @@ def _register_platform(backend: Backend) -> None:
             if how["packed"]:
                 raise unreadable(found["explanation"])
             _fall_back(choice, found["explanation"], notices.warn)
-            return lowered(ctx, lambda *flat: reference(flat, **how), *operands)
+            return lowered(ctx, partial(_reference_of_core, **how), *operands)
         if is_split:
             return _split_call(ctx, backend, program, operands, how["step"], how["flags"])
         results = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in ctx.avals_out]

@@ -109,7 +109,7 @@ def _can_be_ours(left: Any, right: Any, how: Mapping[str, Any]) -> bool:
     )
 
 
-def _is_ours(left: Any, right: Any, how: Mapping[str, Any]) -> bool:
+def is_ours(left: Any, right: Any, how: Mapping[str, Any]) -> bool:
     """Whether our kernel multiplies them: what it can, and not the largest."""
     columns = right.shape[not how["right_transposed"]]
     alone = native_module().facts("cpu")["threads"] == 1
@@ -125,7 +125,7 @@ def _lower_on_cpu(ctx: Any, left: Any, right: Any, **how: Any) -> Any:
         def run(left: Any, panels: Any) -> Any:
             return call.product_call(left, _kernel(left, panels, *how["packed"]))
 
-    elif not compat.is_split_by_xla(ctx) and _is_ours(of_left, of_right, how):
+    elif not compat.is_split_by_xla(ctx) and is_ours(of_left, of_right, how):
         transposed = {name: how[name] for name in ("left_transposed", "right_transposed")}
         run = partial(call.product_call, **transposed)
     return mlir.lower_fun(run, multiple_results=False)(ctx, left, right)

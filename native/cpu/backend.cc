@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <utility>
 #include <variant>
+#include <vector>
 
 #include "native/cpu/cores.h"
 #include "native/cpu/machine.h"
@@ -55,6 +56,15 @@ std::string PackedRefusal(int64_t lanes, const CpuFacts& facts) {
 }
 
 constexpr uintptr_t kLine = 64;  // what LayOut's memory begins with
+
+void MultiplyOnTeam(const Product& product, const ProductPlan& plan, const float* left,
+                    const float* right, float* result, const Resources& resources) {
+  const Scratch memory(plan.Bytes());
+  const ProductCall call{product, plan, left, right, result, memory.as<float>()};
+  Team::Run(
+      plan.workers, 1, resources.schedule,
+      [&call, multiply = ChosenIsa().multiply](int worker, int64_t) { multiply(call, worker); });
+}
 
 class CpuPlanned : public Plan {
  public:
@@ -124,7 +134,16 @@ class ProgramPlanned : public Plan {
       : refusal_(PackedRefusal(program.packed_lanes, facts)),
         program_(std::move(program)),
         facts_(facts) {
-    if (refusal_.empty()) plan_ = PlanProgram(program_, facts);
+    if (!refusal_.empty()) return;
+    plan_ = PlanProgram(program_, facts);
+    for (int64_t n = 0; n < std::ssize(program_.operands); ++n) {
+      const ProgramArray& x = program_.operands[n];
+      if (x.depth == 0) continue;
+      const int64_t rows = program_.steps * (x.has_groups ? program_.groups : 1) *
+                           (x.has_rows ? program_.rows : 1);
+      const Product product{rows, x.depth, x.features, false, x.is_transposed};
+      products_.push_back({n, product, PlanProduct(product, facts)});
+    }
   }
 
   std::string Refusal() const override { return refusal_; }
@@ -142,7 +161,16 @@ class ProgramPlanned : public Plan {
   std::string Run(std::span<const void* const> operands, std::span<void* const> results,
                   const Resources& resources) const {
     const Scratch memory(plan_.bytes);
-    const ProgramCall call{program_, plan_, operands.data(), results.data(), memory.as<char>()};
+    std::vector<const void*> given(operands.begin(), operands.begin() + program_.operands.size());
+    const void* const* matrix = operands.data() + program_.operands.size();
+    std::vector<Scratch> made;
+    for (const auto& [n, product, plan] : products_) {
+      const Scratch& to = made.emplace_back(product.rows * product.columns * sizeof(float));
+      MultiplyOnTeam(product, plan, static_cast<const float*>(given[n]),
+                     static_cast<const float*>(*matrix++), to.as<float>(), resources);
+      given[n] = to.as<float>();
+    }
+    const ProgramCall call{program_, plan_, given.data(), results.data(), memory.as<char>()};
     Team::Run(plan_.workers, program_.groups * plan_.phases, resources.schedule,
               [&call, run = ChosenIsa().program](int worker, int64_t phase) {
                 run(call, worker, phase);
@@ -151,10 +179,17 @@ class ProgramPlanned : public Plan {
   }
 
  private:
+  struct OperandProduct {
+    int64_t operand;
+    Product product;
+    ProductPlan plan;
+  };
+
   std::string refusal_;
   Program program_;
   CpuFacts facts_;
   ProgramPlan plan_;
+  std::vector<OperandProduct> products_;
 };
 
 void RefuseOptions(const Options& options) {
@@ -212,12 +247,7 @@ class CpuBackend : public Backend {
     const CpuFacts facts = ThisMachine(resources.threads);
     std::string refusal = PackedRefusal(product.packed_lanes, facts);
     if (!refusal.empty()) return refusal;
-    const ProductPlan plan = PlanProduct(product, facts);
-    const Scratch memory(plan.Bytes());
-    const ProductCall call{product, plan, left, right, result, memory.as<float>()};
-    Team::Run(
-        plan.workers, 1, resources.schedule,
-        [&call, multiply = ChosenIsa().multiply](int worker, int64_t) { multiply(call, worker); });
+    MultiplyOnTeam(product, PlanProduct(product, facts), left, right, result, resources);
     return {};
   }
 

@@ -51,6 +51,9 @@ class Parser {
       p.operands[i].has_groups = layouts[i] & 1;
       p.operands[i].has_rows = layouts[i] & 2;
       p.operands[i].is_packed = layouts[i] & 4;
+      p.operands[i].is_transposed = layouts[i] & 8;
+      p.operands[i].depth = layouts[i] >> 4;
+      CheckProduct(p.operands[i], Count(i) >= p.consts + p.carries);
       if (p.operands[i].is_packed && (p.packed_lanes == 0 || Count(i) >= p.consts)) {
         Fail("no matrix is packed there");
       }
@@ -84,6 +87,14 @@ class Parser {
   ProgramArray NextArray() {
     const int64_t features = from_.Next(1, kMost);
     return {features, static_cast<ValueType>(from_.Next(0, 2))};
+  }
+
+  static void CheckProduct(const ProgramArray& array, bool is_x) {
+    if (array.depth == 0 && !array.is_transposed) return;
+    if (!is_x || array.type != ValueType::kFloat32) Fail("no product is made there");
+    if (array.depth < 2 || array.depth > kMost || array.depth % 2 != 0) {
+      Fail("expected a product of an even depth");
+    }
   }
 
   void ParseLoop(ProgramLoop& loop) {

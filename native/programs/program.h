@@ -3,6 +3,7 @@
 // makes it, and says what the stages, loops and instructions are.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -89,6 +90,10 @@ struct ProgramArray {
   int64_t features;
   ValueType type;
   bool has_groups = false, has_rows = false;  // of operands
+  // Of an x that the call itself makes, of float32: from [T, G?, B?, depth], which is given in its
+  // place, and a matrix [depth, features], or transposed, behind all operands. 0: it is given.
+  int64_t depth = 0;
+  bool is_transposed = false;
   // Of a constant that is a packed matrix, as problem/packed.h says; read by products alone.
   bool is_packed = false;
   int64_t columns = 0;  // of that
@@ -101,6 +106,11 @@ struct ProgramBuffer {
 
 // Legend: T steps, G groups, B rows of a group.
 struct Program {
+  // How many operands are made by the call.
+  int64_t Products() const {
+    return std::ranges::count_if(operands, [](const ProgramArray& x) { return x.depth > 0; });
+  }
+
   // Constants [G?, B?, features], carries [G, B, features], xs [T, G?, B?, features].
   std::vector<ProgramArray> operands;
   // Of the carry as the operands are, then ys [T, G, B, features].
@@ -116,8 +126,9 @@ struct Program {
   int64_t packed_lanes = 0;  // for vectors of so many its packed matrices are; 0: it has none
 };
 
-// Throws std::invalid_argument where the code is not what program.py makes. `layouts` has three
-// bits for each operand: 1 if it has groups, 2 if it has rows, 4 if it is a packed matrix.
+// Throws std::invalid_argument where the code is not what program.py makes. `layouts` has a number
+// for each operand: 1 if it has groups, 2 if it has rows, 4 if it is a packed matrix, 8 if the
+// matrix that it is made with is transposed, and 16 times the depth of that.
 Program ParseProgram(std::span<const int64_t> code, std::span<const float> literals,
                      std::span<const int64_t> layouts, int64_t steps, int64_t groups, int64_t rows,
                      bool reverse, bool tf32 = false, int64_t packed_lanes = 0);

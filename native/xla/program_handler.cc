@@ -129,17 +129,26 @@ Buffers TakeBuffers(const PlannedProgram& planned, const Plan& plan,
                     const xffi::RemainingArgs& operands, const xffi::RemainingRets& results) {
   const Program& program = planned.program();
   const size_t consts = program.consts, carries = program.carries;
+  const size_t given = program.operands.size();
   const size_t made = carries + program.ys.size();
   const bool has_workspace = planned.backend().KindOfExecutor() == Executor::kStream;
-  if (operands.size() != program.operands.size() || results.size() != made + has_workspace) {
+  if (operands.size() != given + program.Products() || results.size() != made + has_workspace) {
     throw std::invalid_argument("the number of buffers is not the program's");
   }
   Buffers buffers;
-  for (size_t i = 0; i < operands.size(); ++i) {
-    const auto buffer = operands.get<xffi::AnyBuffer>(i);
+  const auto take = [&](const ProgramArray& array, int64_t steps) {
+    const auto buffer = operands.get<xffi::AnyBuffer>(buffers.operands.size());
     if (buffer.has_error()) throw std::invalid_argument("an operand is no buffer");
-    Check(*buffer, program.operands[i], i < consts + carries ? 1 : program.steps, program);
+    Check(*buffer, array, steps, program);
     buffers.operands.push_back(buffer->untyped_data());
+  };
+  for (size_t i = 0; i < given; ++i) {
+    ProgramArray array = program.operands[i];
+    if (array.depth > 0) array.features = array.depth;
+    take(array, i < consts + carries ? 1 : program.steps);
+  }
+  for (const ProgramArray& array : program.operands) {
+    if (array.depth > 0) take({array.depth * array.features, array.type}, 1);
   }
   for (size_t i = 0; i < results.size(); ++i) {
     auto buffer = results.get<xffi::AnyBuffer>(i);
