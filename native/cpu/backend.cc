@@ -139,8 +139,8 @@ class ProgramPlanned : public Plan {
     for (int64_t n = 0; n < std::ssize(program_.operands); ++n) {
       const ProgramArray& x = program_.operands[n];
       if (x.depth == 0) continue;
-      const int64_t rows = program_.steps * (x.has_groups ? program_.groups : 1) *
-                           (x.has_rows ? program_.rows : 1);
+      const int64_t rows =
+          program_.steps * (x.has_groups ? program_.groups : 1) * (x.has_rows ? program_.rows : 1);
       const Product product{rows, x.depth, x.features, false, x.is_transposed};
       products_.push_back({n, product, PlanProduct(product, facts)});
     }

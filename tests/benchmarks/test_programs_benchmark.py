@@ -27,9 +27,27 @@ def test_a_profile_tells_calls_from_products() -> None:
     assert sum(parts.values()) == pytest.approx(1, abs=2e-3)
     assert min(parts.values()) > 0
     row = {"example": "speech", "preset": "quick", "width": 9, "ms": {"kernels": 2.0}}
-    row |= {"flax_over_kernels": 4.0, "parts": parts}
+    row |= {"flax_over_kernels": 4.0, "parts": parts, "at_most": 5.0}
     assert programs.means([row, row | {"flax_over_kernels": 1.0}]) == {"speech": 2.0}
-    assert "flax 4.00x" in programs.line(row)
+    assert "flax 4.00x (at most 5.00x;" in programs.line(row)
+
+
+def test_operations_are_those_of_every_step() -> None:
+    """Products and convolutions, of either pass, in scans and in functions that are compiled."""
+
+    @jax.jit
+    def loss(w: Any, x: Any) -> Any:
+        def step(h: Any, _: Any) -> Any:
+            return jnp.tanh(h @ w), None
+
+        image = jax.lax.conv(x, jnp.ones((5, 2, 3, 1)), (1, 1), "VALID")  # [1, 5, 4, 7]
+        return jax.lax.scan(step, jnp.ones((3, 8)), length=10)[0].sum() + image.sum()
+
+    w, x = jnp.ones((8, 8)), jnp.ones((1, 2, 6, 7))
+    product, convolution = 2 * 3 * 8 * 8, 2 * (5 * 4 * 7) * (2 * 3)
+    assert programs.operations(jax.make_jaxpr(loss)(w, x)) == 10 * product + convolution
+    both = programs.operations(jax.make_jaxpr(jax.grad(loss))(w, x))
+    assert both == pytest.approx(30 * product + convolution, rel=0.1)
 
 
 def test_presets_have_two_widths() -> None:
