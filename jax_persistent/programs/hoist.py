@@ -28,6 +28,9 @@ _LARGER = frozenset({"broadcast_in_dim", "iota"})
 _VIEWS = frozenset({"split", "slice", "squeeze", "reshape"})
 # Where they read a product that stays in the step, they stay there, too.
 _CHEAP = _VIEWS | {"add", "add_any", "sub", "mul", "neg", "convert_element_type"}
+# What norms are made of. Where a step has sums of what waits for the carry, those of such products
+# are made beside them, in the same stages; as arrays they would take a pass over memory each.
+_OF_NORMS = frozenset({"reduce_sum", "broadcast_in_dim", "div", "rsqrt", "square", "integer_pow"})
 _IN_PRODUCTS = ("float32", "bfloat16")
 # Run for one step after the other: mapped over steps, the first two would run every branch, and the
 # last would draw other numbers.
@@ -228,8 +231,12 @@ def _inside_with_products(
 def _with_cheap(jaxpr: Jaxpr, depends: dict[Any, int], products: Sequence[JaxprEqn]) -> set[Any]:
     """Results of the products, and what is made of them and of xs cheaply."""
     found: set[Any] = {e.outvars[0] for e in products}
+    sums = any(
+        e.primitive.name == "reduce_sum" and depends[e.outvars[0]] == _CARRY for e in jaxpr.eqns
+    )
+    names = _CHEAP | _OF_NORMS if sums else _CHEAP
     for eqn in jaxpr.eqns:
-        cheap = depends[eqn.outvars[0]] == _XS and eqn.primitive.name in _CHEAP
+        cheap = depends[eqn.outvars[0]] == _XS and eqn.primitive.name in names
         if cheap and any(isinstance(v, Var) and v in found for v in eqn.invars):
             found.update(eqn.outvars)
     return found

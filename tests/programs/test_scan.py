@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -450,3 +451,35 @@ def test_errors_are_those_of_lax_scan() -> None:
 def test_wrong_arguments(how: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         jp.scan(lambda h, x: (h + x, h), jnp.ones((3, 4)), jnp.ones((5, 3, 4)), **how)
+
+
+@pytest.mark.parametrize("norm_of_h", [True, False])
+def test_norms_of_products(norm_of_h: bool) -> None:
+    """That of x W is made in the step where that of h R is, else for all steps at once."""
+    rng = np.random.default_rng(11)
+    draw = lambda *shape: jnp.asarray(rng.standard_normal(shape), jnp.float32)  # noqa: E731
+    weights, xs, h = (draw(6, 9), draw(9, 9)), draw(5, 3, 6), jnp.zeros((3, 9))
+
+    def norm(a: Any) -> Any:
+        centred = a - a.mean(-1, keepdims=True)
+        return centred * jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-5)
+
+    def run(scan: Any, weights: Any, xs: Any) -> Any:
+        def step(h: Any, x: Any) -> Any:
+            of_h = h @ weights[1]
+            h = jnp.tanh(norm(x @ weights[0]) + (norm(of_h) if norm_of_h else of_h))
+            return h, h
+
+        return scan(step, h, xs)[1]
+
+    said = str(jp.explain(partial(run, jp.scan), weights, xs))
+    (before,) = re.findall(
+        r"for all steps before, as they wait for no carry: (\d+) equations", said
+    )
+    assert (int(before) == 1) == norm_of_h  # the product alone
+    for argument in (0, 1):
+        found, expected = (
+            jax.grad(lambda *a, s=s: jnp.square(run(s, *a)).sum(), argument)(weights, xs)
+            for s in (jp.scan, jax.lax.scan)
+        )
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), found, expected)
