@@ -33,21 +33,18 @@ def test_a_profile_tells_calls_from_products() -> None:
 
 
 def test_operations_are_those_of_every_step() -> None:
-    """Products and convolutions, of either pass, in scans and in functions that are compiled."""
+    """Those of products, of either pass, in scans and in functions that are compiled."""
 
     @jax.jit
-    def loss(w: Any, x: Any) -> Any:
+    def loss(w: Any) -> Any:
         def step(h: Any, _: Any) -> Any:
             return jnp.tanh(h @ w), None
 
-        image = jax.lax.conv(x, jnp.ones((5, 2, 3, 1)), (1, 1), "VALID")  # [1, 5, 4, 7]
-        return jax.lax.scan(step, jnp.ones((3, 8)), length=10)[0].sum() + image.sum()
+        return jax.lax.scan(step, jnp.ones((3, 8)), length=10)[0].sum()
 
-    w, x = jnp.ones((8, 8)), jnp.ones((1, 2, 6, 7))
-    product, convolution = 2 * 3 * 8 * 8, 2 * (5 * 4 * 7) * (2 * 3)
-    assert programs.operations(jax.make_jaxpr(loss)(w, x)) == 10 * product + convolution
-    both = programs.operations(jax.make_jaxpr(jax.grad(loss))(w, x))
-    assert both == pytest.approx(30 * product + convolution, rel=0.1)
+    w, product = jnp.ones((8, 8)), 2 * 3 * 8 * 8
+    assert programs.operations(jax.make_jaxpr(loss)(w)) == 10 * product
+    assert programs.operations(jax.make_jaxpr(jax.grad(loss))(w)) == 30 * product
 
 
 def test_presets_have_two_widths() -> None:
