@@ -57,12 +57,9 @@ std::string PackedRefusal(int64_t lanes, const CpuFacts& facts) {
 
 constexpr uintptr_t kLine = 64;  // what LayOut's memory begins with
 
-void MultiplyOnTeam(const Product& product, const ProductPlan& plan, const float* left,
-                    const float* right, float* result, const Resources& resources) {
-  const Scratch memory(plan.Bytes());
-  const ProductCall call{product, plan, left, right, result, memory.as<float>()};
+void MultiplyOnTeam(const ProductCall& call, const Resources& resources) {
   Team::Run(
-      plan.workers, 1, resources.schedule,
+      call.plan.workers, 1, resources.schedule,
       [&call, multiply = ChosenIsa().multiply](int worker, int64_t) { multiply(call, worker); });
 }
 
@@ -163,17 +160,29 @@ class ProgramPlanned : public Plan {
     const Scratch memory(plan_.bytes);
     std::vector<const void*> given(operands.begin(), operands.begin() + program_.operands.size());
     const void* const* matrix = operands.data() + program_.operands.size();
-    std::vector<Scratch> made;
+    std::vector<Scratch> kept;
+    std::vector<ProductCall> first;  // by the program's team, before its own phases
     for (const auto& [n, product, plan] : products_) {
-      const Scratch& to = made.emplace_back(product.rows * product.columns * sizeof(float));
-      MultiplyOnTeam(product, plan, static_cast<const float*>(given[n]),
-                     static_cast<const float*>(*matrix++), to.as<float>(), resources);
-      given[n] = to.as<float>();
+      const auto* left = static_cast<const float*>(given[n]);
+      const auto* right = static_cast<const float*>(*matrix++);
+      auto* to = kept.emplace_back(product.rows * product.columns * sizeof(float)).as<float>();
+      auto* packed = kept.emplace_back(plan.Bytes()).as<float>();
+      first.push_back({product, plan, left, right, to, packed});
+      given[n] = to;
+      if (plan.workers != plan_.workers) {
+        MultiplyOnTeam(first.back(), resources);
+        first.pop_back();
+      }
     }
     const ProgramCall call{program_, plan_, given.data(), results.data(), memory.as<char>()};
-    Team::Run(plan_.workers, program_.groups * plan_.phases, resources.schedule,
-              [&call, run = ChosenIsa().program](int worker, int64_t phase) {
-                run(call, worker, phase);
+    const auto products = std::ssize(first);
+    Team::Run(plan_.workers, products + program_.groups * plan_.phases, resources.schedule,
+              [&call, &first, products, isa = &ChosenIsa()](int worker, int64_t phase) {
+                if (phase < products) {
+                  isa->multiply(first[phase], worker);
+                } else {
+                  isa->program(call, worker, phase - products);
+                }
               });
     return {};
   }
@@ -247,7 +256,9 @@ class CpuBackend : public Backend {
     const CpuFacts facts = ThisMachine(resources.threads);
     std::string refusal = PackedRefusal(product.packed_lanes, facts);
     if (!refusal.empty()) return refusal;
-    MultiplyOnTeam(product, PlanProduct(product, facts), left, right, result, resources);
+    const ProductPlan plan = PlanProduct(product, facts);
+    const Scratch memory(plan.Bytes());
+    MultiplyOnTeam({product, plan, left, right, result, memory.as<float>()}, resources);
     return {};
   }
 
