@@ -71,7 +71,13 @@ def reference(
     operands = unpacked(step, operands, packed)
     consts, carry = step.consts, step.carry
     run = jaxprs.function_of(step.row)
-    for axis in (1, 0):
+    single = sizes(step, operands)[0] == 1
+    if single:  # an axis of one group slows XLA's products
+        at = [int(n >= consts + carry) for n in range(len(operands))]
+        operands = [
+            lax.squeeze(o, [n]) if f[0] else o for o, f, n in zip(operands, flags, at, strict=True)
+        ]
+    for axis in (1,) if single else (1, 0):
         run = jax.vmap(run, [0 if f[axis] else None for f in flags])
 
     def body(state: list[Array], x: list[Array]) -> tuple[list[Array], list[Array]]:
@@ -80,6 +86,8 @@ def reference(
 
     init, xs = list(operands[consts : consts + carry]), list(operands[consts + carry :])
     final, ys = lax.scan(body, init, xs, length=steps, reverse=reverse)
+    if single:
+        final, ys = [lax.expand_dims(c, [0]) for c in final], [lax.expand_dims(y, [1]) for y in ys]
     return [*final, *ys]
 
 
