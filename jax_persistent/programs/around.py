@@ -27,7 +27,7 @@ _NONE, _EVERY = (False, False, False), (True, True, True)
 
 
 @dataclass(frozen=True)
-class Product:
+class SequenceProduct:
     """Of vectors [T?, G?, B?, K] with a matrix; `how` is the rest of `products.product`'s."""
 
     vectors: Array
@@ -145,7 +145,7 @@ class Around:
     ) -> dict[Var, Value]:
         """Every value that waits for no carry: the operands, and what is computed before.
 
-        With `multiplies`, those that the call of the core can make itself are `Product`s.
+        With `multiplies`, those that the call of the core can make itself are `SequenceProduct`s.
         """
         jaxpr = self.row.jaxpr
         known = {
@@ -220,7 +220,7 @@ def _for_all_steps(
         operands = [Value(v.val, _NONE) if isinstance(v, Literal) else known[v] for v in eqn.invars]
         steps, groups, rows = (any(o.axes[n] for o in operands) for n in range(3))
         product = _flat_product(eqn, operands) if flat else None
-        if isinstance(product, Product):
+        if isinstance(product, SequenceProduct):
             stays = eqn.outvars[0] in unmade and product.is_ours()
             product = product if stays else product.multiplied()
         results = _mapped(eqn, operands) if product is None else [product]
@@ -243,7 +243,7 @@ def _mapped(eqn: JaxprEqn, operands: Sequence[Value]) -> list[Array]:
     return list(run(*(o.array for o in operands)))
 
 
-def _flat_product(eqn: JaxprEqn, operands: Sequence[Value]) -> Product | Array | None:
+def _flat_product(eqn: JaxprEqn, operands: Sequence[Value]) -> SequenceProduct | Array | None:
     """Of vectors with a matrix: one product of all steps' and rows' vectors, or what is made of it.
 
     XLA keeps steps and rows apart otherwise, in copies where the product is transposed.
@@ -267,7 +267,7 @@ def _flat_product(eqn: JaxprEqn, operands: Sequence[Value]) -> Product | Array |
     dtype = eqn.params["preferred_element_type"]
     if len(of_factor) == 1 and matrix.ndim == 2:
         how = {"right_transposed": axes[1] == (1,), "precision": precision, "dtype": dtype}
-        return Product(factor.array, matrix, tuple(how.items()))
+        return SequenceProduct(factor.array, matrix, tuple(how.items()))
     vectors = factor.array.reshape(-1, *of_factor)
     found = lax.dot_general(
         vectors, matrix, (axes, ((), ())), precision=precision, preferred_element_type=dtype

@@ -22,7 +22,7 @@ from jax_persistent.ffi import sharding
 from jax_persistent.ops.lowering import unreadable
 from jax_persistent.problem.packed import PackedKernel, unpack_p
 from jax_persistent.programs import jaxprs
-from jax_persistent.programs.around import Product, Value
+from jax_persistent.programs.around import SequenceProduct, Value
 from jax_persistent.programs.primitive import (
     Flags,
     Packed,
@@ -168,7 +168,7 @@ def _around(
     read = [v.array.panels if n in lanes else v.array for n, v in enumerate(consts)]
     moving = [*values[step.consts : of_xs], *(known[v].of_steps(steps) for v in parts.core_xs)]
     arrays = [*read, *(v.array for v in moving)]
-    products = {n: a for n, a in enumerate(arrays) if isinstance(a, Product)}
+    products = {n: a for n, a in enumerate(arrays) if isinstance(a, SequenceProduct)}
     made = core_p.bind(
         *(a.vectors if n in products else a for n, a in enumerate(arrays)),
         *(p.matrix for p in products.values()),
@@ -260,7 +260,7 @@ def _elsewhere(*operands: Any, backend: Any, **how: Any) -> list[Array]:
 def _reference_of_core(*operands: Any, products: Products, **how: Any) -> list[Array]:
     given = list(operands)
     for n, of_product in reversed(products):
-        given[n] = Product(given[n], given.pop(), of_product).multiplied()
+        given[n] = SequenceProduct(given[n], given.pop(), of_product).multiplied()
     return reference(given, **how)
 
 
