@@ -166,11 +166,10 @@ def operations(jaxpr: Any) -> float:
     """The multiplications and additions in products; convolutions are among the rest."""
     found = 0.0
     for eqn in jaxpr.eqns:
-        out = eqn.outvars[0].aval
         if eqn.primitive.name == "dot_general":
             (contracted, _), _ = eqn.params["dimension_numbers"]
             left = eqn.invars[0].aval.shape
-            found += 2 * out.size * math.prod(left[n] for n in contracted)
+            found += 2 * eqn.outvars[0].aval.size * math.prod(left[n] for n in contracted)
         inner = sum(map(operations, jaxprs_in_params(eqn.params)))
         found += inner * eqn.params.get("length", 1) if eqn.primitive.name == "scan" else inner
     return found

@@ -4,8 +4,9 @@
     python -m benchmarks.scan
 
 Each step runs forward, and forward with the gradients of a sum of squares with respect to weights
-and xs, at every batch and width; all in turns, medians of the rounds' own ratios. `policy` is a GRU
-of one row whose carry is reset, as recurrent PPO scans it.
+and xs, at every batch and width; all in turns, medians of the rounds' own ratios. Each shape has a
+process of its own: what was allocated before changes how much memory is mapped anew in every call.
+`policy` is a GRU of one row whose carry is reset, as recurrent PPO scans it.
 """
 
 from __future__ import annotations

@@ -166,17 +166,17 @@ static void AddInPlace(const ColumnsInPlace<T>& of, Rows in, InPlaceTurn turn, b
       AddRowsInPlace<M, kSingleRow, kCount, false>(of, in, k, turn, prefetches, sums);
     }
   };
-  if (turn.forwards) blocks();
-  if (!turn.forwards && even < begin + count) {
+  const auto padded = [&] {
+    if (even == begin + count) return;
     AddRowsInPlace<M, kSingleRow, 2, true>(of, in, even, turn, prefetches, sums);
-  }
+  };
+  if (turn.forwards) blocks();
+  if (!turn.forwards) padded();
   for (int64_t i = whole; i < even; i += 2) {
     const int64_t k = turn.forwards ? i : whole + even - 2 - i;
     AddRowsInPlace<M, kSingleRow, 2, false>(of, in, k, turn, prefetches, sums);
   }
-  if (turn.forwards && even < begin + count) {
-    AddRowsInPlace<M, kSingleRow, 2, true>(of, in, even, turn, prefetches, sums);
-  }
+  if (turn.forwards) padded();
   if (!turn.forwards) blocks();
 }
 
