@@ -8,12 +8,13 @@ can have, both outside the checkout.
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 import tomllib
 from pathlib import Path
+
+from wheels import starts
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -28,7 +29,7 @@ def oldest() -> str:
 def main() -> None:
     folder, *pythons = sys.argv[1:]
     wheel = f"{PROJECT['name']}=={PROJECT['version']}"
-    for python in filter(shutil.which, pythons):
+    for python in filter(starts, pythons):
         for others in (oldest(), ""):
             with tempfile.TemporaryDirectory() as place:
                 own = Path(place, "venv", "bin", "python")

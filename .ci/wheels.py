@@ -6,19 +6,20 @@ builds all. Python 3.11 needs a wheel of its own, later ones share one (abi3). E
 the command line builds what it can: python3.11 the first, the first later one the second.
 
 What is fetched is kept in build/wheels/: the tools, once for all interpreters, and the headers of
-the oldest supported jaxlib.
+the oldest supported jaxlib. Zig keeps its libc++ of each machine in the user's cache.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import resource
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,8 +29,8 @@ TOOLS, HEADERS = WORK / "tools", WORK / "xla"
 GLIBC = "2.27"
 MACHINES = ("x86_64", "aarch64")
 PIP = ("-m", "pip", "--quiet", "--disable-pip-version-check")
-# Zig knows a header that is to be precompiled, and takes CMake's own words for that for others. It
-# compiles a libc++ for each way in which it links: CMake's first trial of it is compiled only.
+# Zig knows a header that is to be precompiled, and takes CMake's own words for that for others.
+# CMake's first trial of it is compiled only: a link without -O3 would want a libc++ of its own.
 COMPILER = """#!{python}
 import os, sys
 words = sys.argv[1:]
@@ -81,19 +82,20 @@ def fetch() -> None:
         shutil.rmtree(WORK / "jaxlib")
 
 
+def starts(python: str) -> bool:
+    """Whether an interpreter is there. pyenv has commands that start none."""
+    found = shutil.which(python) is not None
+    return found and subprocess.run([python, "--version"], capture_output=True).returncode == 0
+
+
 def version_of(python: str) -> tuple[int, int]:
     major, minor = run(python, "-c", "import sys; print(*sys.version_info[:2])").split()
     return int(major), int(minor)
 
 
-def processor_time() -> float:
-    """Of what this has started, in seconds."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
-def compiler(folder: Path, machine: str) -> Path:
-    """Zig's C++ compiler for a machine, as a command in a folder."""
+def compiler(machine: str) -> Path:
+    """Zig's C++ compiler for a machine, as a command."""
+    folder = WORK / machine
     folder.mkdir(parents=True, exist_ok=True)
     command = folder / "c++"
     zig = TOOLS / "ziglang" / "zig"
@@ -103,9 +105,20 @@ def compiler(folder: Path, machine: str) -> Path:
     return command
 
 
+def compile_libraries(machines: Sequence[str]) -> None:
+    """Zig compiles a libc++, on one core, when it first links for a machine: for all at once."""
+    source = WORK / "empty.cc"
+    source.touch()
+    link = "-O3", "-fPIC", "-shared", "-Wl,-s", source, "-o", WORK / "empty.so"
+    running = [subprocess.Popen([compiler(machine), *link]) for machine in machines]
+    failed = [one.wait() for one in running]
+    if any(failed):
+        sys.exit("Zig's compiler failed to link an empty library")
+
+
 def build(python: str, machine: str, output: Path) -> None:
     major, minor = version_of(python)
-    began, folder = processor_time(), WORK / f"cp{major}{minor}-{machine}"
+    began, folder = time.monotonic(), WORK / f"cp{major}{minor}-{machine}"
     settings = {
         "build-dir": str(folder),
         "cmake.define.JAX_PERSISTENT_PRECOMPILE": "ON",
@@ -119,7 +132,7 @@ def build(python: str, machine: str, output: Path) -> None:
         "-c",
         BUILD.format("wheel"),
         repr((str(unchecked), settings)),
-        CXX=str(compiler(folder, machine)),
+        CXX=str(WORK / machine / "c++"),
         # Of the machine that it is for.
         _PYTHON_HOST_PLATFORM=f"linux-{machine}",
         SETUPTOOLS_EXT_SUFFIX=f".cpython-{major}{minor}-{machine}-linux-gnu.so",
@@ -132,8 +145,7 @@ def build(python: str, machine: str, output: Path) -> None:
     run(sys.executable, "-m", *repair, wheel)
     (wheel,) = checked.glob("*manylinux_*.whl")
     shutil.copy(wheel, output)
-    used = processor_time() - began
-    print(f"{wheel.name}: {used:.0f} s of one core", flush=True)
+    print(f"{wheel.name}: {time.monotonic() - began:.0f} s", flush=True)
 
 
 def main() -> None:
@@ -145,10 +157,11 @@ def main() -> None:
     )
     options = parser.parse_args()
     fetch()
+    compile_libraries(options.machine)
     options.output.mkdir(parents=True, exist_ok=True)
     run(sys.executable, "-c", BUILD.format("sdist"), repr((str(options.output),)))
     builders: dict[bool, str] = {}
-    for python in filter(shutil.which, options.python):
+    for python in filter(starts, options.python):
         if version_of(python) >= (3, 11):
             builders.setdefault(version_of(python) >= (3, 12), python)
     for stable, name in ((False, "Python 3.11"), (True, "Python 3.12 and later")):
