@@ -2,16 +2,19 @@
 """Tries the wheels in dist/ in fresh environments: `make test-wheels`.
 
 Each interpreter gets one environment with the oldest supported jax and one with the newest that it
-can have, both outside the checkout.
+can have, both outside the checkout. Of the wheels for AArch64 the C library learns the C example's
+task in the emulator, where a cross-compiler and the emulator are installed.
 """
 
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 import tomllib
+import zipfile
 from pathlib import Path
 
 from wheels import starts
@@ -26,8 +29,26 @@ def oldest() -> str:
     return " ".join(f"{bound[1]}=={bound[2]}.0" for bound in bounds if bound)
 
 
+def emulate(wheel: Path) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(place)
+        package, program = Path(place, "jax_persistent"), Path(place, "remember")
+        library = package / "lib" / "libjax_persistent.so"
+        source = ROOT / "examples" / "c" / "remember.c"
+        compiler = ["aarch64-linux-gnu-gcc", "-O2", "-I", package / "include"]
+        subprocess.run([*compiler, source, library, "-o", program], check=True)
+        emulator = ["qemu-aarch64", "-L", "/usr/aarch64-linux-gnu"]
+        search = ["-E", f"LD_LIBRARY_PATH={library.parent}"]
+        print(f"{wheel.name}, its C library in the emulator:", flush=True)
+        subprocess.run([*emulator, *search, program], check=True)
+
+
 def main() -> None:
     folder, *pythons = sys.argv[1:]
+    if shutil.which("aarch64-linux-gnu-gcc") and shutil.which("qemu-aarch64"):
+        for one in Path(folder).glob("*aarch64.whl"):
+            emulate(one)
     wheel = f"{PROJECT['name']}=={PROJECT['version']}"
     for python in filter(starts, pythons):
         for others in (oldest(), ""):
