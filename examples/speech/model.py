@@ -17,6 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from examples.speech.convolution import strided
 from examples.speech.text import SYMBOLS
 from jax_persistent import linen as persistent
 
@@ -60,6 +61,7 @@ class Recognizer(nn.Module):
                 strides=2,
                 padding=((time // 2, time // 2), (mels // 2, mels // 2)),
                 dtype=config.dtype,
+                conv_general_dilated=strided,
                 name=f"convolution_{index}",
             )(x)
             lengths = (lengths + 1) // 2
