@@ -23,6 +23,7 @@ from jax import Array
 
 from jax_persistent.cells import Cell
 from jax_persistent.cells.elman import ELMAN
+from jax_persistent.cells.library import StepCell
 from jax_persistent.fallback import NoKernel
 from jax_persistent.ops import functions, packing
 from jax_persistent.ops.validation import check_flags, check_lengths, check_range
@@ -246,6 +247,23 @@ def activation_name(function: Any) -> str | None:
     return "relu" if function is jax.nn.relu else None
 
 
+def check_cell(cell: Any, package: str) -> None:
+    """Raises for a cell of flax's other package, and for one of `jax_persistent.cells`.
+
+    Args:
+      cell: of a layer.
+      package: the layer's, "linen" or "nnx".
+    """
+    name, other = type(cell).__name__, {"linen": "nnx", "nnx": "linen"}[package]
+    if any(base.__module__.startswith(f"flax.{other}") for base in type(cell).__mro__):
+        got = f"flax.{other}'s {name}. Use jax_persistent.{other}.RNN"
+    elif isinstance(cell, StepCell):
+        got = f"jax_persistent.cells.{name}. Use jax_persistent.{package}.{name}Cell(..)"
+    else:
+        return
+    raise ValueError(f"cell: expected a cell of flax.{package}; got {got}")
+
+
 def check_sequence(inputs: Any) -> None:
     """Raises NoKernel unless `inputs` is one real array [*batch, T, I] with any features."""
     if not isinstance(inputs, (jax.Array, np.ndarray)):
@@ -283,10 +301,24 @@ def check_reset_carry(reset_carry: Any, resets: Array | None, carry: Any) -> Non
         raise ValueError(f"reset_carry: expected the carry's shapes, {expected}; got {got}")
 
 
-def check_known_lengths(seq_lengths: Any, inputs: Array, options: CallOptions) -> None:
-    """Raises where flax's own code would take a length that is known to be none."""
-    if seq_lengths is not None:
-        check_range("seq_lengths", seq_lengths, options.steps(inputs))
+def check_seq_lengths(seq_lengths: Any, inputs: Any, options: CallOptions) -> None:
+    """Raises unless they are numbers [*batch], or broadcast to it; in 0..T where they are known.
+
+    flax itself runs on with lengths of another shape, and with a mask; its results mean nothing.
+    """
+    if seq_lengths is None or not hasattr(inputs, "shape"):
+        return
+    batch, shape = options.batch_shape(inputs), jnp.shape(seq_lengths)
+    dtype = jnp.result_type(seq_lengths)
+    sides = [*zip(shape[::-1], batch[::-1], strict=False)]
+    fits = len(shape) <= len(batch) and all(own in (1, other) for own, other in sides)
+    if not fits or dtype == jnp.bool_:
+        hint = ". Of a mask of padding at the end: mask.sum(-1)" if dtype == jnp.bool_ else ""
+        raise ValueError(
+            f"seq_lengths: expected integers [*batch] = {batch}, as inputs are {inputs.shape} and "
+            f"time_major={options.time_major}; got {dtype.name} of shape {shape}{hint}"
+        )
+    check_range("seq_lengths", seq_lengths, options.steps(inputs))
 
 
 def with_flags(inputs: Array, resets: Array) -> Array:

@@ -17,7 +17,9 @@ from jax_persistent.functions import elman, gru, lstm
 from jax_persistent.rehosted import Rehosted, lax_with
 from jax_persistent.weights import from_keras
 
-with notices.needed("keras", "Keras 3 and its JAX backend, KERAS_BACKEND=jax,"):
+_ON_JAX = "KERAS_BACKEND=jax in the environment before Keras is imported"
+
+with notices.needed("keras", "Keras 3 on its JAX backend", f"set {_ON_JAX}"):
     from keras import activations, backend, layers, ops, tree
 
     # In their packages a function has the name of the module.
@@ -49,7 +51,7 @@ def install() -> None:
     """
     if backend.backend() != "jax":
         expected = f"expected Keras on JAX; it runs on {backend.backend()!r}"
-        raise RuntimeError(f"{__name__}: {expected}. Set KERAS_BACKEND=jax before it is imported")
+        raise RuntimeError(f"{__name__}: {expected}. Set {_ON_JAX}")
     for layer in {layers.RNN, layers.LSTM, layers.GRU} - _OWN.keys():
         _OWN[layer] = layer.inner_loop
         layer.inner_loop = _persistent(layer.inner_loop)

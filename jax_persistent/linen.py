@@ -176,6 +176,7 @@ class RNN(nn.RNN):
             reasons.
           NotImplementedError: `backend="native"`, and there is no kernel for this call.
         """
+        flax_cells.check_cell(self.cell, "linen")
         seq_lengths = read_lengths("seq_lengths", seq_lengths)
         options = CallOptions.of(
             self,
@@ -186,6 +187,7 @@ class RNN(nn.RNN):
             return_carry=return_carry,
         )
         resets = flax_cells.check_resets(resets, inputs, options)
+        flax_cells.check_seq_lengths(seq_lengths, inputs, options)
         try:
             call = _kernel_call(self, inputs, initial_carry, init_key, seq_lengths, options)
         except NoKernel as error:
@@ -194,7 +196,6 @@ class RNN(nn.RNN):
         else:
             flax_cells.check_reset_carry(reset_carry, resets, call.carry)
             return flax_cells.run_cell(call, inputs, seq_lengths, resets, reset_carry)
-        flax_cells.check_known_lengths(seq_lengths, inputs, options)
         scanned = partial(
             _rnns[None if self.is_initializing() and self.backend == "native" else self.backend],
             self,

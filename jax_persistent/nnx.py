@@ -140,6 +140,7 @@ class RNN(nnx.RNN):
         mask_outputs: bool = False,
         backend: str | None = None,
     ):
+        flax_cells.check_cell(cell, "nnx")
         super().__init__(
             cell,
             time_major=time_major,
@@ -201,6 +202,7 @@ class RNN(nnx.RNN):
             return_carry=return_carry,
         )
         resets = flax_cells.check_resets(resets, inputs, options)
+        flax_cells.check_seq_lengths(seq_lengths, inputs, options)
         carry = initial_carry
         try:
             weights = _weights(self, inputs)
@@ -212,7 +214,6 @@ class RNN(nnx.RNN):
         else:
             flax_cells.check_reset_carry(reset_carry, resets, carry)
             return flax_cells.run_cell(call, inputs, seq_lengths, resets, reset_carry)
-        flax_cells.check_known_lengths(seq_lengths, inputs, options)
         flags: dict[str, Any] = {
             "seq_lengths": seq_lengths,
             "return_carry": options.return_carry,

@@ -18,6 +18,7 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 _LOGGER = logging.getLogger("jax_persistent")
 _SAID: set[str] = set()
@@ -46,15 +47,18 @@ def heard() -> Iterator[list[str]]:
 
 
 @contextmanager
-def needed(extra: str, what: str) -> Iterator[None]:
-    """Around an adapter's imports: without its framework, the error says how to install it."""
+def needed(extra: str, what: str, installed: str = "") -> Iterator[None]:
+    """Around an adapter's imports: without its framework, the error says how to install it.
+
+    `installed` is what to do where the framework is there and can't be imported.
+    """
     try:
         yield
     except ImportError as error:
-        raise ImportError(
-            f"jax_persistent.{extra} needs {what}; install it with pip install "
-            f"'jax-persistent[{extra}]': {error}"
-        ) from error
+        install = f"install it with pip install 'jax-persistent[{extra}]'"
+        if installed and find_spec(extra) is not None:
+            install = installed
+        raise ImportError(f"jax_persistent.{extra} needs {what}; {install}: {error}") from error
 
 
 def _say(level: int, what: str, reason: str) -> None:

@@ -207,6 +207,12 @@ class Stream:
                 f"state: expected a tuple with an entry for each of {len(self.layers)} layers, as "
                 f"`start` returns it; got a {got}"
             )
+        if any(isinstance(s, Array) and _is_used_up(s) for s in jax.tree.leaves(state)):
+            raise ValueError(
+                "state: expected one that no call has used up; got one that was passed to an "
+                "earlier call. Go on from what that call returned, or keep a copy before it: "
+                "jax.device_get(state)"
+            )
         dtype = self._dtype
         like: Any = jax.ShapeDtypeStruct((), dtype)
         if batch is None:
@@ -226,6 +232,10 @@ class Stream:
     def _widened(self, state: Any) -> Any:
         narrow = self.layers[0]["input_kernel"].dtype
         return state.astype(self._dtype) if getattr(state, "dtype", None) == narrow else state
+
+
+def _is_used_up(array: Array) -> bool:
+    return not isinstance(array, jax.core.Tracer) and array.is_deleted()
 
 
 def _reversed(what: str) -> ValueError:

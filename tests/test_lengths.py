@@ -73,9 +73,9 @@ def test_a_list_of_traced_integers(call: Callable[..., Any]) -> None:
 @every_call
 def test_known_ones_out_of_range(call: Callable[..., Any], form: Any) -> None:
     """Traced or not what surrounds them."""
-    with pytest.raises(ValueError, match=r"lengths: expected values in 0..T = 0..5; got lengths"):
+    with pytest.raises(ValueError, match=r"lengths: expected values in 0..T = 0..5; got (seq_)?lengths"):
         call(X, form)
-    with pytest.raises(ValueError, match=r"lengths: expected values in 0..T = 0..5; got lengths"):
+    with pytest.raises(ValueError, match=r"lengths: expected values in 0..T = 0..5; got (seq_)?lengths"):
         jax.eval_shape(lambda x: call(x, form), X)
 
 
@@ -106,6 +106,26 @@ def test_what_only_flax_takes(lengths: Any, reverse: bool) -> None:
     run = partial(RNN(CELL).apply, seq_lengths=lengths, reverse=reverse)
     plain = partial(nn.RNN(CELL).apply, seq_lengths=np.array(lengths), reverse=reverse)
     assert_trees_close(jax.jit(run)(VARIABLES, X), jax.jit(plain)(VARIABLES, X))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "got"),
+    [
+        ([5, 2, 3], r"int(32|64) of shape \(3,\)"),
+        (np.ones((B, T), bool), r"bool of shape \(2, 5\)\. Of a mask .*: mask\.sum\(-1\)"),
+        (np.ones(B, bool), r"bool of shape \(2,\)"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("cell", [nn.GRUCell(H), nn.MGUCell(H)], ids=["kernel", "scan"])
+def test_what_no_layer_takes(lengths: Any, got: str, cell: Any) -> None:
+    match = rf"seq_lengths: expected integers \[\*batch\] = \(2,\), .*; got {got}"
+    for layer_of in (RNN, lambda cell: Bidirectional(RNN(cell), RNN(cell.clone()))):
+        with pytest.raises(ValueError, match=match):
+            layer_of(cell).init(jax.random.key(0), X, seq_lengths=lengths)
+    kind = nnx.GRUCell if isinstance(cell, nn.GRUCell) else nnx.SimpleCell
+    with pytest.raises(ValueError, match=match):
+        NnxRNN(kind(I, H, rngs=nnx.Rngs(0)))(X, seq_lengths=lengths)
 
 
 def test_both_directions() -> None:

@@ -268,6 +268,15 @@ def test_chunks_that_can_not_be(changes: dict, says: str) -> None:
         session(given.pop("x"), given.pop("state"), **given)
 
 
+def test_a_state_is_used_once() -> None:
+    session, x = jp.stream("gru", GOOD), jnp.ones((2, 3, 4))
+    state = session.start(2)
+    session(x, state)
+    for again in (lambda: session(x, state), lambda: session.reset(state, jnp.array([True, False]))):
+        with pytest.raises(ValueError, match=r"state: .*an earlier call\. .*jax\.device_get"):
+            again()
+
+
 def test_rows_to_reset() -> None:
     session = jp.stream("gru", GOOD)
     with pytest.raises(ValueError, match=r"rows: expected bool \[B\] = \(2,\); got int32 \(2,\)"):

@@ -13,6 +13,7 @@ from jax_persistent.backends.cuda import CudaBackend
 
 _BACKENDS: dict[str, Backend] = {}
 _LISTENERS: list[Callable[[Backend], None]] = []
+_WITHOUT_KERNELS = ("tpu", "rocm", "metal", "METAL")  # of jax's platforms
 
 
 def register(backend: Backend) -> None:
@@ -47,12 +48,16 @@ def named(device: jax.Device | str) -> Backend | None:
 
     Raises ValueError where it is none of these.
     """
-    if not isinstance(getattr(device, "platform", device), str):
+    is_known = isinstance(getattr(device, "platform", device), str)
+    found = next((b for b in backends() if b.names(device)), None) if is_known else None
+    if found is None and isinstance(device, str):
+        is_known = device in (*_WITHOUT_KERNELS, jax.default_backend())
+    if not is_known:
         raise ValueError(
-            "device: expected a jax.Device, a platform such as 'cpu', or an architecture such as "
-            f"'sm_90'; got {device!r}"
+            "device: expected a jax.Device, a platform (cpu, cuda, tpu), or an architecture such as "
+            f"sm_80 (A100) or sm_90 (H100); got {device!r}"
         )
-    return next((b for b in backends() if b.names(device)), None)
+    return found
 
 
 def without_kernels(device: jax.Device | str) -> Plan:

@@ -20,7 +20,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from jax_persistent.cells.library import __all__ as LIBRARY
 from jax_persistent.cli import peers, plan
 from jax_persistent.cli.report import Refused, Report, Table, progress
 from jax_persistent.cli.timing import round_robin
@@ -32,7 +31,7 @@ _ERRORS = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.01}  # relative, of t
 
 
 def add(command: argparse.ArgumentParser) -> None:
-    known = (*peers.CELLS, *LIBRARY)
+    known = (*peers.CELLS, *peers.library_cells())
     command.add_argument("cell", choices=known, metavar="cell", help=", ".join(known))
     plan.add_sizes(command)
     command.add_argument("--gradient", action="store_true", help="and the gradient of everything")
@@ -59,7 +58,10 @@ def run(options: argparse.Namespace) -> Report:
     sizes = options.steps, options.batch, options.features or options.hidden, options.hidden
     shape = peers.Shape(options.cell, *sizes, options.dtype, options.gradient)
     names = tuple(dict.fromkeys((peers.OURS, *options.peers)))
-    calls, absent = peers.found_here(shape, names)
+    try:
+        calls, absent = peers.found_here(shape, names)
+    except ValueError as error:
+        raise Refused(str(error)) from error
     _check(calls, options.dtype)
     load = os.getloadavg()[0]
 

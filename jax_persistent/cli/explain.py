@@ -25,10 +25,8 @@ import jax
 import jax.numpy as jnp
 
 import jax_persistent as jp
-from jax_persistent import cells
-from jax_persistent.cells.library import __all__ as LIBRARY
 from jax_persistent.cli import plan
-from jax_persistent.cli.peers import CELLS
+from jax_persistent.cli.peers import CELLS, library_cell, library_cells
 from jax_persistent.cli.report import Refused, Report
 
 HELP = "what runs on a kernel, and why the rest does not"
@@ -82,7 +80,7 @@ def _is_float(array: Any) -> bool:
 def _call(options: argparse.Namespace) -> tuple[Any, list[Any]]:
     if ":" in options.target:
         return _named(options.target), [_argument(text) for text in options.arguments]
-    known = (*CELLS, *LIBRARY)
+    known = (*CELLS, *library_cells())
     if options.target not in known:
         raise ValueError(f"expected module:name, or one of {', '.join(known)} with --hidden")
     if options.hidden is None or options.arguments:
@@ -104,7 +102,7 @@ def of_cell(options: argparse.Namespace) -> tuple[Any, list[Any]]:
             return function(x, *weights, time_major=True)
 
         return run, [weights, x]
-    cell = getattr(cells, options.target)()
+    cell = library_cell(options.target, options.hidden)
     init = partial(cell.init, inputs=inputs, hidden=options.hidden, dtype=dtype)
 
     def scanned(weights: Any, x: Any) -> Any:

@@ -21,6 +21,7 @@ import numpy as np
 
 import jax_persistent as jp
 from jax_persistent import cells, weights
+from jax_persistent.cells.library import __all__ as LIBRARY
 from jax_persistent.cli.timing import use_fastest
 
 CELLS: dict[str, tuple[Callable[..., Any], int]] = {
@@ -92,9 +93,21 @@ def _function(backend: str | None, shape: Shape, arrays: Arrays) -> Call:
     return of_function(shape, run, params, arrays["x"])
 
 
+def library_cells() -> list[str]:
+    """The cells of the library that sizes alone make."""
+    return [name for name in LIBRARY if name not in ("StepCell", "Stacked")]
+
+
+def library_cell(name: str, hidden: int) -> cells.StepCell:
+    """A cell by its name; of one with a projection half of the units are projected to."""
+    if name == "ProjectedLSTM":
+        return cells.ProjectedLSTM(max(hidden // 2, 1))
+    return getattr(cells, name)()
+
+
 def library(shape: Shape) -> dict[str, Call]:
     """Ours and `lax.scan`, of a cell that is a step function."""
-    cell, dtype = getattr(cells, shape.cell)(), jnp.dtype(shape.dtype)
+    cell, dtype = library_cell(shape.cell, shape.hidden), jnp.dtype(shape.dtype)
     params = cell.init(jax.random.key(0), shape.features, shape.hidden, dtype)
     x = jax.random.normal(jax.random.key(1), (shape.steps, shape.batch, shape.features), dtype)
 

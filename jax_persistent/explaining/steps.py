@@ -22,7 +22,7 @@ class StepCall:
 
     def __init__(self, f: Any, init: Any, xs: Any, how: dict[str, Any], inner: Any) -> None:
         self.f, self.init, self.xs, self.how = f, init, xs, how
-        self.has_recurrences = bool(recurrences(inner, "none"))
+        self.has_recurrences = bool(recurrences(inner, "tpu"))  # where nothing has to be planned
 
     def explained(self, device: jax.Device | str) -> Explanation:
         backend = registry.named(device)
@@ -30,13 +30,17 @@ class StepCall:
             plan = registry.without_kernels(device)
         else:
             plan = scan_plans.of_step(self.f, self.init, self.xs, backend, device, **self.how)
-        first = next(a for a in jax.tree.leaves(self.init) if hasattr(a, "shape"))
+        first = max(jax.tree.leaves(_types(self.init)), key=lambda a: (a.ndim, a.size))
         rows, units = (first.shape[:-1] or (1,))[-1], (first.shape or (1,))[-1]
         steps = _steps(self.xs, self.how.get("length"))
         sizes = {"T": steps, "B": rows, "H": units}
         name = (plan.details or {}).get("name", "lax.scan")  # the latter where it has no program
         found = Recurrence(name, plan, sizes, first.dtype.name, _source(self.f))
         return Explanation(name_of(device), (found,))
+
+
+def _types(tree: Any) -> Any:
+    return jax.eval_shape(lambda tree: tree, tree)
 
 
 def _steps(xs: Any, length: Any) -> Any:
@@ -58,11 +62,12 @@ def as_step(target: Any, args: Any, kwargs: Any) -> StepCall | str:
     how = dict(zip(("init", "xs", "length"), args, strict=False)) | kwargs
     init, xs = how.pop("init"), how.pop("xs", None)
     arrays = jax.tree.leaves((init, xs))
-    if not jax.tree.leaves(init) or not all(map(is_array, arrays)):
+    numbers = (bool, int, float, complex)
+    if not jax.tree.leaves(init) or not all(is_array(a) or isinstance(a, numbers) for a in arrays):
         return "init and xs are trees of arrays"
     if any(np.shape(a)[:1] in ((), (0,)) for a in jax.tree.leaves(xs)):
         return "xs have steps"
-    types = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (init, xs))
+    types = _types((init, xs))
     one = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape[1:], a.dtype), types[1])
     after: list[Any] = []
 

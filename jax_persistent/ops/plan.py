@@ -88,6 +88,8 @@ def of_problem(problem: Problem, backend: Backend, device: jax.Device | str) -> 
     """How one pass would run; its details are the planner's own numbers."""
     if problem.backend == "reference":
         return Plan("reference", "backend='reference' asks for it")
+    if not backend.takes_weights_apart:  # the lowering joins them
+        problem = replace(problem, weights="one")
     found = backend.plan(problem, device)
     reason = None if found["runs"] else found["explanation"]
     if reason is None and problem.backend is None:

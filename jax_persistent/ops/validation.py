@@ -104,9 +104,15 @@ def check_weights(cell: Cell, time_major: bool, given: dict[str, Any]) -> Arrays
             f"got {recurrent_kernel.shape}"
         )
     if columns != cell.gates * hidden:
+        hint = ""
+        if hidden == cell.gates * columns:
+            hint = (
+                f". PyTorch's weight_hh is [{cell.gates}*H, H]: "
+                "jax_persistent.weights.from_pytorch turns and orders its arrays"
+            )
         raise ValueError(
             f"recurrent_kernel: expected [H, {cell.gates}*H] = {(hidden, cell.gates * hidden)} for "
-            f"{_described(cell)}; got shape {recurrent_kernel.shape}"
+            f"{_described(cell)}; got shape {recurrent_kernel.shape}{hint}"
         )
     expected = {
         "input_kernel": ((x.shape[2], columns), f"[I, {cell.gates}*H]"),
@@ -117,9 +123,11 @@ def check_weights(cell: Cell, time_major: bool, given: dict[str, Any]) -> Arrays
     for name, (shape, letters) in expected.items():
         array = arrays.get(name)
         if array is not None and array.shape != shape:
+            is_state = name == "bias" and array.ndim > 1
+            hint = ". A state is passed as initial_state" if is_state else ""
             raise ValueError(
                 f"{name}: expected {letters} = {shape} (I = {x.shape[2]} from x, H = {hidden} from "
-                f"recurrent_kernel); got shape {array.shape}"
+                f"recurrent_kernel); got shape {array.shape}{hint}"
             )
     if x.dtype.name not in DTYPES:
         raise ValueError(f"x: expected dtype {', '.join(DTYPES)}; got {x.dtype.name}")

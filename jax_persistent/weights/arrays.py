@@ -66,6 +66,11 @@ def sizes_of(
       holds: the optional arrays that the layout they are for can hold.
       where: the name of that layout, for the message.
     """
+    if not isinstance(weights, Mapping):
+        raise ValueError(
+            "weights: expected the arrays of one layer and direction, by name; got a "
+            f"{type(weights).__name__}. Of layers, pass layers[0][0] and so on"
+        )
     given = {name: as_array(array) for name, array in weights.items() if array is not None}
     unknown = given.keys() - {"input_kernel", "recurrent_kernel", *_OPTIONAL}
     if unknown:
@@ -116,7 +121,9 @@ def as_array(array: Any) -> Any:
 def named(tensors: Mapping[str, Any], name: str, read: Callable[[Any], Any] = np.asarray) -> Any:
     """An array by its name, of whatever numpy, or `read`, can read."""
     if tensors.get(name) is None:
-        raise ValueError(f"{name}: expected an array of this name; got {sorted(tensors)}")
+        longer = [other for other in sorted(tensors) if other.endswith(name)]
+        hint = f". If it is {longer[0]}: prefix={longer[0].removesuffix(name)!r}" if longer else ""
+        raise ValueError(f"{name}: expected an array of this name; got {sorted(tensors)}{hint}")
     return read(tensors[name])
 
 

@@ -117,6 +117,15 @@ def test_it_is_what_its_paper_says_and_runs_persistently(name: str) -> None:
         assert_close(jp.scan(partial(cell, w), carry, xs, backend="native"), without)
 
 
+@pytest.mark.parametrize("rate", [-0.1, 1, 1.5, float("nan")])
+def test_what_is_no_rate(rate: float) -> None:
+    with pytest.raises(ValueError, match="rate: expected a probability, 0 to 1, and below 1; got"):
+        cells.DropoutLSTM(rate)
+    if rate != 1:
+        with pytest.raises(ValueError, match="hidden_rate: expected a probability, 0 to 1; got"):
+            cells.ZoneoutLSTM(hidden_rate=rate)
+
+
 def test_masks_have_their_rates() -> None:
     for_c, for_h = cells.ZoneoutLSTM(0.4, 0.1).draw(jax.random.key(0), (50, 40), 10)
     assert abs(for_c.mean() - 0.4) < 0.02

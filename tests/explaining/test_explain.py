@@ -78,6 +78,13 @@ def test_both_directions_of_a_layer() -> None:
     assert said in str(found)
 
 
+@pytest.mark.parametrize("cell", [nn.OptimizedLSTMCell, nn.GRUCell])
+def test_layers_on_another_device(cell: Any) -> None:
+    """Their weights are several arrays, which the lowering joins for a GPU."""
+    for layer in (linen.RNN(cell(H)), linen.Bidirectional(linen.RNN(cell(H)), linen.RNN(cell(H)))):
+        assert jp.explain(layer, KEY, X, device="sm_90").on_kernels
+
+
 def loss(w: Any, x: Any) -> Any:
     return jp.gru(x, *w)[0].sum()
 
@@ -154,6 +161,19 @@ def test_steps_and_scans() -> None:
     as_step = jp.explain(step, h, xs[:1])
     assert (as_step.reason, names(as_step)) == (single.reason, names(single))
     assert not as_step.on_kernels
+
+
+@pytest.mark.parametrize("zero", [0, np.int32(0), jnp.int32(0)], ids=["int", "numpy", "jax"])
+def test_a_carry_with_a_counter(zero: Any) -> None:
+    def counting(carry: Any, x: Any) -> Any:
+        h, y = step(carry[1], x)
+        return (carry[0] + 1, h), y
+
+    init, xs = (zero, jnp.ones((B, H))), jnp.ones((T, B, H))
+    (one,) = jp.explain(counting, init, xs).recurrences
+    assert (one.name, one.on_kernel, one.dtype) == ("scan 6 forward", True, "float32")
+    assert one.sizes == {"T": T, "B": B, "H": H}
+    assert one.name in names(jp.explain(jp.scan, counting, init, xs))
 
 
 def test_a_few_steps_of_one_row() -> None:

@@ -50,6 +50,17 @@ def test_rank_of_x(cell: str, shape: tuple[int, ...]) -> None:
         rejects(cell, whole, "x", layout, str(turned), time_major=time_major)
 
 
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_the_arrays_of_pytorch(cell: str) -> None:
+    whole = given(cell)
+    turned = {name: whole[name].T for name in ("input_kernel", "recurrent_kernel")}
+    rejects(cell, {**whole, **turned}, "recurrent_kernel", "weights.from_pytorch")
+
+
+def test_a_state_in_the_place_of_a_bias() -> None:
+    rejects("gru", given("gru", bias=zeros(1, B, H)), "bias", "passed as initial_state")
+
+
 @pytest.mark.parametrize("cell", CELL_NAMES)
 def test_no_features(cell: str) -> None:
     kernel = zeros(0, oracle.GATES[cell] * H)

@@ -32,6 +32,11 @@ FLASH = weights.to_flashrnn(ELMAN)
     ("call", "says"),
     [
         # The functions' own arrays.
+        (lambda: weights.to_linen([[LSTM]]), r"one layer and direction, .*; got a list"),
+        (
+            lambda: weights.from_pytorch({f"rnn.{name}": a for name, a in STATE.items()}),
+            r"weight_ih_l0: expected an array .*\. If it is rnn\.weight_ih_l0: prefix='rnn\.'",
+        ),
         (
             lambda: weights.to_keras([{"input_kernel": ones(I, H)}]),
             r"recurrent_kernel: expected an",

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jax_persistent.cells.library.base import StepCell, Weights
-from jax_persistent.cells.library.operations import dot, mask, sigmoid
+from jax_persistent.cells.library.operations import check_rates, dot, mask, sigmoid
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,9 @@ class DropoutLSTM(StepCell):
     gates: ClassVar[int] = 4
     states: ClassVar[int] = 2
     rate: float = 0.25
+
+    def __post_init__(self) -> None:
+        check_rates(below_one=True, rate=self.rate)
 
     def draw(self, key: Array, lead: tuple[int, ...], hidden: int) -> Any:
         return mask(key, 1 - self.rate, lead, hidden) / (1 - self.rate)

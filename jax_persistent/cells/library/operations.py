@@ -42,6 +42,14 @@ def rms_norm(a: Array, scale: Array, epsilon: float = 1e-5) -> Array:
     return a * lax.rsqrt(jnp.square(a).mean() + epsilon) * scale
 
 
+def check_rates(below_one: bool = False, **rates: Any) -> None:
+    """Raises unless each is a probability."""
+    for name, rate in rates.items():
+        if not 0 <= rate <= 1 or (below_one and rate == 1):
+            expected = "0 to 1, and below 1" if below_one else "0 to 1"
+            raise ValueError(f"{name}: expected a probability, {expected}; got {rate!r}")
+
+
 def mask(key: Array, probability: float, lead: tuple[int, ...], hidden: int) -> Array:
     """1 with this probability, else 0."""
     return random.bernoulli(key, probability, (*lead, hidden)).astype(jnp.float32)

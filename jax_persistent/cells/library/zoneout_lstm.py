@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array, random
 
 from jax_persistent.cells.library.base import StepCell, Weights
-from jax_persistent.cells.library.operations import dot, mask, sigmoid
+from jax_persistent.cells.library.operations import check_rates, dot, mask, sigmoid
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,9 @@ class ZoneoutLSTM(StepCell):
     states: ClassVar[int] = 2
     cell_rate: float = 0.5
     hidden_rate: float = 0.05
+
+    def __post_init__(self) -> None:
+        check_rates(cell_rate=self.cell_rate, hidden_rate=self.hidden_rate)
 
     def draw(self, key: Array, lead: tuple[int, ...], hidden: int) -> Any:
         of_c, of_h = random.split(key)

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cells that a layer of flax can't have: of flax's other package, and of `jax_persistent.cells`."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import linen, nnx
+
+import jax_persistent.linen as jp_linen
+import jax_persistent.nnx as jp_nnx
+from jax_persistent import cells
+
+X = jnp.ones((2, 5, 3))
+OF_LINEN, OF_LIBRARY = linen.GRUCell(6), cells.SLSTM()
+
+
+@pytest.mark.parametrize(
+    ("cell", "got"),
+    [
+        (nnx.GRUCell(3, 6, rngs=nnx.Rngs(0)), r"flax\.nnx's GRUCell\. Use jax_persistent\.nnx\.RNN"),
+        (OF_LIBRARY, r"jax_persistent\.cells\.SLSTM\. Use jax_persistent\.linen\.SLSTMCell\(\.\.\)"),
+    ],
+)
+def test_of_linen(cell, got) -> None:
+    with pytest.raises(ValueError, match=rf"cell: expected a cell of flax\.linen; got {got}"):
+        jp_linen.RNN(cell).init(jax.random.key(0), X)
+    assert jp_linen.SLSTMCell
+
+
+@pytest.mark.parametrize(
+    ("cell", "got"),
+    [
+        (OF_LINEN, r"flax\.linen's GRUCell\. Use jax_persistent\.linen\.RNN"),
+        (OF_LIBRARY, r"jax_persistent\.cells\.SLSTM\. Use jax_persistent\.nnx\.SLSTMCell\(\.\.\)"),
+    ],
+)
+def test_of_nnx(cell, got) -> None:
+    with pytest.raises(ValueError, match=rf"cell: expected a cell of flax\.nnx; got {got}"):
+        jp_nnx.RNN(cell)
+    assert jp_nnx.SLSTMCell
