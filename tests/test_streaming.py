@@ -272,7 +272,8 @@ def test_a_state_is_used_once() -> None:
     session, x = jp.stream("gru", GOOD), jnp.ones((2, 3, 4))
     state = session.start(2)
     session(x, state)
-    for again in (lambda: session(x, state), lambda: session.reset(state, jnp.array([True, False]))):
+    rows = jnp.array([True, False])
+    for again in (lambda: session(x, state), lambda: session.reset(state, rows)):
         with pytest.raises(ValueError, match=r"state: .*an earlier call\. .*jax\.device_get"):
             again()
 

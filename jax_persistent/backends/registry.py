@@ -54,8 +54,8 @@ def named(device: jax.Device | str) -> Backend | None:
         is_known = device in (*_WITHOUT_KERNELS, jax.default_backend())
     if not is_known:
         raise ValueError(
-            "device: expected a jax.Device, a platform (cpu, cuda, tpu), or an architecture such as "
-            f"sm_80 (A100) or sm_90 (H100); got {device!r}"
+            "device: expected a jax.Device, a platform (cpu, cuda, tpu), or an architecture such "
+            f"as sm_80 (A100) or sm_90 (H100); got {device!r}"
         )
     return found
 

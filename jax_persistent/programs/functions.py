@@ -190,10 +190,11 @@ def _masks(
 
 def _check_rows(name: str, shape: Sequence[int], init: Any) -> None:
     for leaf in jax.tree.leaves(init):
-        if jnp.shape(leaf)[: len(shape)] != tuple(shape):
+        rows = jnp.shape(leaf)[: len(shape)]
+        if rows != tuple(shape):
             raise ValueError(
-                f"{name}: expected the axes that every array of the carry begins with; got "
-                f"{tuple(shape)}, and an array {jnp.shape(leaf)}"
+                f"{name}: expected {rows} for its rows, as an array of the carry has shape "
+                f"{jnp.shape(leaf)}; got {tuple(shape)}"
             )
 
 

@@ -425,7 +425,11 @@ class _Heads:
 def _heads(eqn: JaxprEqn, matrices: Any) -> _Heads:
     product = matrices.get(eqn.outvars[0])
     if product is None:
-        raise Unfit("neither of its operands is a constant matrix", eqn)
+        raise Unfit(
+            "neither of its operands is a matrix from outside of the step, where one that does not "
+            "depend on the carry can be made",
+            eqn,
+        )
     side = product.side
     contracted, batch = eqn.params["dimension_numbers"]
     shapes = [a.shape for a in jaxprs.avals_of(eqn.invars)]
@@ -433,7 +437,11 @@ def _heads(eqn: JaxprEqn, matrices: Any) -> _Heads:
     free = [d for d in range(len(matrix)) if d not in contracted[side] and d not in batch[side]]
     others = [*batch[1 - side], *contracted[1 - side]]
     if [d for d in others if factor[d] > 1] != [d for d in range(len(factor)) if factor[d] > 1]:
-        raise Unfit("its factor is no vector of features, or is transposed", eqn)
+        raise Unfit(
+            f"its factor {list(factor)} is no vector of features: it is transposed, or an array of "
+            "the carry has no axis of rows",
+            eqn,
+        )
     strides = [int(np.prod(matrix[d + 1 :], dtype=np.int64)) for d in range(len(matrix))]
 
     def merged(dims: Sequence[int]) -> tuple[int, int]:

@@ -440,7 +440,7 @@ def test_errors_are_those_of_lax_scan() -> None:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ({"lengths": [1, 2]}, "lengths: expected the axes that every array of the carry begins"),
+        ({"lengths": [1, 2]}, r"lengths: expected \(3,\) for its rows, .*; got \(2,\)"),
         ({"lengths": [1, 9, 2]}, "lengths: expected values in 0..T = 0..5; got"),
         ({"lengths": [1.0, 2.0, 3.0]}, "lengths: expected an integer dtype"),
         ({"resets": np.zeros((5, 3), np.int32)}, "resets: expected dtype bool; got int32"),
