@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes the README's relative links absolute, for the index: a release does it before it builds.
+"""What the index needs of the repository's address: a release does it before it builds.
+
+The README's relative links become absolute, and `project.urls` gets its pages.
 
 python .ci/absolute_links.py https://github.com/OWNER/NAME v0.1.0
 """
@@ -10,7 +12,10 @@ import re
 import sys
 from pathlib import Path
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+README, PROJECT = ROOT / "README.md", ROOT / "pyproject.toml"
+_PAGES = {"Source": "", "Documentation": "/blob/{ref}/docs/index.md", "Issues": "/issues"}
+_PAGES["Changelog"] = "/blob/{ref}/CHANGELOG.md"
 _PICTURE = re.compile(r"(?<=!\[)([^\]]*\]\()(?!\w+:)|(?<= src=\")()(?!\w+:)")
 _LINK = re.compile(r"(?<!!)(\[[^\]]*\]\()(?!\w+:)")
 
@@ -22,6 +27,14 @@ def absolute(text: str, address: str, ref: str) -> str:
     return _LINK.sub(lambda found: f"{found[1]}{address}/blob/{ref}/", text)
 
 
+def with_urls(project: str, address: str, ref: str) -> str:
+    """pyproject.toml with the repository's pages in `project.urls`."""
+    head = "[project.urls]\n"
+    pages = (f'{name} = "{address}{page.format(ref=ref)}"\n' for name, page in _PAGES.items())
+    return project.replace(head, head + "".join(pages))
+
+
 if __name__ == "__main__":
     _, address, ref = sys.argv
     README.write_text(absolute(README.read_text(), address, ref))
+    PROJECT.write_text(with_urls(PROJECT.read_text(), address, ref))

@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,15 @@ def test_readme_works_on_the_index() -> None:
     assert found
     assert [link for link in found if not "".join(link).startswith("http")] == []
     assert len(readme.splitlines()) <= 120
+
+
+def test_the_index_knows_the_repository() -> None:
+    of = loaded(".ci/absolute_links.py")
+    project = (ROOT / "pyproject.toml").read_text()
+    urls = tomllib.loads(of.with_urls(project, "https://github.com/o/r", "v1"))["project"]["urls"]
+    assert urls["Source"] == "https://github.com/o/r"
+    assert urls["Changelog"] == "https://github.com/o/r/blob/v1/CHANGELOG.md"
+    assert urls.keys() > tomllib.loads(project)["project"]["urls"].keys()
 
 
 @pytest.mark.parametrize("name", pictures.DRAWN)
