@@ -2,7 +2,8 @@
 """Products of the vectors of all steps with a matrix, which surround a recurrence.
 
 XLA's CPU client takes one thread for small ones, and half its speed for transposed ones, so that
-those around a recurrence of few rows take longer than it. There a call of ours multiplies them
+those around a recurrence of few rows take longer than it; and large results are written to memory
+that is mapped anew in every call, 4 KiB at a time. There a call of ours multiplies them
 (`benchmarks/products.py` times both); everywhere else a product is XLA's.
 """
 
@@ -22,8 +23,9 @@ from jax_persistent.ffi import call
 from jax_persistent.ffi.registration import native_module
 from jax_persistent.problem import PackedKernel
 
-# Multiply-adds up to which our call is the faster one, with several threads and with one.
-_MOST, _MOST_ALONE = 1 << 27, 1 << 23
+# Multiply-adds up to which our call is the faster one with narrow vectors, with several threads and
+# with one. With wide ones it is never slower, and asks for huge pages for what it makes.
+_MOST, _MOST_ALONE, _WIDE = 1 << 27, 1 << 23, 16
 # Rows up to which it multiplies with a packed matrix, which XLA would have unpacked.
 _MOST_ROWS = 128
 
@@ -110,11 +112,11 @@ def _can_be_ours(left: Any, right: Any, how: Mapping[str, Any]) -> bool:
 
 
 def is_ours(left: Any, right: Any, how: Mapping[str, Any]) -> bool:
-    """Whether our kernel multiplies them: what it can, and not the largest."""
-    columns = right.shape[not how["right_transposed"]]
-    alone = native_module().facts("cpu")["threads"] == 1
-    most = _MOST_ALONE if alone else _MOST
-    return _can_be_ours(left, right, how) and 0 < left.size * columns <= most
+    """Whether our kernel multiplies them: what it can, and of narrow vectors not the largest."""
+    columns, facts = right.shape[not how["right_transposed"]], native_module().facts("cpu")
+    most = _MOST_ALONE if facts["threads"] == 1 else _MOST
+    fast = facts["lanes"] >= _WIDE or left.size * columns <= most
+    return _can_be_ours(left, right, how) and columns > 0 and fast
 
 
 def _lower_on_cpu(ctx: Any, left: Any, right: Any, **how: Any) -> Any:

@@ -27,61 +27,84 @@ class ProductKernel {
         transposed_(packed_ + call.plan.packed),
         edge_(transposed_ + call.plan.transposed) {}
 
+  // Some of the depth: a part, and how many of it.
+  struct Part {
+    int64_t begin, count;
+  };
+
+  // What is packed of a part stays in L2 while all rows are multiplied with it.
   void Run() const {
-    for (int64_t panel = first_; !IsPacked() && panel < last_; ++panel) Pack(panel);
-    for (int64_t row = 0; row < p_.rows; row += kChunkRows) {
-      const int64_t here = p_.rows - row < kChunkRows ? p_.rows - row : kChunkRows;
-      const float* in[kChunkRows];
-      const int64_t stride = p_.left_transposed ? RowStride(p_.depth) : p_.depth;
-      const float* const from = p_.left_transposed ? transposed_ : call_.left + row * stride;
-      for (int64_t i = 0; i < here; ++i) in[i] = from + i * stride;
-      if (p_.left_transposed) TransposeLeft(row, here, stride);
-      for (int64_t panel = first_; panel < last_; ++panel) MultiplyPanelOf(panel, in, row, here);
+    for (int64_t k = 0; k < p_.depth; k += call_.plan.part) {
+      const Part part{k, p_.depth - k < call_.plan.part ? p_.depth - k : call_.plan.part};
+      for (int64_t panel = first_; !IsPacked() && panel < last_; ++panel) Pack(panel, part);
+      for (int64_t row = 0; row < p_.rows; row += kChunkRows) MultiplyChunk(row, part);
+    }
+  }
+
+  void MultiplyChunk(int64_t row, const Part& part) const {
+    const int64_t here = p_.rows - row < kChunkRows ? p_.rows - row : kChunkRows;
+    const float* in[kChunkRows];
+    const int64_t stride = p_.left_transposed ? RowStride(part.count) : p_.depth;
+    const float* const from =
+        p_.left_transposed ? transposed_ : call_.left + row * stride + part.begin;
+    for (int64_t i = 0; i < here; ++i) in[i] = from + i * stride;
+    if (p_.left_transposed) TransposeLeft(row, here, stride, part);
+    for (int64_t panel = first_; panel < last_; ++panel) {
+      MultiplyPanelOf(panel, in, row, here, part);
     }
   }
 
   bool IsPacked() const { return p_.packed_lanes != 0; }
-  float* Packed(int64_t panel) const { return packed_ + (panel - first_) * p_.depth * kWidth; }
-  const float* Weights(int64_t panel) const {
-    return IsPacked() ? call_.right + panel * p_.depth * kWidth : Packed(panel);
+  float* Packed(int64_t panel) const {
+    return packed_ + (panel - first_) * call_.plan.part * kWidth;
+  }
+  const float* Weights(int64_t panel, const Part& part) const {
+    return IsPacked() ? call_.right + (panel * p_.depth + part.begin) * kWidth : Packed(panel);
   }
 
-  void Pack(int64_t panel) const {
+  void Pack(int64_t panel, const Part& part) const {
     float* const to = Packed(panel);
     for (int c = 0; c < kProductVectors; ++c) {
       const int64_t column = panel * kWidth + c * kLanes;
       const int n = Lanes(p_.columns, column);
       if (p_.right_transposed) {
-        TransposeRows(to, kProductVectors, c, 0, p_.depth, call_.right + column * p_.depth,
-                      p_.depth, p_.depth, n);
+        TransposeRows(to, kProductVectors, c, 0, part.count,
+                      call_.right + column * p_.depth + part.begin, p_.depth, part.count, n);
       } else {
-        CopyColumns(to, kProductVectors, c, 0, p_.depth, call_.right + column, p_.columns, p_.depth,
-                    n);
+        CopyColumns(to, kProductVectors, c, 0, part.count,
+                    call_.right + part.begin * p_.columns + column, p_.columns, part.count, n);
       }
     }
   }
 
-  void TransposeLeft(int64_t row, int64_t here, int64_t stride) const {
-    for (int64_t k = 0; k < p_.depth; k += kLanes) {
+  void TransposeLeft(int64_t row, int64_t here, int64_t stride, const Part& part) const {
+    const float* const from = call_.left + part.begin * p_.rows + row;
+    for (int64_t k = 0; k < part.count; k += kLanes) {
       const float* rows[kLanes];
       for (int i = 0; i < kLanes; ++i) {
-        rows[i] = k + i < p_.depth ? call_.left + (k + i) * p_.rows + row : nullptr;
+        rows[i] = k + i < part.count ? from + (k + i) * p_.rows : nullptr;
       }
       TransposeInto(transposed_ + k, stride, here, rows);
     }
   }
 
-  void MultiplyPanelOf(int64_t panel, RowPointers in, int64_t row, int64_t here) const {
+  void MultiplyPanelOf(int64_t panel, RowPointers in, int64_t row, int64_t here,
+                       const Part& part) const {
     const int64_t column = panel * kWidth, left = p_.columns - column;
-    float* const to = call_.result + row * p_.columns + column;
+    float* const result = call_.result + row * p_.columns + column;
     const bool full = left >= kWidth;
+    float* const to = full ? result : edge_;
+    const int64_t to_stride = full ? p_.columns : kWidth;
+    for (int64_t r = 0; r < here && !full && part.begin > 0; ++r) {
+      std::memcpy(to + r * to_stride, result + r * p_.columns, left * sizeof(float));
+    }
     // Those that were packed just now are in a cache.
-    const float* const next = IsPacked() && panel + 1 < last_ ? Weights(panel + 1) : nullptr;
-    Multiply(kProductVectors, CeilDiv(left, kLanes), in, here, here == 1, 0, p_.depth,
-             Weights(panel), next, Traversal::kForwards, {nullptr, 0}, full ? to : edge_,
-             full ? p_.columns : kWidth);
+    const float* const next = IsPacked() && panel + 1 < last_ ? Weights(panel + 1, part) : nullptr;
+    const Accumulator before{part.begin == 0 ? nullptr : to, to_stride};
+    Multiply(kProductVectors, CeilDiv(left, kLanes), in, here, p_.rows == 1, 0, part.count,
+             Weights(panel, part), next, Traversal::kForwards, before, to, to_stride);
     for (int64_t r = 0; r < here && !full; ++r) {
-      std::memcpy(to + r * p_.columns, edge_ + r * kWidth, left * sizeof(float));
+      std::memcpy(result + r * p_.columns, to + r * to_stride, left * sizeof(float));
     }
   }
 

@@ -8,6 +8,8 @@
 #include <new>
 #include <vector>
 
+#include "native/huge_pages.h"
+
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
@@ -16,7 +18,6 @@ namespace jp::cpu {
 namespace {
 
 constexpr size_t kAlignment = 64;
-constexpr size_t kHugePage = size_t{2} << 20;
 constexpr size_t kMostKept = size_t{256} << 20;  // more than the weights of any plan that is fast
 
 struct Block {

@@ -99,6 +99,7 @@ xffi::Error Execute(PlannedCalls& calls, const xffi::RemainingArgs& operands,
 template <size_t kBackend, Pass kPass>
 xffi::Error ExecuteOnPool(State<kBackend>* state, xffi::RemainingArgs operands,
                           xffi::RemainingRets results, xffi::ThreadPool pool) {
+  UseHugePages(results);
   return Execute<kPass>(state->calls, operands, results, OnPool(pool));
 }
 

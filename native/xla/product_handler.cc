@@ -51,6 +51,7 @@ xffi::Error Execute(Matrix left, xffi::AnyBuffer right, xffi::Result<Matrix> res
   return Guarded(kProductTarget, [&] {
     const Product product =
         Checked(left, right, *result, left_transposed, right_transposed, packed_lanes);
+    jp::UseHugePages({{reinterpret_cast<char*>(result->typed_data()), result->size_bytes()}});
     const auto* const weights = static_cast<const float*>(right.untyped_data());
     const std::string error = PoolBackend().Multiply(product, left.typed_data(), weights,
                                                      result->typed_data(), OnPool(pool));

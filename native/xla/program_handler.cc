@@ -193,6 +193,7 @@ xffi::Error Execute(PlannedProgram& planned, const xffi::RemainingArgs& operands
 template <size_t kBackend>
 xffi::Error ExecuteOnPool(ProgramState<kBackend>* state, xffi::RemainingArgs operands,
                           xffi::RemainingRets results, xffi::ThreadPool pool) {
+  UseHugePages(results);
   return Execute(state->planned, operands, results, OnPool(pool));
 }
 

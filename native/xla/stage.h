@@ -8,8 +8,10 @@
 #include <stdexcept>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "native/backend.h"
+#include "native/huge_pages.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace jp::ffi {
@@ -46,6 +48,16 @@ inline Resources OnPool(::xla::ffi::ThreadPool& pool) {
   resources.threads = static_cast<int>(pool.num_threads());
   resources.schedule = [&pool](std::function<void()> task) { pool.Schedule(std::move(task)); };
   return resources;
+}
+
+inline void UseHugePages(const ::xla::ffi::RemainingRets& results) {
+  std::vector<Memory> written;
+  for (size_t i = 0; i < results.size(); ++i) {
+    auto result = results.get<::xla::ffi::AnyBuffer>(i);
+    if (result.has_error()) continue;
+    written.push_back({static_cast<char*>((*result)->untyped_data()), (*result)->size_bytes()});
+  }
+  jp::UseHugePages(std::move(written));
 }
 
 constexpr size_t kMostBackends = 4;

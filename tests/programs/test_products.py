@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -41,13 +42,23 @@ def test_values(left_transposed: bool, right_transposed: bool) -> None:
 
 
 def test_what_is_ours() -> None:
-    """Float32 of an even depth that is not too large; the rest goes to XLA."""
+    """Float32 of an even depth; the rest goes to XLA."""
     assert targets("float32", SIZES)
     assert targets("float32", SIZES, precision=jax.lax.Precision.HIGHEST)
     assert not targets("float32", SIZES, precision=jax.lax.DotAlgorithmPreset.BF16_BF16_F32)
     assert not targets("bfloat16", SIZES)
     assert not targets("float32", (130, 33, 97))
-    assert not targets("float32", (1 << 10, 1 << 10, 1 << 9))
+
+
+def test_large_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are ours where vectors are wide."""
+    large = (1 << 10, 1 << 10, 1 << 9)
+    for lanes, is_ours in ((16, True), (8, False)):
+        facts = {"lanes": lanes, "threads": 2}
+        module = SimpleNamespace(facts=lambda platform, facts=facts: facts)
+        monkeypatch.setattr(products, "native_module", lambda module=module: module)
+        assert targets("float32", large) == is_ours
+        assert targets("float32", SIZES)
 
 
 def test_wrong_operands_are_refused() -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ import pytest
 
 import jax_persistent as jp
 from jax_persistent.ffi import call
+from jax_persistent.programs import products
 
 T, B, K, H = 5, 3, 6, 7  # steps, rows, xs' features, units
 
@@ -100,8 +102,8 @@ def test_several() -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-6), found, expected)
 
 
-def test_where_something_else_multiplies() -> None:
-    """Odd depths, gradients, products that are read besides, and large ones."""
+def test_where_something_else_multiplies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Odd depths, gradients, products that are read besides, and large ones of narrow vectors."""
     weights, xs = weights_of("plain"), draw(T, B, K)
 
     def scanned(w: Any, x: Any) -> Any:
@@ -119,7 +121,10 @@ def test_where_something_else_multiplies() -> None:
     large = {**weights, "W": jnp.zeros((1 << 13, H))}, jnp.zeros((1 << 9, 1 << 3, 1 << 13))
     assert makes_products(scanned, weights, xs)
     assert not makes_products(scanned, *odd)
-    assert not makes_products(scanned, *large)
+    with monkeypatch.context() as narrow:
+        facts = {"lanes": 4, "threads": 2}
+        narrow.setattr(products, "native_module", lambda: SimpleNamespace(facts=lambda _: facts))
+        assert not makes_products(scanned, *large)
     assert not makes_products(also_read, weights, xs)
     assert not makes_products(jax.grad(lambda w, x: scanned(w, x)[1].sum()), weights, xs)
     np.testing.assert_allclose(scanned(*odd)[1], run(jax.lax.scan, "plain", *odd)[1], atol=2e-6)
