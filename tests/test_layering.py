@@ -52,7 +52,8 @@ NATIVE_LAYERS = (
     ("native/backend.h",),
     ("native/problem/", "native/programs/"),
     ("native/cells/",),
-    ("native/portable.h",),
+    ("native/huge_pages.cc",),
+    ("native/portable.h", "native/huge_pages.h"),
 )
 # What users import, besides the package itself.
 PUBLIC = ("cells", "equinox", "haiku", "keras", "linen", "nnx", "pipeline", "weights")
