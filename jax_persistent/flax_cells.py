@@ -255,7 +255,10 @@ def check_cell(cell: Any, package: str) -> None:
       package: the layer's, "linen" or "nnx".
     """
     name, other = type(cell).__name__, {"linen": "nnx", "nnx": "linen"}[package]
-    if any(base.__module__.startswith(f"flax.{other}") for base in type(cell).__mro__):
+    bases = [base.__module__.split(".")[:2] for base in type(cell).__mro__]
+    if ["flax", package] in bases:  # flax's bridges have modules of both
+        return
+    if ["flax", other] in bases:
         got = f"flax.{other}'s {name}. Use jax_persistent.{other}.RNN"
     elif isinstance(cell, StepCell):
         got = f"jax_persistent.cells.{name}. Use jax_persistent.{package}.{name}Cell(..)"

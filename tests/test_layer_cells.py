@@ -10,7 +10,7 @@ from flax import linen, nnx
 
 import jax_persistent.linen as jp_linen
 import jax_persistent.nnx as jp_nnx
-from jax_persistent import cells
+from jax_persistent import cells, flax_cells
 
 X = jnp.ones((2, 5, 3))
 OF_LINEN, OF_LIBRARY = linen.GRUCell(6), cells.SLSTM()
@@ -41,3 +41,10 @@ def test_of_nnx(cell, got) -> None:
     with pytest.raises(ValueError, match=rf"cell: expected a cell of flax\.nnx; got {got}"):
         jp_nnx.RNN(cell)
     assert jp_nnx.SLSTMCell
+
+
+def test_a_bridge_between_the_packages() -> None:
+    """Its classes have bases in both."""
+    kinds = nnx.bridge.ToLinen, nnx.bridge.ToNNX
+    for kind, package in zip(kinds, ("linen", "nnx"), strict=True):
+        flax_cells.check_cell(object.__new__(kind), package)
