@@ -14,8 +14,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 README, PROJECT = ROOT / "README.md", ROOT / "pyproject.toml"
-_PAGES = {"Source": "", "Documentation": "/blob/{ref}/docs/index.md", "Issues": "/issues"}
-_PAGES["Changelog"] = "/blob/{ref}/CHANGELOG.md"
+_PAGES = {
+    "Source": "",
+    "Documentation": "/blob/{ref}/docs/index.md",
+    "Issues": "/issues",
+    "Changelog": "/blob/{ref}/CHANGELOG.md",
+}
 _PICTURE = re.compile(r"(?<=!\[)([^\]]*\]\()(?!\w+:)|(?<= src=\")()(?!\w+:)")
 _LINK = re.compile(r"(?<!!)(\[[^\]]*\]\()(?!\w+:)")
 

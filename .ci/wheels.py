@@ -109,8 +109,11 @@ def compile_libraries(machines: Sequence[str]) -> None:
     """Zig compiles a libc++, on one core, when it first links for a machine: for all at once."""
     source = WORK / "empty.cc"
     source.touch()
-    link = "-O3", "-fPIC", "-shared", "-Wl,-s", source, "-o", WORK / "empty.so"
-    running = [subprocess.Popen([compiler(machine), *link]) for machine in machines]
+    link = "-O3", "-fPIC", "-shared", "-Wl,-s", source, "-o"
+    running = [
+        subprocess.Popen([compiler(machine), *link, WORK / machine / "empty.so"])
+        for machine in machines
+    ]
     failed = [one.wait() for one in running]
     if any(failed):
         sys.exit("Zig's compiler failed to link an empty library")

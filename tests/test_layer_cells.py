@@ -17,29 +17,23 @@ OF_LINEN, OF_LIBRARY = linen.GRUCell(6), cells.SLSTM()
 OF_NNX = nnx.GRUCell(3, 6, rngs=nnx.Rngs(0))
 
 
+RUNS = {"linen": lambda cell: jp_linen.RNN(cell).init(jax.random.key(0), X), "nnx": jp_nnx.RNN}
+LIBRARY = r"jax_persistent\.cells\.SLSTM\. Use jax_persistent\.{}\.SLSTMCell"
+
+
 @pytest.mark.parametrize(
-    ("cell", "got"),
+    ("package", "cell", "got"),
     [
-        (OF_NNX, r"flax\.nnx's GRUCell\. Use jax_persistent\.nnx\.RNN"),
-        (OF_LIBRARY, r"jax_persistent\.cells\.SLSTM\. Use jax_persistent\.linen\.SLSTMCell"),
+        ("linen", OF_NNX, r"flax\.nnx's GRUCell\. Use jax_persistent\.nnx\.RNN"),
+        ("linen", OF_LIBRARY, LIBRARY.format("linen")),
+        ("nnx", OF_LINEN, r"flax\.linen's GRUCell\. Use jax_persistent\.linen\.RNN"),
+        ("nnx", OF_LIBRARY, LIBRARY.format("nnx")),
     ],
 )
-def test_of_linen(cell, got) -> None:
-    with pytest.raises(ValueError, match=rf"cell: expected a cell of flax\.linen; got {got}"):
-        jp_linen.RNN(cell).init(jax.random.key(0), X)
+def test_what_a_layer_refuses(package, cell, got) -> None:
+    with pytest.raises(ValueError, match=rf"cell: expected a cell of flax\.{package}; got {got}"):
+        RUNS[package](cell)
     assert jp_linen.SLSTMCell
-
-
-@pytest.mark.parametrize(
-    ("cell", "got"),
-    [
-        (OF_LINEN, r"flax\.linen's GRUCell\. Use jax_persistent\.linen\.RNN"),
-        (OF_LIBRARY, r"jax_persistent\.cells\.SLSTM\. Use jax_persistent\.nnx\.SLSTMCell"),
-    ],
-)
-def test_of_nnx(cell, got) -> None:
-    with pytest.raises(ValueError, match=rf"cell: expected a cell of flax\.nnx; got {got}"):
-        jp_nnx.RNN(cell)
     assert jp_nnx.SLSTMCell
 
 

@@ -46,7 +46,7 @@ def _forward(x, kernel, strides, padding):
 
 def _backward(strides, padding, saved, d_y):
     x, kernel = saved
-    _, of_kernel = jax.vjp(lambda kernel: _convolve(x, kernel, strides, padding), kernel)
+    of_kernel = jax.linear_transpose(lambda k: _convolve(x, k, strides, padding), kernel)
     return _of_input(d_y, kernel, strides, padding, x.shape), *of_kernel(d_y)
 
 

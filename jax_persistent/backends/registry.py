@@ -48,16 +48,15 @@ def named(device: jax.Device | str) -> Backend | None:
 
     Raises ValueError where it is none of these.
     """
-    is_known = isinstance(getattr(device, "platform", device), str)
-    found = next((b for b in backends() if b.names(device)), None) if is_known else None
-    if found is None and isinstance(device, str):
-        is_known = device in (*_WITHOUT_KERNELS, jax.default_backend())
-    if not is_known:
-        raise ValueError(
-            "device: expected a jax.Device, a platform (cpu, cuda, tpu), or an architecture such "
-            f"as sm_80 (A100) or sm_90 (H100); got {device!r}"
-        )
-    return found
+    if isinstance(getattr(device, "platform", device), str):
+        found = next((b for b in backends() if b.names(device)), None)
+        is_name = isinstance(device, str)
+        if found or not is_name or device in (*_WITHOUT_KERNELS, jax.default_backend()):
+            return found
+    raise ValueError(
+        "device: expected a jax.Device, a platform (cpu, cuda, tpu), or an architecture such "
+        f"as sm_80 (A100) or sm_90 (H100); got {device!r}"
+    )
 
 
 def without_kernels(device: jax.Device | str) -> Plan:

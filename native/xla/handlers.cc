@@ -90,6 +90,7 @@ xffi::Error Execute(PlannedCalls& calls, const xffi::RemainingArgs& operands,
     const PlannedCall& call = CheckedCall(calls, operands, results, resources);
     const bool has_workspace = calls.backend().KindOfExecutor() == Executor::kStream;
     void* const workspace = has_workspace ? TakeWorkspace(results) : nullptr;
+    if (!has_workspace) UseHugePages(results);
     const auto arrays = TakeArrays<ArraysOf<kPass>>(call.problem, operands, results);
     const std::string error = calls.backend().Run(*call.plan, arrays, workspace, resources);
     if (!error.empty()) throw std::runtime_error(error);
@@ -99,7 +100,6 @@ xffi::Error Execute(PlannedCalls& calls, const xffi::RemainingArgs& operands,
 template <size_t kBackend, Pass kPass>
 xffi::Error ExecuteOnPool(State<kBackend>* state, xffi::RemainingArgs operands,
                           xffi::RemainingRets results, xffi::ThreadPool pool) {
-  UseHugePages(results);
   return Execute<kPass>(state->calls, operands, results, OnPool(pool));
 }
 

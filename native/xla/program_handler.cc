@@ -184,6 +184,7 @@ xffi::Error Execute(PlannedProgram& planned, const xffi::RemainingArgs& operands
     const Plan& plan = planned.For(resources);
     if (!plan.Refusal().empty()) throw std::invalid_argument(plan.Refusal());
     const Buffers buffers = TakeBuffers(planned, plan, operands, results);
+    if (planned.backend().KindOfExecutor() == Executor::kThreadPool) UseHugePages(results);
     const std::string error = planned.backend().RunProgram(plan, buffers.operands, buffers.results,
                                                            buffers.workspace, resources);
     if (!error.empty()) throw std::runtime_error(error);
@@ -193,7 +194,6 @@ xffi::Error Execute(PlannedProgram& planned, const xffi::RemainingArgs& operands
 template <size_t kBackend>
 xffi::Error ExecuteOnPool(ProgramState<kBackend>* state, xffi::RemainingArgs operands,
                           xffi::RemainingRets results, xffi::ThreadPool pool) {
-  UseHugePages(results);
   return Execute(state->planned, operands, results, OnPool(pool));
 }
 

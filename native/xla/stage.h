@@ -50,8 +50,10 @@ inline Resources OnPool(::xla::ffi::ThreadPool& pool) {
   return resources;
 }
 
+// For results in a processor's memory. May throw std::bad_alloc.
 inline void UseHugePages(const ::xla::ffi::RemainingRets& results) {
   std::vector<Memory> written;
+  written.reserve(results.size());
   for (size_t i = 0; i < results.size(); ++i) {
     auto result = results.get<::xla::ffi::AnyBuffer>(i);
     if (result.has_error()) continue;
