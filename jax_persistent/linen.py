@@ -14,24 +14,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
-from flax.core import axes_scan, lift, meta
+from flax.core import axes_scan, lift
 from flax.core.scope import in_filter
 from flax.linen import module as linen_module
 from flax.linen import recurrent, transforms
 from jax import Array, random
 
-from jax_persistent import flax_cells, notices
-from jax_persistent.cells import Cell
-from jax_persistent.cells.gru import GRU
-from jax_persistent.cells.lstm import LSTM
+from jax_persistent import notices
 from jax_persistent.fallback import Loops, NoKernel, kernel_of, loops
-from jax_persistent.flax_cells import (
-    CallOptions,
-    CellWeights,
-    KernelCall,
-)
+from jax_persistent.flax_layers import arguments, calls
+from jax_persistent.flax_layers.arguments import CallOptions
+from jax_persistent.flax_layers.calls import KernelCall
+from jax_persistent.flax_layers.cell_weights import CellWeights
+from jax_persistent.flax_layers.linen_weights import GATHERERS
 from jax_persistent.linen_cells import *  # noqa: F403
 from jax_persistent.ops.validation import check_flags, read_lengths
 from jax_persistent.rehosted import Rehosted, lax_with
@@ -176,7 +172,7 @@ class RNN(nn.RNN):
             reasons.
           NotImplementedError: `backend="native"`, and there is no kernel for this call.
         """
-        flax_cells.check_cell(self.cell, "linen")
+        arguments.check_cell(self.cell, "linen")
         seq_lengths = read_lengths("seq_lengths", seq_lengths)
         options = CallOptions.of(
             self,
@@ -186,16 +182,16 @@ class RNN(nn.RNN):
             keep_order=keep_order,
             return_carry=return_carry,
         )
-        resets = flax_cells.check_resets(resets, inputs, options)
-        flax_cells.check_seq_lengths(seq_lengths, inputs, options)
+        resets = arguments.check_resets(resets, inputs, options)
+        arguments.check_seq_lengths(seq_lengths, inputs, options)
         try:
             call = _kernel_call(self, inputs, initial_carry, init_key, seq_lengths, options)
         except NoKernel as error:
             if self.backend != "reference":
                 notices.inform("jax_persistent.linen.RNN is a jax_persistent.scan", str(error))
         else:
-            flax_cells.check_reset_carry(reset_carry, resets, call.carry)
-            return flax_cells.run_cell(call, inputs, seq_lengths, resets, reset_carry)
+            arguments.check_reset_carry(reset_carry, resets, call.carry)
+            return calls.run_cell(call, inputs, seq_lengths, resets, reset_carry)
         scanned = partial(
             _rnns[None if self.is_initializing() and self.backend == "native" else self.backend],
             self,
@@ -210,12 +206,12 @@ class RNN(nn.RNN):
             result = scanned(inputs, initial_carry=initial_carry)
         else:
             carry = _initial_carry(self, inputs, initial_carry, init_key, options)
-            flax_cells.check_reset_carry(reset_carry, resets, carry)
+            arguments.check_reset_carry(reset_carry, resets, carry)
             assert resets is not None
             if reset_carry is None:
                 reset_carry = jax.tree.map(jnp.zeros_like, carry)
             result = _with_resets(self.cell, scanned, inputs, carry, resets, reset_carry)
-        return flax_cells.mask_padding(result, seq_lengths, options)
+        return calls.mask_padding(result, seq_lengths, options)
 
     @nn.nowrap
     def pack(self, variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -241,9 +237,9 @@ class RNN(nn.RNN):
 
     def _pack(self) -> None:
         try:
-            weights = kernel_of(self.cell, _GATHERERS)(self.cell)
+            weights = kernel_of(self.cell, GATHERERS)(self.cell)
         except NoKernel as error:
-            raise flax_cells.unpackable(self.cell, error) from error
+            raise calls.unpackable(self.cell, error) from error
         self.put_variable("packed", "kernels", weights.pack())
 
     def _of_a_direction(self, *arguments: Any) -> KernelCall:
@@ -265,11 +261,11 @@ def _with_resets(
         if context.module.path != cell.path or context.method_name != "__call__":
             return call(*args, **kwargs)
         carry, step = args
-        reset, step = flax_cells.without_flags(step, resets.ndim - 1)
-        return call(flax_cells.replace_carry(reset, carry, reset_carry), step, **kwargs)
+        reset, step = calls.without_flags(step, resets.ndim - 1)
+        return call(calls.replace_carry(reset, carry, reset_carry), step, **kwargs)
 
     with nn.intercept_methods(take_flags):
-        return scanned(flax_cells.with_flags(inputs, resets), initial_carry=carry)
+        return scanned(calls.with_flags(inputs, resets), initial_carry=carry)
 
 
 class Bidirectional(nn.Bidirectional):
@@ -331,7 +327,7 @@ def _both_ways(
         return None  # the calls of both are to be seen; flax has a word to say
     if any(type(rnn) is not RNN for rnn in rnns):
         return None
-    calls = []
+    both = []
     for rnn, carry, key, reverse in zip(rnns, carries, keys, (False, True), strict=True):
         options = CallOptions.of(
             rnn,
@@ -342,11 +338,11 @@ def _both_ways(
             return_carry=True,
         )
         try:
-            calls.append(rnn._of_a_direction(inputs, carry, key, seq_lengths, options))
+            both.append(rnn._of_a_direction(inputs, carry, key, seq_lengths, options))
         except NoKernel:
             return None
     merge = None if layer.merge_fn is nn.Bidirectional.merge_fn else layer.merge_fn
-    return flax_cells.run_both(calls, inputs, seq_lengths, merge)
+    return calls.run_both(both, inputs, seq_lengths, merge)
 
 
 def _initial_carry(
@@ -377,8 +373,8 @@ def _weights(rnn: RNN, inputs: Any, init_key: Array | None, options: CallOptions
 
     Where the parameters are yet to be created, flax's own path creates them, running one step.
     """
-    gather = kernel_of(rnn.cell, _GATHERERS)
-    flax_cells.check_sequence(inputs)
+    gather = kernel_of(rnn.cell, GATHERERS)
+    arguments.check_sequence(inputs)
     if len(linen_module._global_interceptor_stack):
         raise NoKernel("methods are intercepted, and a kernel calls none of the cell's")
     if rnn.variable_axes or rnn.variable_carry or not in_filter(rnn.variable_broadcast, "params"):
@@ -405,66 +401,3 @@ def _with_packed(rnn: RNN, weights: CellWeights) -> CellWeights:
     if not rnn.has_variable("packed", "kernels"):
         return weights
     return replace(weights, packed=rnn.get_variable("packed", "kernels"))
-
-
-def _lstm(cell: Any) -> CellWeights:
-    flax_cells.check_gated_cell(cell)
-    return _gathered(
-        cell,
-        LSTM,
-        input_kernel=["ii", "if", "ig", "io"],
-        recurrent_kernel=["hi", "hf", "hg", "ho"],
-        bias=["hi", "hf", "hg", "ho"],
-    )
-
-
-def _gru(cell: Any) -> CellWeights:
-    flax_cells.check_gated_cell(cell)
-    weights = _gathered(
-        cell,
-        GRU,
-        input_kernel=["ir", "iz", "in"],
-        recurrent_kernel=["hr", "hz", "hn"],
-        bias=["ir", "iz", "in"],
-        recurrent_bias=["hn"],
-    )
-    # Only the n gate has one; with the others summed into the input's, theirs are zero.
-    assert weights.recurrent_bias is not None
-    (bias,) = weights.recurrent_bias
-    zeros = jnp.zeros_like(bias)
-    return replace(weights, recurrent_bias=(zeros, zeros, bias))
-
-
-def _simple(cell: Any) -> CellWeights:
-    kernels_of = flax_cells.elman_of(cell)
-    weights = _gathered(cell, kernels_of, input_kernel=["i"], recurrent_kernel=["h"], bias=["i"])
-    return replace(weights, mixes_states=False)
-
-
-_GATHERERS: dict[type, Callable[[Any], CellWeights]] = {
-    nn.OptimizedLSTMCell: _lstm,
-    nn.LSTMCell: _lstm,
-    nn.GRUCell: _gru,
-    nn.SimpleCell: _simple,
-}
-
-
-def _gathered(cell: Any, kernels_of: Cell, **layers: list[str]) -> CellWeights:
-    """Weights from the cell's own parameters, each gate's layer by its name in flax's tree.
-
-    Raises NoKernel if one is missing, or isn't an array of the expected rank: flax says then what
-    is wrong.
-    """
-    tree = meta.unbox(cell.variables.get("params", {}))
-    gathered: dict[str, Any] = {}
-    for array, names in layers.items():
-        leaf, rank = ("bias", 1) if array.endswith("bias") else ("kernel", 2)
-        parts: list[Any] = [
-            tree[n].get(leaf) if isinstance(tree.get(n), Mapping) else None for n in names
-        ]
-        unfit = any(not isinstance(p, (jax.Array, np.ndarray)) or p.ndim != rank for p in parts)
-        if unfit or len({(p.shape, p.dtype) for p in parts}) > 1:
-            where = f"{leaf}s of {', '.join(names)}"
-            raise NoKernel(f"the {where} are not arrays of one shape and dtype, of rank {rank}")
-        gathered[array] = tuple(map(jnp.asarray, parts))
-    return CellWeights(kernels_of, input_dtype=cell.dtype, recurrent_dtype=cell.dtype, **gathered)

@@ -12,22 +12,17 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from flax.nnx import filterlib, rnglib
-from flax.nnx.nn import dtypes as nnx_dtypes
 from flax.nnx.nn import recurrent
 from flax.nnx.transforms import iteration
-from jax import Array, lax
+from jax import Array
 
-from jax_persistent import flax_cells, notices
-from jax_persistent.cells import Cell
-from jax_persistent.cells.gru import GRU
-from jax_persistent.cells.lstm import LSTM
+from jax_persistent import notices
 from jax_persistent.fallback import Loops, NoKernel, kernel_of, loops
-from jax_persistent.flax_cells import (
-    CallOptions,
-    CellWeights,
-    Gates,
-    KernelCall,
-)
+from jax_persistent.flax_layers import arguments, calls
+from jax_persistent.flax_layers.arguments import CallOptions
+from jax_persistent.flax_layers.calls import KernelCall
+from jax_persistent.flax_layers.cell_weights import CellWeights
+from jax_persistent.flax_layers.nnx_weights import GATHERERS
 from jax_persistent.nnx_cells import *  # noqa: F403
 from jax_persistent.ops.validation import check_flags, read_lengths
 from jax_persistent.rehosted import Rehosted, lax_with
@@ -140,7 +135,7 @@ class RNN(nnx.RNN):
         mask_outputs: bool = False,
         backend: str | None = None,
     ):
-        flax_cells.check_cell(cell, "nnx")
+        arguments.check_cell(cell, "nnx")
         super().__init__(
             cell,
             time_major=time_major,
@@ -201,8 +196,8 @@ class RNN(nnx.RNN):
             keep_order=keep_order,
             return_carry=return_carry,
         )
-        resets = flax_cells.check_resets(resets, inputs, options)
-        flax_cells.check_seq_lengths(seq_lengths, inputs, options)
+        resets = arguments.check_resets(resets, inputs, options)
+        arguments.check_seq_lengths(seq_lengths, inputs, options)
         carry = initial_carry
         try:
             weights = _weights(self, inputs)
@@ -212,8 +207,8 @@ class RNN(nnx.RNN):
             if self.backend != "reference":
                 notices.inform("jax_persistent.nnx.RNN is a jax_persistent.scan", str(error))
         else:
-            flax_cells.check_reset_carry(reset_carry, resets, carry)
-            return flax_cells.run_cell(call, inputs, seq_lengths, resets, reset_carry)
+            arguments.check_reset_carry(reset_carry, resets, carry)
+            return calls.run_cell(call, inputs, seq_lengths, resets, reset_carry)
         flags: dict[str, Any] = {
             "seq_lengths": seq_lengths,
             "return_carry": options.return_carry,
@@ -226,12 +221,12 @@ class RNN(nnx.RNN):
             result = run(self, inputs, initial_carry=carry, rngs=rngs, **flags)
         else:
             carry = _initial_carry(self, inputs, carry, rngs, options)
-            flax_cells.check_reset_carry(reset_carry, resets, carry)
+            arguments.check_reset_carry(reset_carry, resets, carry)
             assert resets is not None
             if reset_carry is None:
                 reset_carry = jax.tree.map(jnp.zeros_like, carry)
             result = _with_resets(self, inputs, carry, resets, reset_carry, flags)
-        return flax_cells.mask_padding(result, seq_lengths, options)
+        return calls.mask_padding(result, seq_lengths, options)
 
     def pack(self) -> None:
         """Packs the layer's kernels, for calls of few steps.
@@ -248,9 +243,9 @@ class RNN(nnx.RNN):
           ValueError: its dtype has no kernel on a CPU.
         """
         try:
-            weights = kernel_of(self.cell, _GATHERERS)(self.cell)
+            weights = kernel_of(self.cell, GATHERERS)(self.cell)
         except NoKernel as error:
-            raise flax_cells.unpackable(self.cell, error) from error
+            raise calls.unpackable(self.cell, error) from error
         self.packed = Packed(weights.pack())
 
 
@@ -271,7 +266,7 @@ def _with_resets(
     )
     both = carry, reset_carry
     run = _rnns[rnn.backend]
-    result = run(resetting, flax_cells.with_flags(inputs, resets), initial_carry=both, **flags)
+    result = run(resetting, calls.with_flags(inputs, resets), initial_carry=both, **flags)
     if not flags["return_carry"]:
         return result
     (carry, _), outputs = result
@@ -290,8 +285,8 @@ class _ResettingCell(nnx.RNNCellBase):
 
     def __call__(self, carry: Any, inputs: Array) -> tuple[Any, Array]:
         kept, reset_carry = carry
-        reset, step = flax_cells.without_flags(inputs, self.batch_axes)
-        kept, outputs = self.cell(flax_cells.replace_carry(reset, kept, reset_carry), step)
+        reset, step = calls.without_flags(inputs, self.batch_axes)
+        kept, outputs = self.cell(calls.replace_carry(reset, kept, reset_carry), step)
         return (kept, reset_carry), outputs
 
     @property
@@ -375,14 +370,14 @@ def _both_ways(
             _initial_carry(rnn, inputs, given, rngs, of_rnn)
             for rnn, given, of_rnn in zip(rnns, carries, options, strict=True)
         ]
-        calls = [
+        both = [
             KernelCall.of(w, inputs, carry, seq_lengths, of_rnn)
             for w, carry, of_rnn in zip(weights, carries, options, strict=True)
         ]
     except NoKernel:
         return None, carries
     merge = None if layer.merge_fn is nnx.Bidirectional.merge_fn else layer.merge_fn
-    return flax_cells.run_both(calls, inputs, seq_lengths, merge), carries
+    return calls.run_both(both, inputs, seq_lengths, merge), carries
 
 
 def _initial_carry(
@@ -401,98 +396,11 @@ def _initial_carry(
 
 def _weights(rnn: RNN, inputs: Any) -> CellWeights:
     """The weights of the layer's cell; raises NoKernel if flax has to run it."""
-    gather = kernel_of(rnn.cell, _GATHERERS)
-    flax_cells.check_sequence(inputs)
+    gather = kernel_of(rnn.cell, GATHERERS)
+    arguments.check_sequence(inputs)
     if rnn.broadcast_rngs is not None:
         raise NoKernel("broadcast_rngs asks for a scan over the cell's own calls")
     if any(axis not in (None, iteration.Carry) for _, axis in rnn.state_axes.items()):
         raise NoKernel("state_axes asks for a scan over the cell's own calls")
     packed = getattr(rnn, "packed", None)
     return replace(gather(rnn.cell), packed=None if packed is None else packed.get_value())
-
-
-def _lstm(cell: nnx.LSTMCell) -> CellWeights:
-    inputs = [cell.ii, cell.if_, cell.ig, cell.io]
-    recurrent = [cell.hi, cell.hf, cell.hg, cell.ho]
-    flax_cells.check_gated_cell(cell)
-    return _gathered(LSTM, inputs, recurrent)
-
-
-def _optimized_lstm(cell: nnx.OptimizedLSTMCell) -> CellWeights:
-    flax_cells.check_gated_cell(cell)
-    return _gathered(LSTM, [cell.dense_i], [cell.dense_h])
-
-
-def _gru(cell: nnx.GRUCell) -> CellWeights:
-    flax_cells.check_gated_cell(cell)
-    return _gathered(GRU, [cell.dense_i], [cell.dense_h])
-
-
-def _simple(cell: nnx.SimpleCell) -> CellWeights:
-    weights = _gathered(flax_cells.elman_of(cell), [cell.dense_i], [cell.dense_h])
-    return replace(weights, mixes_states=False)
-
-
-_GATHERERS: dict[type, Callable[[Any], CellWeights]] = {
-    nnx.OptimizedLSTMCell: _optimized_lstm,
-    nnx.LSTMCell: _lstm,
-    nnx.GRUCell: _gru,
-    nnx.SimpleCell: _simple,
-}
-
-
-def _gathered(cell: Cell, inputs: list[Any], recurrent: list[Any]) -> CellWeights:
-    """Weights from the layers of both products, gates in the kernels' order.
-
-    Raises NoKernel if a layer isn't a plain `nnx.Linear`: only its own code knows its product then.
-    """
-    layers = inputs + recurrent
-    if not all(_is_plain(layer) for layer in layers) or len({layer.dtype for layer in layers}) > 1:
-        raise NoKernel(
-            "a kernel takes plain nnx.Linear layers of one dtype, without their own precision, "
-            "dot_general, promote_dtype or preferred_element_type"
-        )
-    groups = inputs, recurrent
-    found = [_alike([layer.kernel for layer in group]) for group in groups]
-    biases = [_alike([layer.bias for layer in group]) for group in groups]
-    kernels = [gates for gates in found if gates is not None and gates[0].ndim == 2]
-    if len(kernels) < 2:
-        raise NoKernel("the cell's kernels are not arrays of one shape and dtype, of rank 2")
-    if cell.reset_after:
-        bias, recurrent_bias = biases
-    elif biases[0] is None or biases[1] is None:
-        bias, recurrent_bias = biases[0] if biases[1] is None else biases[1], None
-    else:
-        raise NoKernel("a kernel takes one bias; both of the cell's layers have one")
-    dtype = layers[0].dtype
-    return CellWeights(
-        cell,
-        kernels[0],
-        kernels[1],
-        bias,
-        input_dtype=dtype,
-        recurrent_dtype=dtype,
-        recurrent_bias=recurrent_bias,
-    )
-
-
-def _is_plain(layer: Any) -> bool:
-    """Whether a layer is flax's Linear with nothing about its product changed."""
-    return (
-        type(layer) is nnx.Linear
-        and layer.precision is None
-        and layer.dot_general is lax.dot_general
-        and layer.preferred_element_type is None
-        and layer.promote_dtype is nnx_dtypes.promote_dtype
-        and layer.use_bias == (layer.bias is not None)
-    )
-
-
-def _alike(variables: list[Any]) -> Gates | None:
-    """The gates' parameters; None if there are none, or not one kind of array."""
-    values: list[Any] = [None if variable is None else variable[...] for variable in variables]
-    if any(not isinstance(value, jax.Array) for value in values):
-        return None
-    if len({(value.shape, value.dtype) for value in values}) > 1:
-        return None
-    return tuple(values)

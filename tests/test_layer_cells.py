@@ -10,7 +10,8 @@ from flax import linen, nnx
 
 import jax_persistent.linen as jp_linen
 import jax_persistent.nnx as jp_nnx
-from jax_persistent import cells, flax_cells
+from jax_persistent import cells
+from jax_persistent.flax_layers import arguments
 
 X = jnp.ones((2, 5, 3))
 OF_LINEN, OF_LIBRARY = linen.GRUCell(6), cells.SLSTM()
@@ -41,4 +42,4 @@ def test_a_bridge_between_the_packages() -> None:
     """Its classes have bases in both."""
     kinds = nnx.bridge.ToLinen, nnx.bridge.ToNNX
     for kind, package in zip(kinds, ("linen", "nnx"), strict=True):
-        flax_cells.check_cell(object.__new__(kind), package)
+        arguments.check_cell(object.__new__(kind), package)

@@ -26,7 +26,7 @@ PYTHON_LAYERS = (
     (
         "c_library",
         "explaining",
-        "flax_cells",
+        "flax_layers",
         "functions",
         "linen_cells",
         "nnx_cells",
@@ -166,7 +166,7 @@ def test_layers_for_flax_know_no_ffi() -> None:
     none_of(
         f"{name_of(path)} imports {module}"
         for path in python_files(PACKAGE)
-        if own_layer(path) in ("linen", "nnx", "flax_cells", "linen_cells", "nnx_cells")
+        if own_layer(path) in ("linen", "nnx", "flax_layers", "linen_cells", "nnx_cells")
         for module in imports(path)
         if layer_of(module) in ("backends", "ffi", "_native")
     )

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What both flax layers share: which cells have a kernel, and a call of it in flax's conventions.
+"""A call of a kernel in flax's conventions, and what flax's own path needs beside it.
 
-A layer describes its cell as `CellWeights`; `kernel_dtypes` says whether this call fits the
-kernels, and `run_cell` makes it. Whatever is unusual raises `NoKernel`, which says why, and the
-layer takes flax's own path, which is right for everything; `fallback` has its scan be ours.
+`kernel_dtypes` says whether a call of a cell's `CellWeights` fits the kernels, and `run_cell` makes
+it. Whatever is unusual raises `NoKernel`, which says why, and the layer takes flax's own path,
+which is right for everything; `fallback` has its scan be ours.
 
 Legend: T time steps, I input features, H hidden units, G gates; rows are all batch axes folded.
 """
@@ -17,128 +17,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax.linen.recurrent import flip_sequences
 from jax import Array
 
-from jax_persistent.cells import Cell
-from jax_persistent.cells.elman import ELMAN
-from jax_persistent.cells.library import StepCell
 from jax_persistent.fallback import NoKernel
-from jax_persistent.ops import functions, packing
-from jax_persistent.ops.validation import check_flags, check_lengths, check_range
+from jax_persistent.flax_layers.arguments import CallOptions
+from jax_persistent.flax_layers.cell_weights import CellWeights
+from jax_persistent.ops import functions
+from jax_persistent.ops.validation import check_lengths
 from jax_persistent.problem import DTYPES, Arrays, PackedKernel
-
-_SIGMOIDS = (jax.nn.sigmoid, jax.lax.logistic)
-_TANHS = (jnp.tanh, jax.nn.tanh, jax.lax.tanh)
-
-
-Gates = tuple[Array, ...]
-
-
-def joined(gates: Gates) -> Array:
-    """The gates' arrays as one."""
-    return gates[0] if len(gates) == 1 else jnp.concatenate(gates, axis=-1)
-
-
-@dataclass(frozen=True)
-class CellWeights:
-    """One cell's parameters as they lie, not yet cast to the computation's dtype.
-
-    Each is of as many arrays as the others: of one that has all gates, or of one for each gate.
-    """
-
-    cell: Cell
-    input_kernel: Gates  # [I, G*H] or [I, H]
-    recurrent_kernel: Gates  # [H, G*H] or [H, H]
-    bias: Gates | None  # [G*H] or [H]
-    input_dtype: Any  # of the input product; None: inferred from its operands, as flax does
-    recurrent_dtype: Any  # of the recurrent product; likewise
-    recurrent_bias: Gates | None = None  # like bias, cells that reset after the product
-    mixes_states: bool = True  # whether a step promotes its result with the state before it
-    packed: dict[str, PackedKernel] | None = None  # of both kernels, by name
-
-    @property
-    def arrays(self) -> dict[str, Gates]:
-        every = {
-            "input_kernel": self.input_kernel,
-            "recurrent_kernel": self.recurrent_kernel,
-            "bias": self.bias,
-            "recurrent_bias": self.recurrent_bias,
-        }
-        return {name: array for name, array in every.items() if array is not None}
-
-    def pack(self) -> dict[str, PackedKernel]:
-        """Both kernels packed, in the dtype of a call whose inputs have that of the parameters."""
-        found = {}
-        dtypes = {"input_kernel": self.input_dtype, "recurrent_kernel": self.recurrent_dtype}
-        for name, dtype in dtypes.items():
-            kernel = joined(self.arrays[name])
-            kernel = kernel if dtype is None else kernel.astype(dtype)
-            found[name] = packing.pack_kernel(self.cell, name, kernel)
-        return found
-
-    def in_dtype(self, dtype: Any) -> dict[str, tuple[Any, ...]]:
-        """The arrays of one dtype; if the kernels are packed, those, and what else is joined."""
-        arrays: dict[str, tuple[Any, ...]] = {
-            name: tuple(array.astype(dtype) for array in gates)
-            for name, gates in self.arrays.items()
-        }
-        if self.packed is None:
-            return arrays
-        for name, gates in arrays.items():
-            packed = self.packed.get(name)
-            if packed is None:
-                arrays[name] = (joined(gates),)
-                continue
-            kernel = jax.eval_shape(joined, gates)
-            if (packed.shape, packed.dtype) != (kernel.shape, kernel.dtype):
-                raise ValueError(
-                    f"packed {name}: expected {kernel.dtype.name} of shape {kernel.shape}, as this "
-                    f"call computes in; got {packed.dtype.name} of shape {packed.shape}. Pack the "
-                    "layer again, or cast its inputs"
-                )
-            arrays[name] = (packing.in_place_of(gates, packed),)
-        return arrays
-
-
-@dataclass(frozen=True)
-class CallOptions:
-    """How one call reads and returns its sequences, in the words of flax's RNN."""
-
-    time_major: bool
-    reverse: bool
-    keep_order: bool
-    return_carry: bool
-    mask_outputs: bool
-    feature_axes: int  # behind those of batch and time; kernels take one
-    backend: str | None
-
-    @classmethod
-    def of(cls, rnn: Any, seq_lengths: Any, **overrides: bool | None) -> CallOptions:
-        """A layer's options, except for those that the call gives."""
-        given = {name: getattr(rnn, name) if o is None else o for name, o in overrides.items()}
-        masked = rnn.mask_outputs and seq_lengths is not None
-        check_flags(rnn.backend)
-        axes = rnn.cell.num_feature_axes
-        return cls(**given, mask_outputs=masked, feature_axes=axes, backend=rnn.backend)
-
-    def batch_shape(self, inputs: Array) -> tuple[int, ...]:
-        """The axes of `inputs` that are neither time nor features."""
-        if self.time_major:
-            return inputs.shape[1 : -self.feature_axes]
-        return inputs.shape[: -self.feature_axes - 1]
-
-    def step_shape(self, inputs: Array) -> tuple[int, ...]:
-        """The shape of one step of `inputs`."""
-        return (*self.batch_shape(inputs), *inputs.shape[-self.feature_axes :])
-
-    def steps(self, inputs: Array) -> int:
-        return inputs.shape[0 if self.time_major else -self.feature_axes - 1]
-
-    def stops_at_lengths(self, inputs: Array) -> bool:
-        """Whether nothing that flax computes past a row's length is returned."""
-        return self.mask_outputs or self.steps(inputs) == 0
 
 
 @dataclass(frozen=True)
@@ -213,115 +100,6 @@ def unpackable(cell: Any, reason: NoKernel) -> NotImplementedError:
     return NotImplementedError(
         f"pack: expected a cell with a kernel of its own; got {type(cell).__name__}: {reason}"
     )
-
-
-def check_gated_cell(cell: Any) -> None:
-    """Raises NoKernel unless an LSTM or a GRU cell of flax's has the kernels' functions."""
-    gated = any(cell.gate_fn is f for f in _SIGMOIDS)
-    if not gated or activation_name(cell.activation_fn) != "tanh":
-        raise NoKernel(
-            f"{type(cell).__name__}: a kernel has sigmoid as gate_fn and tanh as activation_fn; "
-            f"got {_named(cell.gate_fn)} and {_named(cell.activation_fn)}"
-        )
-
-
-def elman_of(cell: Any) -> Cell:
-    """The Elman cell that does what flax's SimpleCell does, or NoKernel."""
-    activation = activation_name(cell.activation_fn)
-    if activation is None:
-        got = _named(cell.activation_fn)
-        raise NoKernel(f"SimpleCell: a kernel has tanh or relu as activation_fn; got {got}")
-    if cell.residual:
-        raise NoKernel("SimpleCell: there is no kernel for residual=True")
-    return ELMAN[activation]
-
-
-def _named(function: Any) -> str:
-    return getattr(function, "__name__", None) or repr(function)
-
-
-def activation_name(function: Any) -> str | None:
-    """The name of a function that an Elman cell can have, None for others."""
-    if any(function is f for f in _TANHS):
-        return "tanh"
-    return "relu" if function is jax.nn.relu else None
-
-
-def check_cell(cell: Any, package: str) -> None:
-    """Raises for a cell of flax's other package, and for one of `jax_persistent.cells`.
-
-    Args:
-      cell: of a layer.
-      package: the layer's, "linen" or "nnx".
-    """
-    name, other = type(cell).__name__, {"linen": "nnx", "nnx": "linen"}[package]
-    bases = [base.__module__.split(".")[:2] for base in type(cell).__mro__]
-    if ["flax", package] in bases:  # flax's bridges have modules of both
-        return
-    if ["flax", other] in bases:
-        got = f"flax.{other}'s {name}. Use jax_persistent.{other}.RNN"
-    elif isinstance(cell, StepCell):
-        got = f"jax_persistent.cells.{name}. Use jax_persistent.{package}.{name}Cell(..)"
-    else:
-        return
-    raise ValueError(f"cell: expected a cell of flax.{package}; got {got}")
-
-
-def check_sequence(inputs: Any) -> None:
-    """Raises NoKernel unless `inputs` is one real array [*batch, T, I] with any features."""
-    if not isinstance(inputs, (jax.Array, np.ndarray)):
-        raise NoKernel(f"a kernel takes one array; got inputs {type(inputs).__name__}")
-    number = jnp.issubdtype(inputs.dtype, jnp.number)
-    if inputs.ndim < 2 or inputs.shape[-1] == 0 or not number:
-        got = f"{inputs.dtype.name}{list(inputs.shape)}"
-        raise NoKernel(f"a kernel takes numbers [*batch, T, I]; got inputs {got}")
-
-
-def check_resets(resets: Any, inputs: Array, options: CallOptions) -> Array | None:
-    """`resets` of a layer's call, checked: [*batch, T], or [T, *batch] time-major, bool."""
-    if resets is None:
-        return None
-    batch, steps = options.batch_shape(inputs), options.steps(inputs)
-    shape = (steps, *batch) if options.time_major else (*batch, steps)
-    resets = jnp.asarray(resets)
-    if resets.shape != shape or resets.dtype != jnp.bool_:
-        letters = "[T, *batch]" if options.time_major else "[*batch, T]"
-        raise ValueError(
-            f"resets: expected bool {letters} = {shape}; got {resets.dtype.name} of shape "
-            f"{resets.shape}. Compare other dtypes first: resets != 0"
-        )
-    return resets
-
-
-def check_reset_carry(reset_carry: Any, resets: Array | None, carry: Any) -> None:
-    """Raises unless what a reset row starts from is shaped as the carry, or not given."""
-    if reset_carry is None:
-        return
-    if resets is None:
-        raise ValueError("reset_carry: expected with resets, which say where it counts")
-    expected, got = (jax.tree.map(jnp.shape, tree) for tree in (carry, reset_carry))
-    if expected != got:
-        raise ValueError(f"reset_carry: expected the carry's shapes, {expected}; got {got}")
-
-
-def check_seq_lengths(seq_lengths: Any, inputs: Any, options: CallOptions) -> None:
-    """Raises unless they are numbers [*batch], or broadcast to it; in 0..T where they are known.
-
-    flax itself runs on with lengths of another shape, and with a mask; its results mean nothing.
-    """
-    if seq_lengths is None or not hasattr(inputs, "shape"):
-        return
-    batch, shape = options.batch_shape(inputs), jnp.shape(seq_lengths)
-    dtype = jnp.result_type(seq_lengths)
-    sides = [*zip(shape[::-1], batch[::-1], strict=False)]
-    fits = len(shape) <= len(batch) and all(own in (1, other) for own, other in sides)
-    if not fits or dtype == jnp.bool_:
-        hint = ". Of a mask of padding at the end: mask.sum(-1)" if dtype == jnp.bool_ else ""
-        raise ValueError(
-            f"seq_lengths: expected integers [*batch] = {batch}, as inputs are {inputs.shape} and "
-            f"time_major={options.time_major}; got {dtype.name} of shape {shape}{hint}"
-        )
-    check_range("seq_lengths", seq_lengths, options.steps(inputs))
 
 
 def with_flags(inputs: Array, resets: Array) -> Array:
