@@ -41,12 +41,14 @@ class ProgramKernel : ProgramBlocks {
   // --- the first phase and the last
 
   void Begin() const {
+    LinkLiterals();
     for (size_t s = 0; s < program_.stages.size(); ++s) {
       for (size_t l = 0; l < program_.stages[s].size(); ++l) {
         const ProgramLoop& loop = program_.stages[s][l];
+        LinkLoop(loop, plan_.loops[s][l]);
         for (size_t i = 0; i < loop.slices.size(); ++i) {
           const ProgramSlice& slice = loop.slices[i];
-          const SlicePlan& plan = plan_.slices[s][l][i];
+          const SlicePlan& plan = plan_.loops[s][l].slices[i];
           if (MatrixOf(slice).is_packed) continue;
           if (MatrixOf(slice).type == ValueType::kFloat32) {
             Pack<float>(slice, plan, loop.width);
@@ -138,33 +140,32 @@ class ProgramKernel : ProgramBlocks {
   void RunStage(int64_t s, int64_t step) const {
     for (size_t l = 0; l < program_.stages[s].size(); ++l) {
       const ProgramLoop& loop = program_.stages[s][l];
-      const int64_t vectors = (loop.width + kLanes - 1) / kLanes;
-      const int64_t first = First(vectors), last = Last(vectors);
-      if (first == last) continue;
-      const std::vector<SlicePlan>& plans = plan_.slices[s][l];
-      const int64_t most = last - first < kBlockVectors ? last - first : kBlockVectors;
-      const int64_t rows = kBlockVectors / most;
+      const auto [first, last, most, rows] = BlocksOf(loop);
+      if (most == 0) continue;
+      const LoopPlan& plan = plan_.loops[s][l];
       const auto block = [&](int64_t b, int64_t u) {
         const int64_t here = last_row_ - b < rows ? last_row_ - b : rows;
-        return Block{step, Time(step), b, here, u, last - u < most ? last - u : most, first};
+        const int64_t units = last - u < most ? last - u : most;
+        const bool is_whole = (u + units) * kLanes <= loop.width;
+        return Block{{0, Time(step), step & 1, (step + 1) & 1}, b, here, u, units, is_whole};
       };
-      PrefetchBlock(loop, block(first_row_, first));
+      PrefetchBlock(plan, block(first_row_, first));
       for (size_t i = 0; i < loop.slices.size(); ++i) {
         const ProgramSlice& slice = loop.slices[i];
         if (MatrixOf(slice).type == ValueType::kFloat32) {
-          Multiply<float>(loop, slice, plans[i], step);
+          Multiply<float>(loop, slice, plan.slices[i], step);
         } else {
-          Multiply<bfloat16>(loop, slice, plans[i], step);
+          Multiply<bfloat16>(loop, slice, plan.slices[i], step);
         }
       }
       for (int64_t b = first_row_; b < last_row_; b += rows) {
         for (int64_t u = first; u < last; u += most) {
           if (u + most < last) {
-            PrefetchBlock(loop, block(b, u + most));
+            PrefetchBlock(plan, block(b, u + most));
           } else if (b + rows < last_row_) {
-            PrefetchBlock(loop, block(b + rows, first));
+            PrefetchBlock(plan, block(b + rows, first));
           }
-          RunBlock(loop, plans.data(), block(b, u));
+          RunBlock(loop, plan, block(b, u));
         }
       }
     }

@@ -120,6 +120,16 @@ Division Divide(const Program& program, int64_t meetings, const CpuFacts& facts)
   return best;
 }
 
+bool IsStream(const Program& program, const Instruction& instruction) {
+  return instruction.op == Operation::kStoreY ||
+         (instruction.op == Operation::kLoadOperand && instruction.numbers[0] >= program.consts);
+}
+
+int64_t CountStreams(const Program& program, const ProgramLoop& loop) {
+  return std::ranges::count_if(loop.code,
+                               [&](const Instruction& i) { return IsStream(program, i); });
+}
+
 }  // namespace
 
 ProgramPlan PlanProgram(const Program& program, const CpuFacts& facts) {
@@ -150,13 +160,17 @@ ProgramPlan PlanProgram(const Program& program, const CpuFacts& facts, int worke
   };
   int64_t registers = 0;
   for (const auto& stage : program.stages) {
-    auto& loops = plan.slices.emplace_back();
+    auto& loops = plan.loops.emplace_back();
     for (const ProgramLoop& loop : stage) {
-      auto& slices = loops.emplace_back();
+      const int64_t streams = CountStreams(program, loop);
+      LoopPlan& planned =
+          loops.emplace_back(LoopPlan{{}, plan.link_count, plan.stream_count, streams});
+      plan.link_count += static_cast<int64_t>(loop.code.size());
+      plan.stream_count += streams;
       registers = std::max(registers, loop.registers + loop.row_registers);
       int64_t products = 0;
       for (const ProgramSlice& slice : loop.slices) {
-        SlicePlan& each = slices.emplace_back();
+        SlicePlan& each = planned.slices.emplace_back();
         each.products = products;
         const Units by = UnitsOf(program, slice, facts);
         plan.units = std::max(plan.units, by);
@@ -194,9 +208,17 @@ ProgramPlan PlanProgram(const Program& program, const CpuFacts& facts, int worke
   plan.products = place(plan.workers * plan.product_floats * kFloat);
   plan.register_floats = registers * kBlockVectors * facts.vector_lanes;
   plan.registers = place(plan.workers * plan.register_floats * kFloat);
-  constexpr int64_t kInLine = 64 / std::gcd<int64_t, int64_t>(64, sizeof(View));
-  plan.view_count = CeilDiv(registers, kInLine) * kInLine;  // workers share no cache line
-  plan.views = place(plan.workers * plan.view_count * static_cast<int64_t>(sizeof(View)));
+  const auto of_workers = [&]<class T>(int64_t& count, T) {
+    constexpr int64_t kInLine = 64 / std::gcd<int64_t, int64_t>(64, sizeof(T));
+    count = CeilDiv(count, kInLine) * kInLine;  // workers share no cache line
+    return place(plan.workers * count * static_cast<int64_t>(sizeof(T)));
+  };
+  plan.view_count = static_cast<int64_t>(program.literals.size()) + plan.link_count;
+  plan.latest_count = registers;
+  plan.links = of_workers(plan.link_count, Link{});
+  plan.views = of_workers(plan.view_count, View{});
+  plan.streams = of_workers(plan.stream_count, Stream{});
+  plan.latest = of_workers(plan.latest_count, int32_t{});
   plan.rounded = place(plan.workers * plan.rounded_values * 2);
   plan.literals =
       place(static_cast<int64_t>(program.literals.size()) * facts.vector_lanes * kFloat);
