@@ -179,15 +179,35 @@ class _Cutter:
         return self._node("literal", (), 1, float(value), 0)
 
     def _apply(self, op: str, *args: Node) -> Node:
-        if op in ("add", "sub") and args[1].op == "literal" and args[1].source == 0:
-            return args[0]
-        if op == "add" and args[0].op == "literal" and args[0].source == 0:
-            return args[1]
-        if op == "mul" and args[1].op == "literal" and args[1].source == 1:
-            return args[0]
-        if op == "mul" and args[0].op == "literal" and args[0].source == 1:
-            return args[1]
-        return self._node(op, args, max(a.width for a in args), None, 0)
+        """The operation on pieces, or what is simpler and gives the same but for a zero's sign."""
+        width = max(a.width for a in args)
+        args = tuple(a.args[0] if a.op == "splat" else a for a in args)
+        found = self._simpler(op, *args)
+        if found is None:
+            found = self._node(op, args, max(a.width for a in args), None, 0)
+        return self._widened(found, width)
+
+    def _simpler(self, op: str, *args: Node) -> Node | None:
+        a, b = args[0], args[-1]
+        match op, _value(a), _value(b):
+            case ("add", _, 0) | ("sub", _, 0) | ("mul", _, 1) | ("div", _, 1):
+                return a
+            case ("add", 0, _) | ("mul", 1, _):
+                return b
+            case ("sub", 0, _):
+                return self._apply("neg", b)
+        match op, a.op, b.op:
+            case "add", _, "neg":
+                return self._apply("sub", a, b.args[0])
+            case "add", "neg", _:
+                return self._apply("sub", b, a.args[0])
+            case "sub", _, "neg":
+                return self._apply("add", a, b.args[0])
+            case "neg", "neg", _:
+                return a.args[0]
+            case "neg", "sub", _:
+                return self._apply("sub", *reversed(a.args))
+        return None
 
     def _read(self, atom: Any) -> list[Node]:
         if isinstance(atom, Literal):
@@ -326,6 +346,10 @@ class _Cutter:
             if bit == "1":
                 found = self._apply("mul", found, x)
         return found if y > 0 else self._apply("div", self._literal(1), found)
+
+
+def _value(node: Node) -> float | None:
+    return node.source if node.op == "literal" else None
 
 
 def _segments(eqn: JaxprEqn) -> Iterator[list[tuple[int, int, int | None, int, bool]]]:
