@@ -306,7 +306,11 @@ class _Cutter:
                 for p, (b, _) in zip(pieces, spans, strict=True)
                 if n * inner <= b < (n + 1) * inner
             )
-            found.append(self._node("reduce", own, 1, kind, 0))
+            negated = kind == "sum" and all(p.op == "neg" for p in own)
+            if negated:
+                own = tuple(p.args[0] for p in own)
+            node = self._node("reduce", own, 1, kind, 0)
+            found.append(self._apply("neg", node) if negated else node)
         return found
 
     def _operation(self, eqn: JaxprEqn, args: list[Node]) -> Node:

@@ -10,6 +10,7 @@ native/programs/program.h decodes what `encoded` makes and has the same names.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -33,6 +34,9 @@ OPERATIONS = (
     "store_buffer",
     "splat",
     "select",
+    "mul_add",
+    "mul_sub",
+    "sub_mul",
     *BINARY,
     *UNARY,
 )
@@ -335,6 +339,7 @@ class _Builder:
         coder = _Coder(self, loop, level)
         for node, kind, number, offset in stores:
             coder.store(node, kind, number, offset)
+        coder.fuse()
         coder.finish()
         return loop
 
@@ -430,6 +435,28 @@ class _Coder:
         self.counts[kind] += 1
         self.code.append((op, register, operands, numbers))
         return register
+
+    def fuse(self) -> None:
+        """Multiplies and adds at once where nothing else reads the product."""
+        uses = Counter(operand for _, _, operands, _ in self.code for operand in operands)
+        makers = {register: n for n, (_, register, _, _) in enumerate(self.code) if register}
+        fused: dict[int, Any] = {}
+        gone: set[int] = set()
+        for n, (op, register, operands, numbers) in enumerate(self.code):
+            for side, operand in enumerate(operands if op in ("add", "sub") else ()):
+                made = makers.get(operand)
+                if made is None or uses[operand] > 1 or operand[0] != register[0]:
+                    continue
+                name, _, factors, _ = fused.get(made, self.code[made])
+                if name in ("mul", "square"):
+                    name = "mul_add" if op == "add" else ("mul_sub", "sub_mul")[side]
+                    factors = [factors[0], factors[-1], operands[1 - side]]
+                    fused[n] = name, register, factors, numbers
+                    gone.add(made)
+                    break
+        self.code = [
+            fused.get(n, instruction) for n, instruction in enumerate(self.code) if n not in gone
+        ]
 
     def finish(self) -> None:
         """Gives out registers, each to several values one after the other."""
