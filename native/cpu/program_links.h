@@ -111,9 +111,9 @@ class ProgramLinks : protected ProgramWorker {
 
   void LinkOperands(const ProgramLoop& loop, const Instruction& instruction, const Blocks& blocks,
                     Link& link) const {
-    const int first = IsStore(instruction.op) ? 0 : 1, reads = TraitsOf(instruction.op).reads;
+    const int first = IsStore(instruction.op) ? 0 : 1;
     link.in_one_run = true;
-    for (int i = 0; i < reads; ++i) {
+    for (int i = 0; i < instruction.reads; ++i) {
       const Register& read = instruction.at[first + i];
       link.from[i] = read.kind == RegisterKind::kLiteral ? read.index : Latest(loop, read);
       const View& view = Views()[link.from[i]];

@@ -180,6 +180,7 @@ class Parser {
     const int64_t* next = rest;
     const bool has_result = !IsStore(instruction.op);
     const OperationTraits& traits = TraitsOf(instruction.op);
+    instruction.reads = traits.reads;
     const int registers = traits.reads + has_result;
     for (int i = 0; i < registers; ++i) instruction.at[i] = NextRegister(*next++, loop);
     for (int i = 0; i < traits.numbers; ++i) instruction.numbers[i] = *next++;

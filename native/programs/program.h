@@ -60,10 +60,11 @@ struct Register {
   int index;
 };
 
-// `at` are registers: for instructions with a result that, then what is read; else what is read.
+// `at` are registers: for instructions with a result that, then so many that are read; else those.
 // `numbers` are what is left.
 struct Instruction {
   Operation op;
+  int reads;
   Register at[4];
   int64_t numbers[4];
 };
