@@ -148,7 +148,7 @@ def backward(step: ClosedJaxpr, consts: int, carry: int) -> Backward:
         return [*computed, *of_moved, *of_added]
 
     given = [*avals, *(out_avals[n] for n in gives)]
-    whole = jaxprs.inlined(jaxprs.traced(joint, given), custom=True).jaxpr
+    whole = jaxprs.merged(jaxprs.inlined(jaxprs.traced(joint, given), custom=True)).jaxpr
     operands, cotangents = whole.invars[: len(avals)], whole.invars[len(avals) :]
     at = len(out_avals)
     outs, factors = whole.outvars[:at], whole.outvars[at : at + len(products)]
@@ -162,6 +162,7 @@ def backward(step: ClosedJaxpr, consts: int, carry: int) -> Backward:
     wanted = [*of_carry, *of_consts, *of_rest]
     for v in (*(v for e in linear for v in e.invars), *wanted, *factors):
         keeper.need(v)
+    keeper.drop_parts(set(factors))
     kept = list(keeper.kept)
     again = [v for v in factors if v not in keeper.kept]
     computed = [e for e in primal if keeper.recomputed.intersection(e.outvars)]
@@ -243,3 +244,11 @@ class _Keeper:
             self.recomputed.update(eqn.outvars)
             for operand in eqn.invars:
                 self.need(operand)
+
+    def drop_parts(self, others: set[Any]) -> None:
+        """Of values that are kept as a whole no part is kept, too, but for the others."""
+        for v in [v for v in self.kept if v in self.made and v not in others]:
+            eqn = self.made[v]
+            if eqn.primitive.name in _PARTS and eqn.invars[0] in self.kept:
+                del self.kept[v]
+                self.recomputed.update(eqn.outvars)

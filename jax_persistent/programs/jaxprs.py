@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, Var, jaxpr_as_fun
 
 from jax_persistent import compat
@@ -94,6 +95,39 @@ def pruned(closed: ClosedJaxpr) -> ClosedJaxpr:
             kept.append(eqn)
             needed.update(v for v in eqn.invars if isinstance(v, Var))
     return ClosedJaxpr(jaxpr.replace(eqns=kept[::-1]), closed.consts)
+
+
+def merged(closed: ClosedJaxpr) -> ClosedJaxpr:
+    """The same with equal equations as one."""
+    jaxpr = closed.jaxpr
+    same: dict[Any, Any] = {}
+    known: dict[Any, list[JaxprEqn]] = {}
+    kept = []
+
+    def of_operand(atom: Any) -> Any:
+        if isinstance(atom, Literal):
+            return str(atom.aval), np.asarray(atom.val).tobytes()
+        return atom
+
+    for eqn in jaxpr.eqns:
+        invars = [same.get(v, v) if isinstance(v, Var) else v for v in eqn.invars]
+        alike = known.setdefault((eqn.primitive, *map(of_operand, invars)), [])
+        first = None if eqn.effects else next((e for e in alike if _same_params(e, eqn)), None)
+        if first is None:
+            kept.append(eqn.replace(invars=invars))
+            alike.append(eqn)
+        else:
+            same |= dict(zip(eqn.outvars, first.outvars, strict=True))
+    outvars = [same.get(v, v) if isinstance(v, Var) else v for v in jaxpr.outvars]
+    names = jaxpr.debug_info._replace(arg_names=None, result_paths=None)
+    return ClosedJaxpr(jaxpr.replace(eqns=kept, outvars=outvars, debug_info=names), closed.consts)
+
+
+def _same_params(a: JaxprEqn, b: JaxprEqn) -> bool:
+    try:
+        return bool(a.params == b.params)
+    except ValueError:  # of arrays
+        return False
 
 
 def function_of(closed: ClosedJaxpr) -> Callable[..., list[Any]]:

@@ -205,6 +205,10 @@ class _Cutter:
                 return self._apply("add", a, b.args[0])
             case "neg", "neg", _:
                 return a.args[0]
+            case ("mul" | "div"), "neg", _:
+                return self._apply("neg", self._apply(op, a.args[0], b))
+            case ("mul" | "div"), _, "neg":
+                return self._apply("neg", self._apply(op, a, b.args[0]))
             case "neg", "sub", _:
                 return self._apply("sub", *reversed(a.args))
         return None
