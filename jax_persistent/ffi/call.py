@@ -104,15 +104,19 @@ def product_call(
     *,
     left_transposed: bool = False,
     right_transposed: bool = False,
+    heads: int = 1,
 ) -> Array:
     """One call that multiplies matrices of float32: [M, K] x [K, N], each as it is or transposed.
 
-    The depth K is even. A packed matrix is not transposed.
+    The depth K is even. A packed matrix is not transposed. Of several heads the left one is, and
+    each head's columns are multiplied: [K, heads*M], [K, heads*N] to [heads, M, N].
     """
     native_module()
-    shape = left.shape[left_transposed], right.shape[not right_transposed]
+    sizes = left.shape[left_transposed], right.shape[not right_transposed]
+    shape = heads, *(size // heads for size in sizes)
     run = jax.ffi.ffi_call(PRODUCT_TARGET, jax.ShapeDtypeStruct(shape, "float32"))
     weights, lanes = (right.panels, right.lanes) if isinstance(right, PackedKernel) else (right, 0)
     how = {"left_transposed": left_transposed, "right_transposed": right_transposed}
-    with jax.named_scope(f"product {shape[0]} x {shape[1]}"):
-        return run(left, weights, **how, packed_lanes=np.int64(lanes))
+    with jax.named_scope(f"product {sizes[0]} x {sizes[1]}"):
+        found = run(left, weights, **how, packed_lanes=np.int64(lanes))
+    return found if heads > 1 else found.reshape(shape[1:])

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
@@ -55,6 +55,15 @@ def _size(atom: Any) -> int:
     return int(np.prod(atom.aval.shape, dtype=np.int64))
 
 
+class _Scaled(NamedTuple):
+    """A piece as op(rest, factor * scaled); of "mul" there is no rest."""
+
+    op: str
+    factor: Node
+    scaled: Node
+    rest: Node
+
+
 class _Cutter:
     def __init__(self, row: ClosedJaxpr, consts: int, carry: int) -> None:
         self.row, self.consts, self.carry = row, consts, carry
@@ -64,6 +73,7 @@ class _Cutter:
         self.pieces: dict[Var, list[Node]] = {}
         self.known: dict[Any, Node] = {}
         self.products: list[VectorProduct] = []
+        self.waiting: dict[Node, bool] = {}  # for a reduction
 
     def run(self) -> Pieces:
         jaxpr = self.jaxpr
@@ -205,9 +215,9 @@ class _Cutter:
                 return self._apply("add", a, b.args[0])
             case "neg", "neg", _:
                 return a.args[0]
-            case ("mul" | "div"), "neg", _:
+            case (("mul" | "div"), "neg", _):
                 return self._apply("neg", self._apply(op, a.args[0], b))
-            case ("mul" | "div"), _, "neg":
+            case (("mul" | "div"), _, "neg"):
                 return self._apply("neg", self._apply(op, a, b.args[0]))
             case "neg", "sub", _:
                 return self._apply("sub", *reversed(a.args))
@@ -310,12 +320,44 @@ class _Cutter:
                 for p, (b, _) in zip(pieces, spans, strict=True)
                 if n * inner <= b < (n + 1) * inner
             )
-            negated = kind == "sum" and all(p.op == "neg" for p in own)
-            if negated:
-                own = tuple(p.args[0] for p in own)
             node = self._node("reduce", own, 1, kind, 0)
-            found.append(self._apply("neg", node) if negated else node)
+            found.append(self._sum(own) if kind == "sum" else node)
         return found
+
+    def _sum(self, own: tuple[Node, ...]) -> Node:
+        """The sum of pieces: its factor, if they have one that waits for a reduction, times theirs.
+
+        So it does not wait itself, which in the derivative of a norm would be one stage more.
+        """
+        if all(p.op == "neg" for p in own):
+            return self._apply("neg", self._sum(tuple(p.args[0] for p in own)))
+        terms = [self._scaled(p) for p in own]
+        if any(t is None or (t.factor, t.op) != (terms[0].factor, terms[0].op) for t in terms):
+            return self._node("reduce", own, 1, "sum", 0)
+        scaled = self._sum(tuple(t.scaled for t in terms))
+        product = self._apply("mul", terms[0].factor, scaled)
+        if terms[0].op == "mul":
+            return product
+        return self._apply(terms[0].op, self._sum(tuple(t.rest for t in terms)), product)
+
+    def _scaled(self, node: Node) -> _Scaled | None:
+        """A piece as op(rest, factor * scaled), the factor waiting for a reduction."""
+        a, b = node.args if len(node.args) == 2 else (node, node)
+        if node.op == "mul":
+            for factor, scaled in ((a, b), (b, a)):
+                if factor.width < scaled.width and self._waits(factor):
+                    return _Scaled("mul", factor, scaled, node)
+        elif node.op in ("add", "sub"):
+            for rest, term in ((a, b), (b, a))[: 2 if node.op == "add" else 1]:
+                found = self._scaled(term) if term.op == "mul" else None
+                if found is not None and rest.width == node.width:
+                    return found._replace(op=node.op, rest=rest)
+        return None
+
+    def _waits(self, node: Node) -> bool:
+        if node not in self.waiting:
+            self.waiting[node] = node.op == "reduce" or any(map(self._waits, node.args))
+        return self.waiting[node]
 
     def _operation(self, eqn: JaxprEqn, args: list[Node]) -> Node:
         name = eqn.primitive.name

@@ -36,12 +36,14 @@ def product(
     *,
     left_transposed: bool = False,
     right_transposed: bool = False,
+    heads: int = 1,
     precision: Any = None,
     dtype: Any = None,
 ) -> Array:
     """[M, K] x [K, N], each as it is or transposed; the rest is as for `lax.dot_general`.
 
-    A packed matrix is one that `reads_packed` accepts.
+    A packed matrix is one that `reads_packed` accepts. Of several heads the left matrix is
+    transposed, and the columns of each are multiplied: [K, heads*M], [K, heads*N] to [heads, M, N].
     """
     weights, packed = right, None
     if isinstance(right, PackedKernel):
@@ -52,6 +54,7 @@ def product(
         packed=packed,
         left_transposed=left_transposed,
         right_transposed=right_transposed,
+        heads=heads,
         precision=precision,
         dtype=dtype,
     )
@@ -76,12 +79,21 @@ def _of_xla(
     *,
     left_transposed: bool,
     right_transposed: bool,
+    heads: int,
     precision: Any,
     dtype: Any,
     packed: tuple[int, int] | None,
 ) -> Any:
     if packed is not None:
         right = _kernel(left, right, *packed).unpacked()
+    if heads > 1:
+        of_heads = [x.reshape(x.shape[0], heads, -1) for x in (left, right)]
+        return lax.dot_general(
+            *of_heads,
+            (((0,), (0,)), ((1,), (1,))),
+            precision=precision,
+            preferred_element_type=dtype,
+        )
     contracted = (0 if left_transposed else 1,), (1 if right_transposed else 0,)
     return lax.dot_general(
         left, right, (contracted, ((), ())), precision=precision, preferred_element_type=dtype
@@ -97,7 +109,9 @@ def _abstract(left: Any, right: Any, **how: Any) -> Any:
     packed = how["packed"]
     columns = right.shape[not how["right_transposed"]] if packed is None else packed[0]
     dtype = how["dtype"] or jnp.result_type(left.dtype, right.dtype)
-    return compat.result_aval(left, (rows, columns), dtype)
+    heads = how["heads"]
+    shape = (rows, columns) if heads == 1 else (heads, rows // heads, columns // heads)
+    return compat.result_aval(left, shape, dtype)
 
 
 def _can_be_ours(left: Any, right: Any, how: Mapping[str, Any]) -> bool:
@@ -115,7 +129,7 @@ def is_ours(left: Any, right: Any, how: Mapping[str, Any]) -> bool:
     """Whether our kernel multiplies them: what it can, and of narrow vectors not the largest."""
     columns, facts = right.shape[not how["right_transposed"]], native_module().facts("cpu")
     most = _MOST_ALONE if facts["threads"] == 1 else _MOST
-    fast = facts["lanes"] >= _WIDE or left.size * columns <= most
+    fast = facts["lanes"] >= _WIDE or left.size * columns // how["heads"] <= most
     return _can_be_ours(left, right, how) and columns > 0 and fast
 
 
@@ -128,8 +142,8 @@ def _lower_on_cpu(ctx: Any, left: Any, right: Any, **how: Any) -> Any:
             return call.product_call(left, _kernel(left, panels, *how["packed"]))
 
     elif not compat.is_split_by_xla(ctx) and is_ours(of_left, of_right, how):
-        transposed = {name: how[name] for name in ("left_transposed", "right_transposed")}
-        run = partial(call.product_call, **transposed)
+        names = ("left_transposed", "right_transposed", "heads")
+        run = partial(call.product_call, **{name: how[name] for name in names})
     return mlir.lower_fun(run, multiple_results=False)(ctx, left, right)
 
 

@@ -13,16 +13,28 @@ namespace jp::cpu::JP_ISA {
 
 class ProductKernel {
  public:
-  static void Run(const ProductCall& call, int worker) { ProductKernel(call, worker).Run(); }
+  static void Run(const ProductCall& call, int worker) {
+    const int64_t panels = call.plan.panels, all = call.product.heads * panels;
+    const int64_t first = worker * all / call.plan.workers;
+    const int64_t last = (worker + 1) * all / call.plan.workers;
+    for (int64_t head = first / panels; head * panels < last; ++head) {
+      const int64_t before = head * panels;
+      const int64_t end = last - before < panels ? last - before : panels;
+      ProductKernel(call, worker, head, first > before ? first - before : 0, end).Run();
+    }
+  }
 
  private:
   static constexpr int64_t kWidth = kProductVectors * kLanes;
 
-  ProductKernel(const ProductCall& call, int worker)
+  ProductKernel(const ProductCall& call, int worker, int64_t head, int64_t first, int64_t last)
       : p_(call.product),
         call_(call),
-        first_(worker * call.plan.panels / call.plan.workers),
-        last_((worker + 1) * call.plan.panels / call.plan.workers),
+        left_(call.left + head * p_.rows),
+        right_(call.right + head * p_.columns),
+        result_(call.result + head * p_.rows * p_.columns),
+        first_(first),
+        last_(last),
         packed_(call.memory + worker * call.plan.WorkerFloats()),
         transposed_(packed_ + call.plan.packed),
         edge_(transposed_ + call.plan.transposed) {}
@@ -46,7 +58,7 @@ class ProductKernel {
     const float* in[kChunkRows];
     const int64_t stride = p_.left_transposed ? RowStride(part.count) : p_.depth;
     const float* const from =
-        p_.left_transposed ? transposed_ : call_.left + row * stride + part.begin;
+        p_.left_transposed ? transposed_ : left_ + row * stride + part.begin;
     for (int64_t i = 0; i < here; ++i) in[i] = from + i * stride;
     if (p_.left_transposed) TransposeLeft(row, here, stride, part);
     for (int64_t panel = first_; panel < last_; ++panel) {
@@ -59,7 +71,7 @@ class ProductKernel {
     return packed_ + (panel - first_) * call_.plan.part * kWidth;
   }
   const float* Weights(int64_t panel, const Part& part) const {
-    return IsPacked() ? call_.right + (panel * p_.depth + part.begin) * kWidth : Packed(panel);
+    return IsPacked() ? right_ + (panel * p_.depth + part.begin) * kWidth : Packed(panel);
   }
 
   void Pack(int64_t panel, const Part& part) const {
@@ -69,20 +81,22 @@ class ProductKernel {
       const int n = Lanes(p_.columns, column);
       if (p_.right_transposed) {
         TransposeRows(to, kProductVectors, c, 0, part.count,
-                      call_.right + column * p_.depth + part.begin, p_.depth, part.count, n);
+                      right_ + column * p_.depth + part.begin, p_.depth, part.count, n);
       } else {
-        CopyColumns(to, kProductVectors, c, 0, part.count,
-                    call_.right + part.begin * p_.columns + column, p_.columns, part.count, n);
+        const int64_t stride = p_.heads * p_.columns;
+        CopyColumns(to, kProductVectors, c, 0, part.count, right_ + part.begin * stride + column,
+                    stride, part.count, n);
       }
     }
   }
 
   void TransposeLeft(int64_t row, int64_t here, int64_t stride, const Part& part) const {
-    const float* const from = call_.left + part.begin * p_.rows + row;
+    const int64_t to_next = p_.heads * p_.rows;
+    const float* const from = left_ + part.begin * to_next + row;
     for (int64_t k = 0; k < part.count; k += kLanes) {
       const float* rows[kLanes];
       for (int i = 0; i < kLanes; ++i) {
-        rows[i] = k + i < part.count ? from + (k + i) * p_.rows : nullptr;
+        rows[i] = k + i < part.count ? from + (k + i) * to_next : nullptr;
       }
       TransposeInto(transposed_ + k, stride, here, rows);
     }
@@ -91,7 +105,7 @@ class ProductKernel {
   void MultiplyPanelOf(int64_t panel, RowPointers in, int64_t row, int64_t here,
                        const Part& part) const {
     const int64_t column = panel * kWidth, left = p_.columns - column;
-    float* const result = call_.result + row * p_.columns + column;
+    float* const result = result_ + row * p_.columns + column;
     const bool full = left >= kWidth;
     float* const to = full ? result : edge_;
     const int64_t to_stride = full ? p_.columns : kWidth;
@@ -110,6 +124,8 @@ class ProductKernel {
 
   const Product& p_;
   const ProductCall& call_;
+  const float *const left_, *const right_;
+  float* const result_;
   const int64_t first_, last_;  // panels
   float *const packed_, *const transposed_, *const edge_;
 };

@@ -21,11 +21,11 @@ ProductPlan PlanProduct(const Product& product, const CpuFacts& facts) {
   const int64_t panels = CeilDiv(product.columns, width);
   // The recurrence beside it may have woken the others, or is about to. Half of a call's saving was
   // level there: one row, T = 128, H = 128, of one gate (one worker) and of three (two).
-  const auto work = static_cast<double>(product.rows * product.depth) *
+  const auto work = static_cast<double>(product.heads * product.rows * product.depth) *
                     static_cast<double>(CeilDiv(product.columns, facts.vector_lanes));
-  auto workers = static_cast<int>(std::min<int64_t>(facts.threads, panels));
+  auto workers = static_cast<int>(std::min<int64_t>(facts.threads, product.heads * panels));
   if (work - work / workers < facts.waking / 2) workers = 1;
-  const int64_t own = CeilDiv(panels, workers);
+  const int64_t own = std::min(CeilDiv(product.heads * panels, workers), panels);
   // A single row has sums of its own for odd rows of the matrix, from the first to the last.
   const int64_t part = product.rows == 1 ? product.depth : std::min(product.depth, kPart);
   return {.workers = workers,

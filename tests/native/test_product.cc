@@ -84,9 +84,43 @@ void TestProducts(const Isa& isa) {
   }
 }
 
+// Of several heads each has panels of its own, which fewer or more workers divide.
+constexpr int64_t kHeads[][4] = {{3, 2, 6, 5}, {2, 129, 34, 97}, {5, 31, 600, 64}, {8, 16, 18, 16}};
+
+void TestHeads(const Isa& isa) {
+  for (const auto& [heads, rows, depth, columns] : kHeads) {
+    const std::vector<double> left = Drawn(depth * heads * rows, 5);
+    const std::vector<double> right = Drawn(depth * heads * columns, 77);
+    Buffer l(DType::kFloat32, left), r(DType::kFloat32, right);
+    Product product{rows, depth, columns, true, false};
+    product.heads = heads;
+    Buffer alone(DType::kFloat32, heads * rows * columns);
+    MultiplyOn(isa, product, 1, l, r, alone);
+    const std::vector<double> got = alone.values();
+    for (int64_t i = 0; i < heads * rows * columns; ++i) {
+      const int64_t head = i / (rows * columns), m = i / columns % rows, n = i % columns;
+      double sum = 0;
+      for (int64_t k = 0; k < depth; ++k) {
+        sum += left[(k * heads + head) * rows + m] * right[(k * heads + head) * columns + n];
+      }
+      const double limit = 1e-6 * static_cast<double>(depth);
+      CHECK(std::fabs(got[i] - sum) <= limit, isa.name, heads, i, got[i], sum);
+    }
+    CHECK(alone.Intact() && l.Intact() && r.Intact(), isa.name, heads);
+    for (int threads : {2, 3, 7}) {
+      Buffer together(DType::kFloat32, heads * rows * columns);
+      MultiplyOn(isa, product, threads, l, r, together);
+      CHECK(together.SameBytes(alone) && together.Intact(), isa.name, heads, threads);
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
-  for (const Isa* isa : jp::test::IsasHere()) TestProducts(*isa);
+  for (const Isa* isa : jp::test::IsasHere()) {
+    TestProducts(*isa);
+    TestHeads(*isa);
+  }
   return jp::test::Finish("product");
 }

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from jax_persistent.ffi import call
-from jax_persistent.programs import products
+from jax_persistent.programs import products, weight_gradients
 
 SIZES = (130, 34, 97)  # rows, depth, columns
 
@@ -39,6 +40,26 @@ def test_values(left_transposed: bool, right_transposed: bool) -> None:
     how = {"left_transposed": left_transposed, "right_transposed": right_transposed}
     found = products.product(jnp.asarray(left, jnp.float32), jnp.asarray(right, jnp.float32), **how)
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("heads", "depth"), [(2, 34), (5, 8), (5, 7)])
+def test_values_of_heads(heads: int, depth: int) -> None:
+    draw = np.random.default_rng(3).standard_normal
+    left, right = draw((depth, heads, 6)), draw((depth, heads, 19))
+    expected = np.einsum("kha,khb->hab", left, right)
+    flat = [jnp.asarray(x.reshape(depth, -1), jnp.float32) for x in (left, right)]
+    found = products.product(*flat, left_transposed=True, heads=heads)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_gradients_of_heads_are_ours() -> None:
+    """Where a step multiplies each head's features, those of its matrices are one product."""
+    draw = np.random.default_rng(3).standard_normal
+    factor, d = (jnp.asarray(draw((4, 1, 5, 3, width)), jnp.float32) for width in (6, 7))
+    run = jax.jit(partial(weight_gradients.outer_products, "XYZhk,XYZhn->hkn"))
+    assert call.PRODUCT_TARGET in run.lower(factor, d).as_text()
+    expected = np.einsum("xyzhk,xyzhn->hkn", factor, d)
+    np.testing.assert_allclose(run(factor, d), expected, atol=1e-5)
 
 
 def test_what_is_ours() -> None:
@@ -72,3 +93,7 @@ def test_wrong_operands_are_refused() -> None:
     ):
         with pytest.raises(Exception, match=f"jax_persistent.product: {message}"):
             run(jnp.zeros(left), jnp.zeros(right)).block_until_ready()
+    several = jax.jit(partial(call.product_call, heads=2))
+    message = "jax_persistent.product: expected a left matrix that is transposed alone"
+    with pytest.raises(Exception, match=message):
+        several(jnp.zeros((6, 4)), jnp.zeros((4, 2))).block_until_ready()
