@@ -129,7 +129,7 @@ def is_ours(left: Any, right: Any, how: Mapping[str, Any]) -> bool:
     """Whether our kernel multiplies them: what it can, and of narrow vectors not the largest."""
     columns, facts = right.shape[not how["right_transposed"]], native_module().facts("cpu")
     most = _MOST_ALONE if facts["threads"] == 1 else _MOST
-    fast = facts["lanes"] >= _WIDE or left.size * columns // how["heads"] <= most
+    fast = facts["lanes"] >= _WIDE or left.size * columns // how.get("heads", 1) <= most
     return _can_be_ours(left, right, how) and columns > 0 and fast
 
 

@@ -57,8 +57,7 @@ class ProductKernel {
     const int64_t here = p_.rows - row < kChunkRows ? p_.rows - row : kChunkRows;
     const float* in[kChunkRows];
     const int64_t stride = p_.left_transposed ? RowStride(part.count) : p_.depth;
-    const float* const from =
-        p_.left_transposed ? transposed_ : left_ + row * stride + part.begin;
+    const float* const from = p_.left_transposed ? transposed_ : left_ + row * stride + part.begin;
     for (int64_t i = 0; i < here; ++i) in[i] = from + i * stride;
     if (p_.left_transposed) TransposeLeft(row, here, stride, part);
     for (int64_t panel = first_; panel < last_; ++panel) {

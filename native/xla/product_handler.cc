@@ -35,13 +35,15 @@ Product Checked(const Matrix& left, const xffi::AnyBuffer& right, const Result& 
   const Product product{made[1],          l[!left_transposed], made[2], left_transposed,
                         right_transposed, packed_lanes,        made[0]};
   if (product.heads != 1 && (!left_transposed || right_transposed || packed_lanes != 0)) {
-    throw std::invalid_argument("expected a left matrix that is transposed alone, of several heads");
+    throw std::invalid_argument(
+        "expected a left matrix that is transposed alone, of several heads");
   }
   if (l[left_transposed] != product.heads * product.rows || right.element_type() != xffi::F32 ||
       !IsRight(product, right.dimensions())) {
     throw std::invalid_argument("the matrices' sizes differ");
   }
-  if (product.heads < 1 || product.rows < 1 || product.columns < 1 || product.depth < 2 || product.depth % 2 != 0) {
+  if (product.heads < 1 || product.rows < 1 || product.columns < 1 || product.depth < 2 ||
+      product.depth % 2 != 0) {
     throw std::invalid_argument(
         "expected matrices of an even depth; got " + std::to_string(product.rows) + " x " +
         std::to_string(product.depth) + " x " + std::to_string(product.columns));
