@@ -56,12 +56,13 @@ def _size(atom: Any) -> int:
 
 
 class _Scaled(NamedTuple):
-    """A piece as op(rest, factor * scaled); of "mul" there is no rest."""
+    """A piece as factor * scaled ("mul"), or as the sum or a difference of that and a rest."""
 
     op: str
     factor: Node
     scaled: Node
-    rest: Node
+    rest: Node | None = None
+    is_first: bool = False  # the product, in a difference
 
 
 class _Cutter:
@@ -331,27 +332,30 @@ class _Cutter:
         """
         if all(p.op == "neg" for p in own):
             return self._apply("neg", self._sum(tuple(p.args[0] for p in own)))
-        terms = [self._scaled(p) for p in own]
-        if any(t is None or (t.factor, t.op) != (terms[0].factor, terms[0].op) for t in terms):
+        terms = [t for t in map(self._scaled, own) if t is not None]
+        if len(terms) < len(own) or len({(t.op, t.factor, t.is_first) for t in terms}) > 1:
             return self._node("reduce", own, 1, "sum", 0)
+        like = terms[0]
         scaled = self._sum(tuple(t.scaled for t in terms))
-        product = self._apply("mul", terms[0].factor, scaled)
-        if terms[0].op == "mul":
+        product = self._apply("mul", like.factor, scaled)
+        if like.op == "mul":
             return product
-        return self._apply(terms[0].op, self._sum(tuple(t.rest for t in terms)), product)
+        rest = self._sum(tuple(t.rest for t in terms if t.rest is not None))
+        return self._apply(like.op, *((product, rest) if like.is_first else (rest, product)))
 
     def _scaled(self, node: Node) -> _Scaled | None:
-        """A piece as op(rest, factor * scaled), the factor waiting for a reduction."""
+        """A piece with a factor that waits for a reduction."""
         a, b = node.args if len(node.args) == 2 else (node, node)
         if node.op == "mul":
             for factor, scaled in ((a, b), (b, a)):
                 if factor.width < scaled.width and self._waits(factor):
-                    return _Scaled("mul", factor, scaled, node)
+                    return _Scaled("mul", factor, scaled)
         elif node.op in ("add", "sub"):
-            for rest, term in ((a, b), (b, a))[: 2 if node.op == "add" else 1]:
+            for rest, term in ((a, b), (b, a)):
                 found = self._scaled(term) if term.op == "mul" else None
                 if found is not None and rest.width == node.width:
-                    return found._replace(op=node.op, rest=rest)
+                    is_first = node.op == "sub" and term is a
+                    return found._replace(op=node.op, rest=rest, is_first=is_first)
         return None
 
     def _waits(self, node: Node) -> bool:

@@ -15,7 +15,7 @@ from jax import Array
 
 import jax_persistent as jp
 from jax_persistent.programs import derivative, jaxprs
-from jax_persistent.programs.program import OPERATIONS, program_of
+from jax_persistent.programs.program import OPERATIONS, Program, program_of
 
 H = 5
 MOVES = ("load_operand", "load_buffer", "store_y", "store_buffer")
@@ -36,15 +36,23 @@ STEPS: dict[str, tuple[Callable[[Array, Array], Array], list[str]]] = {
     "two products": (lambda h, x: h * x + h * h, ["mul", "mul_add"]),
     "chain": (lambda h, x: (h * x + h) * x + h, ["mul_add", "mul_add"]),
     "product read twice": (lambda h, x: (h * x + h) / (h * x), ["add", "div", "mul"]),
+    "sum with a factor": (
+        lambda h, x: h * (x - h.sum() * h).sum(),
+        ["mul", "reduce", "reduce", "sub_mul"],
+    ),
     "sum of negatives": (lambda h, x: h * (-x).sum(), ["mul", "neg", "reduce"]),
 }
 
 
-def operations(step: Callable[[Array, Array], Array]) -> list[str]:
+def program(step: Callable[[Array, Array], Array]) -> Program:
     row = jax.ShapeDtypeStruct((H,), jnp.float32)
     jaxpr = jax.make_jaxpr(lambda h, x: (step(h, x),))(row, row)
-    program = program_of(jaxprs.inlined(jaxpr, custom=True), 0, 1)
-    code = [OPERATIONS[i[0]] for loops in program.stages for loop in loops for i in loop.code]
+    return program_of(jaxprs.inlined(jaxpr, custom=True), 0, 1)
+
+
+def operations(step: Callable[[Array, Array], Array]) -> list[str]:
+    stages = program(step).stages
+    code = [OPERATIONS[i[0]] for loops in stages for loop in loops for i in loop.code]
     return sorted(name for name in code if name not in MOVES)
 
 
@@ -71,6 +79,22 @@ def test_same_values(name: str, rows: int) -> None:
     found = run(lambda *of: jp.scan(*of, backend="native"))
     for a, b in zip(found, run(jax.lax.scan), strict=True):
         np.testing.assert_allclose(a, b, 2e-6, 1e-6)
+
+
+def test_sums_do_not_wait_for_their_factors() -> None:
+    """As in the derivative of a norm: both sums are of what there is before either."""
+
+    def norm(x: Array) -> Array:
+        x = x - x.mean()
+        return x * jax.lax.rsqrt(jnp.square(x).mean() + 1e-5)
+
+    def derivative(h: Array, x: Array) -> Array:
+        return jax.vjp(norm, x)[1](h)[0]
+
+    plain = program(lambda h, x: h * x.sum())
+    assert len(program(lambda h, x: h * (h * x.sum() - x).sum()).stages) == len(plain.stages)
+    # What is summed; the mean; the variance, and both sums of the derivative.
+    assert len(program(derivative).stages) == 3
 
 
 def kept(step: Callable[..., Any], *widths: int) -> list[int]:
