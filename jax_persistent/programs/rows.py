@@ -225,7 +225,7 @@ class _Run:
             return self._dot_general(eqn, rows)[0]
         before = _axis_before(eqn, value.shape, operands[0].shape, axis)
         if before is not None:
-            rule = getattr(self, f"_{name}")
+            rule = self._reduce if name in _REDUCTIONS else getattr(self, f"_{name}")
             return rule(eqn, [self.mapped(v, before) if v.shape else v for v in operands])[
                 value.result
             ]
@@ -376,9 +376,9 @@ def _axis_before(
         return _same_axis(shape, operand, axis)
     if name == "transpose":
         return int(params["permutation"][axis])
-    if name == "squeeze":
-        left = [d for d in range(len(operand)) if d not in params["dimensions"]]
-        return left[axis]
+    if name == "squeeze" or name in _REDUCTIONS:
+        gone = params["dimensions" if name == "squeeze" else "axes"]
+        return [d for d in range(len(operand)) if d not in gone][axis]
     return axis if name in ("split", "slice", "pad", "concatenate") else None
 
 
