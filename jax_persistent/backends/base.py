@@ -71,13 +71,12 @@ class Backend(abc.ABC):
         del problem
         return None
 
-    def slower_than_scan(self, steps: int, rows: int, matrices: int, stages: int) -> str | None:
+    def slower_than_scan(self, steps: int, rows: int, matrices: int) -> str | None:
         """Why a step function's program would be slower than its `lax.scan`, or None.
 
-        Asked of scans whose gradient is not taken; `matrices` is how many bytes they have, and
-        `stages` how often the workers of a step meet, if there are several.
+        Asked of scans whose gradient is not taken; `matrices` is how many bytes they have.
         """
-        del steps, rows, matrices, stages
+        del steps, rows, matrices
         return None
 
     @abc.abstractmethod

@@ -23,10 +23,6 @@ _FEW_STEPS, _SOME_ROWS, _LARGE_BYTES = 2, range(17, 65), 512 << 10
 # T = 4 to 32, B = 1 and 2 and H = 128 to 1024: with one row the program takes up to twice as long
 # as `lax.scan` at T = 4 and 8; from T = 16 on, with two rows, or with gradients, hardly longer.
 _MOST_STEPS_OF_A_ROW = 15
-# On two threads of an AMD EPYC with AVX-512, T = 128, B = 4 and 16, H = 256 and 512, an LSTM with
-# layer normalisation, of five stages, takes 0.8 to 1.4 times as long as `lax.scan`; one of 128
-# units, a single row, and cells of fewer stages take less.
-_MANY_STAGES = 5
 
 
 class CpuBackend(Backend):
@@ -53,17 +49,8 @@ class CpuBackend(Backend):
             f"{weights >> 10} KiB of weights a gate; backend='native' would do it"
         )
 
-    def slower_than_scan(self, steps: int, rows: int, matrices: int, stages: int) -> str | None:
-        """Packing reads and writes what a step of a single row reads once.
-
-        With several rows, products may take as long as what many stages cost: a meeting each.
-        """
-        many = stages >= _MANY_STAGES and rows > 1 and matrices > 2 * _LARGE_BYTES
-        if many and native_module().facts("cpu")["threads"] > 1:
-            return (
-                f"the workers would meet {stages} times a step, which takes what they gain in "
-                f"{rows} rows of large products; backend='native' would do it"
-            )
+    def slower_than_scan(self, steps: int, rows: int, matrices: int) -> str | None:
+        """Packing reads and writes what a step of a single row reads once."""
         if rows > 1 or steps > _MOST_STEPS_OF_A_ROW or matrices < _LARGE_BYTES:
             return None
         return (

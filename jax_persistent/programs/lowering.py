@@ -84,7 +84,7 @@ def why_plain(
     rows = sizes(step, operands)[1]
     avals = jaxprs.avals_of([step.row.jaxpr.invars[n] for n in step.matrices()])
     matrices = sum(a.size * a.dtype.itemsize for a in avals)
-    return backend.slower_than_scan(steps, rows, matrices, len(step.program.stages))
+    return backend.slower_than_scan(steps, rows, matrices)
 
 
 def described(

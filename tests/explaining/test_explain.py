@@ -6,7 +6,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -22,7 +21,6 @@ from jax.sharding import PartitionSpec as P
 import jax_persistent as jp
 import jax_persistent.linen as linen
 import jax_persistent.nnx as jp_nnx
-from jax_persistent.backends import cpu
 
 B, T, I, H = 3, 5, 4, 6  # noqa: E741
 X = np.sin(np.arange(B * T * I, dtype=np.float32)).reshape(B, T, I)
@@ -195,21 +193,6 @@ def test_a_few_steps_of_one_row() -> None:
         assert "stage 1: [384] x [384, 1*384]" in other[0]
     assert ["stage 1" in r for r in found(jax.grad(run), R, 1, 15)] == [True, True]
     assert "stage 1" in found(run, jp.pack("scan", R), 1, 4)[0]
-
-
-def test_many_stages_of_large_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where several workers meet often, rows of large products are a lax.scan, forward alone."""
-
-    def why(rows: int, matrices: int, stages: int, threads: int) -> str | None:
-        machine = SimpleNamespace(facts=lambda _: {"threads": threads})
-        monkeypatch.setattr(cpu, "native_module", lambda: machine)
-        return cpu.CpuBackend().slower_than_scan(128, rows, matrices, stages)
-
-    reason = why(4, 2 << 20, 5, 2)
-    assert reason is not None
-    assert reason.startswith("the workers would meet 5 times a step")
-    fewer = why(1, 2 << 20, 5, 2), why(4, 1 << 20, 5, 2), why(4, 2 << 20, 4, 2)
-    assert (*fewer, why(4, 2 << 20, 5, 1)) == (None,) * 4
 
 
 def test_a_function_that_looks_like_a_step_is_none() -> None:
