@@ -86,17 +86,13 @@ def _of_xla(
 ) -> Any:
     if packed is not None:
         right = _kernel(left, right, *packed).unpacked()
-    if heads > 1:
-        of_heads = [x.reshape(x.shape[0], heads, -1) for x in (left, right)]
-        return lax.dot_general(
-            *of_heads,
-            (((0,), (0,)), ((1,), (1,))),
-            precision=precision,
-            preferred_element_type=dtype,
-        )
     contracted = (0 if left_transposed else 1,), (1 if right_transposed else 0,)
+    batch: Any = ((), ())
+    if heads > 1:
+        left, right = (x.reshape(x.shape[0], heads, x.shape[1] // heads) for x in (left, right))
+        batch = ((1,), (1,))
     return lax.dot_general(
-        left, right, (contracted, ((), ())), precision=precision, preferred_element_type=dtype
+        left, right, (contracted, batch), precision=precision, preferred_element_type=dtype
     )
 
 

@@ -56,8 +56,8 @@ def _flat(a: Array, b: Array, *, rule: str) -> Array:
         return products.product(a, b, left_transposed=True, dtype=jnp.float32)
     head, left, right = result[:1], of_a[-1], of_b[-1]
     if merged == f"X{head}{left},X{head}{right}->{head}{left}{right}":
-        a, b = a.reshape(rows, -1), b.reshape(rows, -1)
         heads = sizes[head]
+        a, b = (x.reshape(rows, heads * x.shape[-1]) for x in (a, b))
         return products.product(a, b, left_transposed=True, heads=heads, dtype=jnp.float32)
     return _einsum(a, b, rule=merged)
 

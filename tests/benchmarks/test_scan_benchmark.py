@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import scan
+from benchmarks import scan, scan_limits
+from benchmarks.limits import Limits
 
 
 def test_it_writes_what_it_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -36,3 +37,22 @@ def test_means_are_geometric_and_by_kind_of_step() -> None:
     assert found["forward library lax_over_scan"] == pytest.approx(4)
     assert found["forward hot function_over_scan"] == pytest.approx(0.5)
     assert "gradients hot function_over_scan" not in found
+
+
+def test_limits_are_those_of_products_and_of_operations() -> None:
+    """A GRU of one row, once with slow caches, once with slow multipliers."""
+    hidden, steps = 16, scan.STEPS
+    row = {"step": "gru", "batch": 1, "hidden": hidden}
+    caches, product = {"L1": 1 << 20}, 2 * hidden * 3 * hidden
+    slow = Limits(1, caches, {"L1": 1e6, "memory": 1e6}, {"float32": 1e12})
+    alone, whole = scan_limits.least(row, "forward", slow)
+    assert alone == pytest.approx(1e3 * steps * (2 * product / 1e6 + product / 1e12))
+    assert whole > alone
+    fast = Limits(1, caches, {"L1": 1e12, "memory": 1e12}, {"float32": 1e6})
+    alone, whole = scan_limits.least(row, "gradients", fast)
+    # With x and with h, forward and backward, and both gradients of weights.
+    assert alone == pytest.approx(1e3 * steps * 6 * product / 1e6)
+    # Three exponential functions forward; what is left are few operations.
+    exponential = 3 * scan_limits.AS_MULTIPLY_ADDS
+    least = 1e3 * steps * 2 * hidden * exponential / 1e6
+    assert least < whole - alone < 3 * least
