@@ -115,6 +115,12 @@ class Finder {
     return program_.operands[slice.gates[0].operand].type;
   }
 
+  // Whether an operation's result is the sum of this register and of something.
+  static bool IsAddend(Operation op, int at) {
+    const bool has_factors = op == Operation::kMulAdd || op == Operation::kSubMul;
+    return op == Operation::kAdd || (has_factors && at == 3);
+  }
+
   // Whether a loop has one product of each slice, and reads nothing of them but their sum.
   static bool AddsProducts(const ProgramLoop& loop) {
     using Set = uint64_t;  // of slices whose product is a summand of a value, and nothing else
@@ -125,11 +131,12 @@ class Finder {
     const auto of = [&](const Register& r) { return in[{r.kind, r.index}]; };
     for (const Instruction& i : loop.code) {
       Set found = 0;
-      const bool is_sum = i.op == Operation::kAdd, has_result = !IsStore(i.op);
-      for (int a = has_result; a < has_result + TraitsOf(i.op).reads; ++a) {
+      const bool has_result = !IsStore(i.op);
+      for (int a = has_result; a < has_result + i.reads; ++a) {
         const Set each = of(i.at[a]);
-        if (is_sum ? (found & each) != 0 : each != 0 && each != all) return false;
-        if (is_sum) found |= each;
+        const bool is_addend = IsAddend(i.op, a);
+        if (is_addend ? (found & each) != 0 : each != 0 && each != all) return false;
+        if (is_addend) found |= each;
       }
       if (i.op == Operation::kLoadProduct) found = Set{1} << i.numbers[0];
       if (has_result) in[{i.at[0].kind, i.at[0].index}] = found;
