@@ -9,6 +9,7 @@ before, they are one operation on all heads: of as few instructions as a step wi
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from jax_persistent.programs.nodes import Node, ProductPart
 
@@ -27,11 +28,22 @@ class Merger:
         """A vector's pieces, those merged that can be."""
         runs: list[list[Node]] = []
         for piece in map(self._rewritten, pieces):
-            if runs and self._are_adjacent(runs[-1][-1], piece):
+            if runs and self._continues(runs[-1], piece):
                 runs[-1].append(piece)
             else:
                 runs.append([piece])
         return [self._joined(tuple(run)) for run in runs]
+
+    def _continues(self, run: list[Node], piece: Node) -> bool:
+        """Whether a piece follows the last one, sharing with it what that shares with its own."""
+        if not self._are_adjacent(run[-1], piece):
+            return False
+        return len(run) < 2 or self._shared(run[-2], run[-1]) == self._shared(run[-1], piece)
+
+    def _shared(self, a: Node, b: Node) -> tuple[Any, ...]:
+        """Which operands, and operands of operands, are those of both."""
+        pairs = zip(a.args, b.args, strict=False)
+        return tuple(x is y or self._shared(x, y) for x, y in pairs)
 
     def _rewritten(self, node: Node) -> Node:
         """The same with what it reduces merged."""
@@ -68,7 +80,8 @@ class Merger:
                 and a.width * following.heads == b.width * part.heads
             )
         return all(
-            (x is y and x.width == 1) or self._are_adjacent(x, y)
+            (x is y and x.width == 1)
+            or (x.width == a.width and y.width == b.width and self._are_adjacent(x, y))
             for x, y in zip(a.args, b.args, strict=True)
         )
 

@@ -122,3 +122,29 @@ def test_products_around_are_mapped(axes: tuple[int | None, ...]) -> None:
 
     found, expected = mapped(partial(jp.scan, backend="native")), mapped(lax.scan)
     jax.tree.map(close, found, expected)
+
+
+@pytest.mark.parametrize(("heads", "per"), [(3, 4), (2, 3), (5, 1)])
+def test_a_factor_for_each_head(heads: int, per: int) -> None:
+    """Features of a vector, beside those of another of a feature a head: they are not joined."""
+    draw = np.random.default_rng(2).normal
+    h, s = (jnp.asarray(draw(size=(2, n)), jnp.float32) for n in (heads * per, heads))
+    xs = jnp.asarray(draw(size=(3, 2, heads * per)), jnp.float32)
+
+    def step(carry: Any, x: Any) -> Any:
+        h, s = carry
+        wide = jnp.broadcast_to(s[:, :, None], (2, heads, per)).reshape(2, heads * per)
+        h = jnp.tanh(h * wide + x)
+        first = h.reshape(2, heads, per)[:, :, :1].reshape(2, heads)
+        return (h, 0.9 * s), (h, first, jnp.concatenate([h[:, :1] * s[:, :1], s * first], -1))
+
+    def both(scan: Any, h: Any, s: Any) -> Any:
+        def loss(*carry: Any) -> Any:
+            leaves = jax.tree.leaves(scan(step, carry, xs))
+            return sum((jnp.sin(1 + jnp.arange(r.size)).reshape(r.shape) * r).sum() for r in leaves)
+
+        return scan(step, (h, s), xs), jax.grad(loss, (0, 1))(h, s)
+
+    found, expected = (jax.jit(partial(both, scan))(h, s) for scan in (jp.scan, jax.lax.scan))
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, 2e-5, 1e-5)
