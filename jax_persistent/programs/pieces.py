@@ -243,6 +243,14 @@ class _Cutter:
             return [self._reduced(eqn)]
         spans = list(self._spans(eqn.outvars[0]))
         operands = [self._read(v) for v in eqn.invars]
+        widths = [end - begin for begin, end in spans]
+        for v, pieces in zip(eqn.invars, operands, strict=True):
+            same = _size(v) in (1, _size(eqn.outvars[0])) or len(set(widths)) == 1
+            aligned = len(pieces) == len(spans) and all(
+                p.width in (1, width) for p, width in zip(pieces, widths, strict=True)
+            )
+            if _size(v) > 1 and not (same and aligned):
+                raise Unfit("it repeats an operand along some of its axes", eqn)
         found = []
         for n, (begin, end) in enumerate(spans):
             args = [o[n] if len(o) == len(spans) else o[0] for o in operands]

@@ -124,8 +124,9 @@ def test_products_around_are_mapped(axes: tuple[int | None, ...]) -> None:
     jax.tree.map(close, found, expected)
 
 
+@pytest.mark.parametrize("repeated", [False, True])
 @pytest.mark.parametrize(("heads", "per"), [(3, 4), (2, 3), (5, 1)])
-def test_a_factor_for_each_head(heads: int, per: int) -> None:
+def test_a_factor_for_each_head(heads: int, per: int, repeated: bool) -> None:
     """Features of a vector, beside those of another of a feature a head: they are not joined."""
     draw = np.random.default_rng(2).normal
     h, s = (jnp.asarray(draw(size=(2, n)), jnp.float32) for n in (heads * per, heads))
@@ -133,8 +134,11 @@ def test_a_factor_for_each_head(heads: int, per: int) -> None:
 
     def step(carry: Any, x: Any) -> Any:
         h, s = carry
-        wide = jnp.broadcast_to(s[:, :, None], (2, heads, per)).reshape(2, heads * per)
-        h = jnp.tanh(h * wide + x)
+        if repeated:
+            h = (h.reshape(2, heads, per) * s[:, :, None]).reshape(2, heads * per)
+        else:
+            h *= jnp.broadcast_to(s[:, :, None], (2, heads, per)).reshape(2, heads * per)
+        h = jnp.tanh(h + x)
         first = h.reshape(2, heads, per)[:, :, :1].reshape(2, heads)
         return (h, 0.9 * s), (h, first, jnp.concatenate([h[:, :1] * s[:, :1], s * first], -1))
 
