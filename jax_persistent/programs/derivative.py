@@ -246,7 +246,7 @@ class _Keeper:
                 self.need(operand)
 
     def drop_parts(self, others: set[Any]) -> None:
-        """Of values that are kept as a whole no part is kept, too, but for the others."""
+        """Keeps no part of a value that is kept whole, but for `others`, the products' factors."""
         for v in [v for v in self.kept if v in self.made and v not in others]:
             eqn = self.made[v]
             if eqn.primitive.name in _PARTS and eqn.invars[0] in self.kept:

@@ -329,14 +329,15 @@ class _Cutter:
                 for p, (b, _) in zip(pieces, spans, strict=True)
                 if n * inner <= b < (n + 1) * inner
             )
-            node = self._node("reduce", own, 1, kind, 0)
-            found.append(self._sum(own) if kind == "sum" else node)
+            is_sum = kind == "sum"
+            found.append(self._sum(own) if is_sum else self._node("reduce", own, 1, kind, 0))
         return found
 
     def _sum(self, own: tuple[Node, ...]) -> Node:
-        """The sum of pieces: its factor, if they have one that waits for a reduction, times theirs.
+        """The sum of pieces. A factor that all have, and that waits for a reduction, is taken out.
 
-        So it does not wait itself, which in the derivative of a norm would be one stage more.
+        So the sum does not wait itself, which in the derivative of a norm would be one stage more.
+        It rounds as a sum of its terms' sums does, and overflows where one of these does.
         """
         if all(p.op == "neg" for p in own):
             return self._apply("neg", self._sum(tuple(p.args[0] for p in own)))

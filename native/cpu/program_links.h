@@ -160,7 +160,7 @@ class ProgramLinks : protected ProgramWorker {
       default: return;
     }
     if (link.of_rows) link.address.of_unit = 0;
-    // Where a block of several rows is not whole, no block is.
+    // A block of several rows has all of the worker's units: all of them are whole, or none.
     const bool copies =
         instruction.op == Operation::kLoadOperand && blocks.last * kLanes > loop.width;
     if (!link.is_view || (blocks.rows > 1 && copies)) return;
