@@ -162,8 +162,6 @@ class _Run:
         if name in ELEMENTWISE:
             return self.elementwise(eqn, values)
         rule = getattr(self, f"_{name}", None)
-        if name in _REDUCTIONS:
-            rule = self._reduce
         if rule is None:
             raise Unfit(f"{name} is not known", eqn)
         return rule(eqn, values)
@@ -225,7 +223,7 @@ class _Run:
             return self._dot_general(eqn, rows)[0]
         before = _axis_before(eqn, value.shape, operands[0].shape, axis)
         if before is not None:
-            rule = self._reduce if name in _REDUCTIONS else getattr(self, f"_{name}")
+            rule = getattr(self, f"_{name}")
             return rule(eqn, [self.mapped(v, before) if v.shape else v for v in operands])[
                 value.result
             ]
@@ -318,6 +316,8 @@ class _Run:
             raise Unfit("it compares rows", eqn)
         after = None if is_sum else axis - sum(a < axis for a in axes)
         return self.bind(eqn, values, after, dict(eqn.params, axes=left), is_sum=is_sum)
+
+    _reduce_sum = _reduce_max = _reduce_min = _reduce
 
     def _dot_general(self, eqn: JaxprEqn, values: list[_Value]) -> list[_Value]:
         contracted, batch = (list(map(list, pair)) for pair in eqn.params["dimension_numbers"])
