@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Measures what this machine's cores can do: bytes read a second from each level of memory, and
-// multiply-adds a second. Compiled for the machine it runs on (-march=native).
+// Measures what this machine's cores can do: bytes read a second from each level of memory,
+// multiply-adds a second, what else vectors take, and how long cores take to hear of each other.
+// Compiled for the machine it runs on (-march=native).
 //
 //   limits THREADS SECONDS {NAME BYTES_PER_THREAD}...   prints JSON
 //
@@ -147,6 +148,86 @@ double BfloatMultiplyAdds([[maybe_unused]] int threads, [[maybe_unused]] double 
 #endif
 }
 
+// Seconds of one core for a vector of: stores, divisions, and multiply-adds of which each waits for
+// the one before it.
+double SecondsOf(int threads, double seconds, const std::function<double(int)>& work) {
+  return threads / Rate(threads, seconds, work);
+}
+
+double StoreSeconds(int threads, double seconds) {
+  constexpr int kSteps = 2000, kRoom = 128;  // vectors, that L1 has
+  std::vector<std::vector<float>> rooms(threads, std::vector<float>((kRoom + 1) * kLanes));
+  return SecondsOf(threads, seconds, [&](int thread) {
+    const auto at = reinterpret_cast<uintptr_t>(rooms[thread].data() + kLanes) / kBytes * kBytes;
+    auto* const to = reinterpret_cast<Vector*>(at);
+    const Vector value = Vector{} + factor;
+    for (int step = 0; step < kSteps; ++step) {
+#pragma GCC unroll 8
+      for (int i = 0; i < kRoom; ++i) to[i] = value;
+      asm volatile("" : : "r"(to) : "memory");  // or only the last pass would store
+    }
+    return 1.0 * kSteps * kRoom;
+  });
+}
+
+double DivideSeconds(int threads, double seconds) {
+  return SecondsOf(threads, seconds, [](int) {
+    constexpr int kSteps = 10000, kApart = 8;
+    const Vector by = Vector{} + factor;
+    Vector values[kApart];
+    for (Vector& value : values) value = Vector{} + addend;
+    for (int step = 0; step < kSteps; ++step) {
+#pragma GCC unroll 8
+      for (Vector& value : values) value = by / value;
+    }
+    for (const Vector& value : values) sink = value[0];
+    return 1.0 * kSteps * kApart;
+  });
+}
+
+double DependentSeconds(int threads, double seconds) {
+  return SecondsOf(threads, seconds, [](int) {
+    constexpr int kSteps = 50000;
+    const Vector a = Vector{} + factor, b = Vector{} + addend;
+    Vector value = b;
+    for (int step = 0; step < kSteps; ++step) value = value * a + b;
+    sink = value[0];
+    return 1.0 * kSteps;
+  });
+}
+
+// Seconds from when all threads say that they are there to when each knows it of all others.
+double MeetingSeconds(int threads) {
+  using Clock = std::chrono::steady_clock;
+  constexpr int kMeetings = 2000;
+  struct alignas(128) Line {  // a neighbour's prefetched one, too
+    std::atomic<int> meetings{0};
+  };
+  double best = threads > 1 ? 1.0 : 0.0;
+  for (int repeat = 0; threads > 1 && repeat < kRepeats; ++repeat) {
+    std::vector<Line> lines(threads);
+    double elapsed = 0;
+    const auto run = [&](int thread) {
+      auto began = Clock::now();
+      for (int i = 1; i <= 2 * kMeetings; ++i) {
+        lines[thread].meetings.store(i, std::memory_order_release);
+        for (const Line& line : lines) {
+          while (line.meetings.load(std::memory_order_acquire) < i) {
+          }
+        }
+        if (i == kMeetings) began = Clock::now();  // all have started
+      }
+      if (thread == 0) elapsed = std::chrono::duration<double>(Clock::now() - began).count();
+    };
+    std::vector<std::thread> others;
+    for (int thread = 1; thread < threads; ++thread) others.emplace_back(run, thread);
+    run(0);
+    for (std::thread& other : others) other.join();
+    best = std::min(best, elapsed / kMeetings);
+  }
+  return best;
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -159,7 +240,11 @@ int main(int count, char** arguments) {
   const double wide = MultiplyAdds(threads, seconds);  // bfloat16 can be widened to float32, too
   const double dot = BfloatMultiplyAdds(threads, seconds);
   std::printf("{\"flops\": {\"float32\": %.4g, \"bfloat16\": %.4g, ", wide, std::max(wide, dot));
-  std::printf("\"bfloat16_dot\": %.4g}, \"bandwidth\": {", dot);
+  std::printf("\"bfloat16_dot\": %.4g}, \"vector\": {\"lanes\": %d, ", dot, kLanes);
+  std::printf("\"store\": %.4g, ", StoreSeconds(threads, seconds));
+  std::printf("\"divide\": %.4g, ", DivideSeconds(threads, seconds));
+  std::printf("\"dependent\": %.4g}, ", DependentSeconds(threads, seconds));
+  std::printf("\"meeting\": %.4g, \"bandwidth\": {", MeetingSeconds(threads));
   for (int i = 3; i < count; i += 2) {
     const double rate = Bandwidth(threads, seconds, std::atoll(arguments[i + 1]));
     std::printf("%s\"%s\": %.4g", i > 3 ? ", " : "", arguments[i], rate);

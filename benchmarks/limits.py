@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,10 @@ class Limits:
     flops: Mapping[str, float]  # a second, by the factors' type, and of bfloat16's dot product
     # Bytes that each core reads again and again, and bytes a second of all: around the size of L2.
     around_l2: Sequence[tuple[int, float]] = ()
+    # Of a vector of float32: its lanes; seconds of a core for a "store", to "divide", and for a
+    # multiply-add on which the next one is "dependent".
+    vector: Mapping[str, float] = field(default_factory=dict)
+    meeting: float = 0.0  # seconds in which all cores learn that all have arrived
 
 
 def measure(threads: int, caches: Mapping[str, int], seconds: float = 0.01) -> Limits:
@@ -54,7 +58,15 @@ def measure(threads: int, caches: Mapping[str, int], seconds: float = 0.01) -> L
         printed = json.loads(_run([program, threads, seconds, *words]))
     rates = printed["bandwidth"]
     around_l2 = [(size, rates.pop(name)) for name, size in around.items()]
-    return Limits(threads, dict(caches), rates, printed["flops"], around_l2)
+    return Limits(
+        threads,
+        dict(caches),
+        rates,
+        printed["flops"],
+        around_l2,
+        printed["vector"],
+        printed["meeting"],
+    )
 
 
 def _run(command: list[object]) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jax.extend.core import ClosedJaxpr, JaxprEqn, Literal, Var
@@ -20,6 +20,7 @@ from jax.lax import RoundingMethod
 
 from jax_persistent.programs import jaxprs
 from jax_persistent.programs.derivative import products_of
+from jax_persistent.programs.making import Maker
 from jax_persistent.programs.merging import Merger
 from jax_persistent.programs.nodes import Matrix, Node, Pieces, ProductPart, VectorProduct
 from jax_persistent.programs.rows import Unfit
@@ -55,16 +56,6 @@ def _size(atom: Any) -> int:
     return int(np.prod(atom.aval.shape, dtype=np.int64))
 
 
-class _Scaled(NamedTuple):
-    """A piece as factor * scaled ("mul"), or as the sum or a difference of that and a rest."""
-
-    op: str
-    factor: Node
-    scaled: Node
-    rest: Node | None = None
-    is_first: bool = False  # the product, in a difference
-
-
 class _Cutter:
     def __init__(self, row: ClosedJaxpr, consts: int, carry: int) -> None:
         self.row, self.consts, self.carry = row, consts, carry
@@ -72,9 +63,8 @@ class _Cutter:
         self.matrices = products_of(row, consts)
         self.cuts: dict[Var, set[int]] = {}
         self.pieces: dict[Var, list[Node]] = {}
-        self.known: dict[Any, Node] = {}
+        self.make = Maker()
         self.products: list[VectorProduct] = []
-        self.waiting: dict[Node, bool] = {}  # for a reduction
 
     def run(self) -> Pieces:
         jaxpr = self.jaxpr
@@ -88,20 +78,20 @@ class _Cutter:
             kind = (n >= self.consts) + (n >= self.consts + self.carry)
             op, source = at[kind]
             self.pieces[v] = [
-                self._node(op, (), end - begin, source, begin) for begin, end in self._spans(v)
+                self.make.node(op, (), end - begin, source, begin) for begin, end in self._spans(v)
             ]
         for v, value in zip(jaxpr.constvars, self.row.consts, strict=True):
             values = np.ravel(np.asarray(value, np.float32))
             if values.size > _MOST_CUTS and len(set(values.tolist())) > 1:
                 raise Unfit("it has a large constant of its own")
             self.cuts[v] = set(range(values.size + 1))
-            self.pieces[v] = [self._literal(x) for x in values]
+            self.pieces[v] = [self.make.literal(x) for x in values]
         for eqn in jaxpr.eqns:
             found = self._equation(eqn)
             self.pieces |= dict(zip(eqn.outvars, found, strict=True))
-            if len(self.known) > _MOST_NODES:
+            if len(self.make.known) > _MOST_NODES:
                 raise Unfit(f"the step has more than {_MOST_NODES} operations", eqn)
-        merger = Merger(self._node)
+        merger = Merger(self.make.node)
         outs = [merger.vector(self._read(v)) for v in jaxpr.outvars]
         products = [replace(p, factor=tuple(merger.vector(p.factor))) for p in self.products]
         return Pieces(outs[: self.carry], outs[self.carry :], products)
@@ -180,58 +170,10 @@ class _Cutter:
 
     # What pieces are made of.
 
-    def _node(self, op: str, args: tuple[Node, ...], width: int, source: Any, offset: int) -> Node:
-        key = (op, tuple(map(id, args)), width, source, offset)
-        if key not in self.known:
-            self.known[key] = Node(op, args, width, source, offset)
-        return self.known[key]
-
-    def _literal(self, value: Any) -> Node:
-        return self._node("literal", (), 1, float(value), 0)
-
-    def _apply(self, op: str, *args: Node) -> Node:
-        """The operation on pieces, or what is simpler and gives the same but for a zero's sign."""
-        width = max(a.width for a in args)
-        args = tuple(a.args[0] if a.op == "splat" else a for a in args)
-        found = self._simpler(op, *args)
-        if found is None:
-            found = self._node(op, args, max(a.width for a in args), None, 0)
-        return self._widened(found, width)
-
-    def _simpler(self, op: str, *args: Node) -> Node | None:
-        a, b = args[0], args[-1]
-        match op, _value(a), _value(b):
-            case ("add", _, 0) | ("sub", _, 0) | ("mul", _, 1) | ("div", _, 1):
-                return a
-            case ("add", 0, _) | ("mul", 1, _):
-                return b
-            case ("sub", 0, _):
-                return self._apply("neg", b)
-        match op, a.op, b.op:
-            case "add", _, "neg":
-                return self._apply("sub", a, b.args[0])
-            case "add", "neg", _:
-                return self._apply("sub", b, a.args[0])
-            case "sub", _, "neg":
-                return self._apply("add", a, b.args[0])
-            case "neg", "neg", _:
-                return a.args[0]
-            case (("mul" | "div"), "neg", _):
-                return self._apply("neg", self._apply(op, a.args[0], b))
-            case (("mul" | "div"), _, "neg"):
-                return self._apply("neg", self._apply(op, a, b.args[0]))
-            case "neg", "sub", _:
-                return self._apply("sub", *reversed(a.args))
-        return None
-
     def _read(self, atom: Any) -> list[Node]:
         if isinstance(atom, Literal):
-            return [self._literal(x) for x in np.ravel(np.asarray(atom.val, np.float32))]
+            return [self.make.literal(x) for x in np.ravel(np.asarray(atom.val, np.float32))]
         return self.pieces[atom]
-
-    def _widened(self, node: Node, width: int) -> Node:
-        """A piece of this width, of a piece of it or of a single feature."""
-        return node if node.width == width else self._node("splat", (node,), width, None, 0)
 
     def _equation(self, eqn: JaxprEqn) -> list[list[Node]]:
         name = eqn.primitive.name
@@ -254,7 +196,7 @@ class _Cutter:
         found = []
         for n, (begin, end) in enumerate(spans):
             args = [o[n] if len(o) == len(spans) else o[0] for o in operands]
-            found.append(self._widened(self._operation(eqn, args), end - begin))
+            found.append(self.make.widened(self._operation(eqn, args), end - begin))
         return [found]
 
     def _structural(self, eqn: JaxprEqn, result: int) -> list[Node]:
@@ -265,7 +207,7 @@ class _Cutter:
                 s for s in segments if s[0] <= begin < s[0] + s[1]
             )
             if operand is None:  # padding
-                found.append(self._widened(self._read(eqn.invars[1])[0], end - begin))
+                found.append(self.make.widened(self._read(eqn.invars[1])[0], end - begin))
                 continue
             source = eqn.invars[operand]
             place = at if is_splat else at + begin - first
@@ -275,7 +217,7 @@ class _Cutter:
                 node = pieces[min(place, len(pieces) - 1)]
             else:
                 node = pieces[next(n for n, (b, _) in enumerate(spans) if b == place)]
-            found.append(self._widened(node, end - begin))
+            found.append(self.make.widened(node, end - begin))
         return found
 
     def _product(self, eqn: JaxprEqn) -> list[Node]:
@@ -301,7 +243,8 @@ class _Cutter:
                 inside = [c for c in cuts if 0 <= c <= heads.width]
                 part = ProductPart(number, head, 1)
                 found += [
-                    self._node("product", (), e - b, part, b) for b, e in itertools.pairwise(inside)
+                    self.make.node("product", (), e - b, part, b)
+                    for b, e in itertools.pairwise(inside)
                 ]
         return found
 
@@ -318,7 +261,8 @@ class _Cutter:
             found = pieces[:per]
             for n in range(per, len(pieces), per):
                 found = [
-                    self._apply(op, a, b) for a, b in zip(found, pieces[n : n + per], strict=True)
+                    self.make.apply(op, a, b)
+                    for a, b in zip(found, pieces[n : n + per], strict=True)
                 ]
             return found
         spans = list(self._spans(operand))
@@ -330,47 +274,10 @@ class _Cutter:
                 if n * inner <= b < (n + 1) * inner
             )
             is_sum = kind == "sum"
-            found.append(self._sum(own) if is_sum else self._node("reduce", own, 1, kind, 0))
+            found.append(
+                self.make.sum(own) if is_sum else self.make.node("reduce", own, 1, kind, 0)
+            )
         return found
-
-    def _sum(self, own: tuple[Node, ...]) -> Node:
-        """The sum of pieces. A factor that all have, and that waits for a reduction, is taken out.
-
-        So the sum does not wait itself, which in the derivative of a norm would be one stage more.
-        It rounds as a sum of its terms' sums does, and overflows where one of these does.
-        """
-        if all(p.op == "neg" for p in own):
-            return self._apply("neg", self._sum(tuple(p.args[0] for p in own)))
-        terms = [t for t in map(self._scaled, own) if t is not None]
-        if len(terms) < len(own) or len({(t.op, t.factor, t.is_first) for t in terms}) > 1:
-            return self._node("reduce", own, 1, "sum", 0)
-        like = terms[0]
-        scaled = self._sum(tuple(t.scaled for t in terms))
-        product = self._apply("mul", like.factor, scaled)
-        if like.op == "mul":
-            return product
-        rest = self._sum(tuple(t.rest for t in terms if t.rest is not None))
-        return self._apply(like.op, *((product, rest) if like.is_first else (rest, product)))
-
-    def _scaled(self, node: Node) -> _Scaled | None:
-        """A piece with a factor that waits for a reduction."""
-        a, b = node.args if len(node.args) == 2 else (node, node)
-        if node.op == "mul":
-            for factor, scaled in ((a, b), (b, a)):
-                if factor.width < scaled.width and self._waits(factor):
-                    return _Scaled("mul", factor, scaled)
-        elif node.op in ("add", "sub"):
-            for rest, term in ((a, b), (b, a)):
-                found = self._scaled(term) if term.op == "mul" else None
-                if found is not None and rest.width == node.width:
-                    is_first = node.op == "sub" and term is a
-                    return found._replace(op=node.op, rest=rest, is_first=is_first)
-        return None
-
-    def _waits(self, node: Node) -> bool:
-        if node not in self.waiting:
-            self.waiting[node] = node.op == "reduce" or any(map(self._waits, node.args))
-        return self.waiting[node]
 
     def _operation(self, eqn: JaxprEqn, args: list[Node]) -> Node:
         name = eqn.primitive.name
@@ -379,10 +286,10 @@ class _Cutter:
         if name == "convert_element_type":
             (came, to) = (a.dtype.name for a in jaxprs.avals_of([*eqn.invars, *eqn.outvars]))
             if to == "bool" and came != "bool":
-                return self._apply("ne", args[0], self._literal(0))
+                return self.make.apply("ne", args[0], self.make.literal(0))
             return args[0]
         if name == "one_minus_square":  # of jax 0.11, in the derivative of tanh
-            return self._apply("sub", self._literal(1), self._apply("square", args[0]))
+            return self.make.apply("sub", self.make.literal(1), self.make.apply("square", args[0]))
         if name == "integer_pow":
             return self._power(eqn, args[0])
         if name == "round" and eqn.params["rounding_method"] is RoundingMethod.TO_NEAREST_EVEN:
@@ -390,13 +297,13 @@ class _Cutter:
         if name == "select_n":
             if len(args) != 3:
                 raise Unfit("it selects among more than two", eqn)
-            return self._apply("select", *args)
+            return self.make.apply("select", *args)
         if name == "clamp":
             low, x, high = args
-            return self._apply("min", self._apply("max", x, low), high)
+            return self.make.apply("min", self.make.apply("max", x, low), high)
         name = _RENAMED.get(name, name)
         if name in UNARY or name in BINARY:
-            return self._apply(name, *args)
+            return self.make.apply(name, *args)
         raise Unfit(f"{eqn.primitive.name} is not among the operations of programs", eqn)
 
     def _power(self, eqn: JaxprEqn, x: Node) -> Node:
@@ -405,14 +312,10 @@ class _Cutter:
             raise Unfit(f"it takes the power {y}", eqn)
         found = x
         for bit in bin(abs(y))[3:]:
-            found = self._apply("square", found)
+            found = self.make.apply("square", found)
             if bit == "1":
-                found = self._apply("mul", found, x)
-        return found if y > 0 else self._apply("div", self._literal(1), found)
-
-
-def _value(node: Node) -> float | None:
-    return node.source if node.op == "literal" else None
+                found = self.make.apply("mul", found, x)
+        return found if y > 0 else self.make.apply("div", self.make.literal(1), found)
 
 
 def _segments(eqn: JaxprEqn) -> Iterator[list[tuple[int, int, int | None, int, bool]]]:

@@ -495,3 +495,8 @@ class _Coder:
 
 def _encoded(register: tuple[int, int]) -> int:
     return register[0] * _KINDS + register[1]
+
+
+def is_of_units(register: int) -> bool:
+    """Whether an encoded register has units of some rows, and not a value alike in all."""
+    return register < _KINDS

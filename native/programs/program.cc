@@ -210,10 +210,16 @@ class Parser {
     }
   }
 
+  // A worker of a loop has products of its own units, and stores them.
+  static bool IsOfItsUnits(Operation op) { return IsStore(op) || op == Operation::kLoadProduct; }
+
   void CheckPlace(const Instruction& instruction, const ProgramLoop& loop) const {
     const int64_t n = instruction.numbers[0], offset = instruction.numbers[1];
     const bool of_units = instruction.at[0].kind == RegisterKind::kUnits;
     const int64_t end = offset + (of_units ? loop.width : 1);
+    if (!of_units && loop.width > 1 && IsOfItsUnits(instruction.op)) {
+      Fail("a row's value in place of units");
+    }
     const auto check = [&](int64_t count, const auto& width) {
       if (n >= count || end > width(n)) Fail("an instruction reaches past an array");
     };
@@ -244,7 +250,6 @@ class Parser {
         if (n >= Count(loop.slices.size()) || offset >= Count(loop.slices[n].gates.size())) {
           Fail("there is no such product");
         }
-        if (loop.slices[n].heads > 1 && !of_units) Fail("a product of heads as a row's value");
         break;
       default: break;
     }

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,20 +40,46 @@ def test_means_are_geometric_and_by_kind_of_step() -> None:
     assert "gradients hot function_over_scan" not in found
 
 
+CACHES = {"L1": 1 << 20}
+QUICK = {"lanes": 16, "store": 1e-15, "divide": 1e-15, "dependent": 1e-15}
+
+
 def test_limits_are_those_of_products_and_of_operations() -> None:
     """A GRU of one row, once with slow caches, once with slow multipliers."""
     hidden, steps = 16, scan.STEPS
     row = {"step": "gru", "batch": 1, "hidden": hidden}
-    caches, product = {"L1": 1 << 20}, 2 * hidden * 3 * hidden
-    slow = Limits(1, caches, {"L1": 1e6, "memory": 1e6}, {"float32": 1e12})
-    alone, whole = scan_limits.least(row, "forward", slow)
+    product = 2 * hidden * 3 * hidden
+    slow = Limits(1, CACHES, {"L1": 1e6, "memory": 1e6}, {"float32": 1e12}, vector=QUICK)
+    alone, whole = scan_limits.least(row, "forward", slow, slow)
     assert alone == pytest.approx(1e3 * steps * (2 * product / 1e6 + product / 1e12))
     assert whole > alone
-    fast = Limits(1, caches, {"L1": 1e12, "memory": 1e12}, {"float32": 1e6})
-    alone, whole = scan_limits.least(row, "gradients", fast)
+    fast = Limits(1, CACHES, {"L1": 1e12, "memory": 1e12}, {"float32": 1e6}, vector=QUICK)
+    alone, whole = scan_limits.least(row, "gradients", fast, fast)
     # With x and with h, forward and backward, and both gradients of weights.
     assert alone == pytest.approx(1e3 * steps * 6 * product / 1e6)
     # Three exponential functions forward; what is left are few operations.
     exponential = 3 * scan_limits.AS_MULTIPLY_ADDS
     least = 1e3 * steps * 2 * hidden * exponential / 1e6
     assert least < whole - alone < 3 * least
+
+
+def test_a_step_takes_what_is_slowest_in_it() -> None:
+    """Of 1,000 weights and 100 features, on one core or two, of which each can be the limit."""
+    rates = {"L1": 1e12, "memory": 1e12}, {"float32": 2e6}
+    one = Limits(1, CACHES, *rates, vector=QUICK)
+    two = Limits(2, CACHES, {"L1": 2e12, "memory": 2e12}, {"float32": 4e6}, vector=QUICK)
+    step = scan_limits.Work(1000, 0, 0, 0, 0, 1)
+    assert scan_limits.step_seconds(step, 1, one, one) == pytest.approx((1e-3, 1e-3))
+    assert scan_limits.step_seconds(step, 1, one, two) == pytest.approx((5e-4, 5e-4))
+    # A meeting: half of it is hidden by half of the products; or one core does all.
+    for meeting, least in ((1e-4, 5e-4), (4e-4, 6.5e-4), (1e-2, 1e-3)):
+        meets = replace(two, meeting=meeting)
+        assert scan_limits.step_seconds(step, 1, one, meets)[1] == pytest.approx(least)
+    # Cores that share two rows do not meet.
+    meets = replace(two, meeting=1e-2)
+    assert scan_limits.step_seconds(step, 2, one, meets)[1] == pytest.approx(1e-3)
+    slow = {"store": (0, 0, 160, 0), "divide": (0, 160, 0, 0), "dependent": (0, 0, 0, 10)}
+    for kind, counts in slow.items():
+        cores = replace(one, vector=QUICK | {kind: 1e-3})
+        _, whole = scan_limits.step_seconds(scan_limits.Work(1000, *counts, 0), 1, cores, cores)
+        assert whole == pytest.approx(1e-3 + 10 * 1e-3)
