@@ -9,11 +9,13 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from benchmarks import machine
 from benchmarks.problem import DTYPES, Shape
 
 SOURCE = Path(__file__).with_name("limits.cc")
@@ -67,6 +69,15 @@ def measure(threads: int, caches: Mapping[str, int], seconds: float = 0.01) -> L
         printed["vector"],
         printed["meeting"],
     )
+
+
+def of_one_and_all() -> list[dict[str, Any]]:
+    """Limits of one core and of all, as a results file has them; none without a compiler."""
+    try:
+        found = [measure(cores, machine.caches(), 0.05) for cores in (1, os.cpu_count() or 1)]
+    except RuntimeError:
+        return []
+    return [asdict(each) for each in found]
 
 
 def _run(command: list[object]) -> str:

@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 
 import jax_persistent as jp
+from benchmarks import limits
 from benchmarks.options import positive
 from benchmarks.rows import measured
 from jax_persistent import cells
@@ -85,9 +86,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         for batch in options.batch
         if name != "policy" or batch == 1
     ]
+    how = {"steps": STEPS, "limits": limits.of_one_and_all()}
     with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as alone:
         rows = alone.map(timed, *zip(*cases, strict=True))
-        return measured("scan", rows, line, means, options.output, steps=STEPS)
+        return measured("scan", rows, line, means, options.output, **how)
 
 
 def timed(name: str, batch: int, hidden: int, rounds: int) -> dict[str, Any]:

@@ -3,15 +3,15 @@
 
     python -m benchmarks.scan_limits benchmarks/results/scan-<machine>.json
 
-A step takes the longer of two times, both of what limits.cc measured. One is what a core has to do:
-multiply or, if that takes longer, read the recurrent matrices from the caches, and then its
-operations on vectors: multiply-adds, divisions and stores, of which the slowest kind counts, as a
-core does several at once. The other is what waits for each other in one row: its products, the
-longest chain of its operations, and the meetings of cores, which half of the products can hide, as
-they are of a core's own features. Cores share the rows, or the features, or one does all: the
-fastest counts. Exponential functions are polynomials and a division. The products of xs and of the
-weights' gradients run at full speed. Nothing else takes time: no call, no instruction that finds
-its operands, no memory.
+The results have what limits.cc measured before the shapes. A step takes the longer of two times.
+One is what a core has to do: multiply or, if that takes longer, read the recurrent matrices from
+the caches, and then its operations on vectors: multiply-adds, divisions and stores, of which the
+slowest kind counts, as a core does several at once. The other is what one row has to wait for: its
+products, the longest chain of its operations, and the meetings of cores, which half of the products
+can hide, as they are of a core's own features. Cores share the rows, or the features, or one does
+all: the fastest counts. Exponential functions are polynomials and a division. The products of xs
+and of the weights' gradients run at full speed. Nothing else takes time: no call, no instruction
+that finds its operands, no memory.
 """
 
 from __future__ import annotations
@@ -189,10 +189,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("results", type=Path, help="what benchmarks.scan wrote on this machine")
     options = parser.parse_args(arguments)
     results = json.loads(options.results.read_text())
-    machine = results["machine"]
-    one, every = (
-        limits.measure(cores, machine["caches"], seconds=0.05) for cores in (1, machine["cores"])
-    )
+    if not results["limits"]:
+        raise SystemExit(f"{options.results}: no limits were measured; a C++ compiler is needed")
+    one, every = (Limits(**each) for each in results["limits"])
 
     def mean(ratios: list[float]) -> float:
         return math.exp(sum(map(math.log, ratios)) / len(ratios))
