@@ -192,9 +192,8 @@ GemmPlan PlanGemm(int64_t k, int64_t units, int gates, int64_t batch, int weight
   plan.slice_bytes = plan.panels * plan.panel_vectors * vector_bytes;
   plan.prefetches = Outgrows(plan.slice_bytes, facts);
   const bool once = plan.SplitsBatch() || uses > 1 || panels == Panels::kGiven;
-  const bool few = batch <= kInPlaceRows && uses * CeilDiv(batch, 4) <= kInPlaceUses;
-  plan.in_place = panels == Panels::kCommon && few && multiplied_by != Units::kTiles;
-  plan.packed_k = plan.in_place ? 0 : once ? plan.k : std::min(plan.k, kPackedAtOnce);
+  plan.in_place = false;
+  plan.packed_k = once ? plan.k : std::min(plan.k, kPackedAtOnce);
   const int64_t all_panels = plan.common_panels
                                  ? CeilDiv(plan.unit_vectors * gates, plan.panel_vectors)
                                  : plan.panels * plan.slices;
@@ -204,7 +203,13 @@ GemmPlan PlanGemm(int64_t k, int64_t units, int gates, int64_t batch, int weight
   const int64_t fits =
       std::min<int64_t>(kBlockBytes / vector_bytes, kBlockRows * kMostBlockVectors / rows);
   plan.block_units = static_cast<int>(std::max<int64_t>(fits / step, 1) * step / gates);
+  if (panels == Panels::kCommon && ReadsInPlace(batch, uses, multiplied_by)) plan.ReadInPlace();
   return plan;
+}
+
+bool ReadsInPlace(int64_t batch, int64_t uses, Units multiplied_by) {
+  const bool few = batch <= kInPlaceRows && uses * CeilDiv(batch, 4) <= kInPlaceUses;
+  return few && multiplied_by != Units::kTiles;
 }
 
 CpuPlan PlanCpu(const Problem& problem, const CpuFacts& facts) {

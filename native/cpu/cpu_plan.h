@@ -80,6 +80,11 @@ struct GemmPlan {
   // Values from one row to the next of a left operand that is rounded to bfloat16: whole cache
   // lines, and one more.
   [[gnu::always_inline]] int64_t RoundedStride() const { return (k + 31) / 32 * 32 + 32; }
+  // Has the weights read where they lie.
+  void ReadInPlace() {
+    in_place = true;
+    packed_k = packed_bytes = 0;
+  }
   // Whether the weights are packed once for all uses.
   [[gnu::always_inline]] bool PackedOnce() const { return packed_k == k; }
 };
@@ -115,6 +120,9 @@ enum class Panels {
 GemmPlan PlanGemm(int64_t k, int64_t units, int gates, int64_t batch, int weight_bytes, int workers,
                   bool splits_batch, int64_t uses, const CpuFacts& facts,
                   Panels panels = Panels::kOwn, Units multiplied_by = Units::kWidened);
+
+// Whether weights that so many rows use, so many times, are read where they lie.
+bool ReadsInPlace(int64_t batch, int64_t uses, Units multiplied_by);
 
 // Packing kernels, whose panels the workers divide.
 GemmPlan PlanPacking(const Packing& packing, const CpuFacts& facts);

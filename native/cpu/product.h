@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "native/cpu/gemm.h"
+#include "native/cpu/in_place.h"
 #include "native/cpu/pack.h"
 #include "native/cpu/planning.h"
 #include "native/cpu/product_plan.h"
@@ -46,10 +47,33 @@ class ProductKernel {
 
   // What is packed of a part stays in L2 while all rows are multiplied with it.
   void Run() const {
+    if (call_.plan.in_place) return RunInPlace();
     for (int64_t k = 0; k < p_.depth; k += call_.plan.part) {
       const Part part{k, p_.depth - k < call_.plan.part ? p_.depth - k : call_.plan.part};
       for (int64_t panel = first_; !IsPacked() && panel < last_; ++panel) Pack(panel, part);
       for (int64_t row = 0; row < p_.rows; row += kChunkRows) MultiplyChunk(row, part);
+    }
+  }
+
+  // A few rows with the right matrix where it lies.
+  void RunInPlace() const {
+    const float* in[kInPlaceRows];
+    for (int64_t r = 0; r < p_.rows; ++r) in[r] = left_ + r * p_.depth;
+    const int64_t end = last_ * kWidth < p_.columns ? last_ * kWidth : p_.columns;
+    SumsInPlace sums;
+    for (int64_t column = first_ * kWidth; column < end; column += kInPlaceColumns) {
+      const int64_t here = end - column < kInPlaceColumns ? end - column : kInPlaceColumns;
+      const bool single = p_.rows == 1;
+      std::memset(sums.at, 0, (p_.rows + single) * sizeof sums.at[0]);
+      AddInPlace(ColumnsInPlace<float>{right_ + column, p_.depth, p_.columns, here}, in, p_.rows,
+                 single, Traversal::kForwards, call_.plan.prefetches, sums);
+      for (int64_t r = 0; r < p_.rows; ++r) {
+        float* const to = result_ + r * p_.columns + column;
+        for (int64_t c = 0; c < here; c += kLanes) {
+          const Vec sum = Load(sums.at[r] + c);
+          StorePart(to + c, single ? sum + Load(sums.at[1] + c) : sum, Lanes(here, c));
+        }
+      }
     }
   }
 

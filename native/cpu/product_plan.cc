@@ -28,10 +28,16 @@ ProductPlan PlanProduct(const Product& product, const CpuFacts& facts) {
   const int64_t own = std::min(CeilDiv(product.heads * panels, workers), panels);
   // A single row has sums of its own for odd rows of the matrix, from the first to the last.
   const int64_t part = product.rows == 1 ? product.depth : std::min(product.depth, kPart);
+  const bool lies_in_rows = !product.left_transposed && !product.right_transposed;
+  const bool in_place =
+      product.packed_lanes == 0 && lies_in_rows && ReadsInPlace(product.rows, 1, Units::kWidened);
+  const int64_t bytes = own * product.depth * width * static_cast<int64_t>(sizeof(float));
   return {.workers = workers,
           .panels = panels,
           .part = part,
-          .packed = product.packed_lanes == 0 ? own * part * width : 0,
+          .in_place = in_place,
+          .prefetches = Outgrows(bytes, facts),
+          .packed = product.packed_lanes == 0 && !in_place ? own * part * width : 0,
           .transposed = product.left_transposed ? kChunkRows * RowStride(part) : 0,
           .edge = product.columns % width == 0 ? 0 : kChunkRows * width};
 }

@@ -13,8 +13,10 @@ inline constexpr int kProductVectors = 4;  // across a panel of the right matrix
 
 struct ProductPlan {
   int workers;
-  int64_t panels;  // of a head
-  int64_t part;    // of the depth, multiplied at a time
+  int64_t panels;   // of a head
+  int64_t part;     // of the depth, multiplied at a time
+  bool in_place;    // the right matrix is read where it lies, and not packed
+  bool prefetches;  // and it is prefetched: a worker's part is more than an L2 cache holds
   // In floats, of each worker: its packed panels; rows of the left matrix that was transposed; the
   // results of a panel that is not full.
   int64_t packed, transposed, edge;

@@ -49,7 +49,7 @@ class ProgramKernel : ProgramBlocks {
         for (size_t i = 0; i < loop.slices.size(); ++i) {
           const ProgramSlice& slice = loop.slices[i];
           const SlicePlan& plan = plan_.loops[s][l].slices[i];
-          if (MatrixOf(slice).is_packed) continue;
+          if (MatrixOf(slice).is_packed || plan.gemm.in_place) continue;
           if (MatrixOf(slice).type == ValueType::kFloat32) {
             Pack<float>(slice, plan, loop.width);
           } else {
@@ -83,14 +83,20 @@ class ProgramKernel : ProgramBlocks {
     }
   }
 
-  // A head's packed weights: of several, a head is packed as a whole.
+  // A head's weights: packed or, with its gates' arrays, as they lie. Of several, a head is one
+  // worker's as a whole.
   template <class T>
-  Slice<T> SliceOf(const ProgramSlice& slice, const SlicePlan& plan, int64_t head) const {
-    return {plan.gemm,
-            call_.memory + plan.packed + head * plan.gemm.packed_bytes,
-            slice.heads > 1 ? 0 : worker_,
-            {},
-            RoomForRounded()};
+  Slice<T> SliceOf(const ProgramSlice& slice, const SlicePlan& plan, int64_t head,
+                   const KernelView<T>& in_place = {}) const {
+    return {plan.gemm, call_.memory + plan.packed + head * plan.gemm.packed_bytes,
+            slice.heads > 1 ? 0 : worker_, in_place, RoomForRounded()};
+  }
+
+  // Where each gate's weights of a head begin.
+  template <class T>
+  const T* WeightsOf(const GateMatrix& gate, int64_t head) const {
+    return static_cast<const T*>(call_.operands[gate.operand]) + gate.base + head * gate.head +
+           Place(program_.operands[gate.operand], 0, 0);
   }
 
   template <class T>
@@ -108,9 +114,7 @@ class ProgramKernel : ProgramBlocks {
       for (int c = 0; c < vectors; ++c) {
         const int64_t column = p * vectors + c, unit = to.first + column / gates;
         const GateMatrix& gate = slice.gates[column % gates];
-        const T* from = static_cast<const T*>(call_.operands[gate.operand]) + gate.base +
-                        head * gate.head + Place(program_.operands[gate.operand], 0, 0) +
-                        unit * kLanes * gate.column;
+        const T* from = WeightsOf<T>(gate, head) + unit * kLanes * gate.column;
         const int n = to.LanesOf(unit, width);
         if (gate.column == 1) {
           CopyColumns(to.Panel(p), vectors, c, 0, to.plan.k, from, gate.row, slice.k, n);
@@ -181,7 +185,13 @@ class ProgramKernel : ProgramBlocks {
       const bool mine =
           First(vectors) * kLanes < (head + 1) * units && head * units < Last(vectors) * kLanes;
       if (!mine) continue;
-      const Slice<T> weights = SliceOf<T>(slice, plan, head);
+      const void* gates[kInPlaceGates];
+      for (size_t i = 0; plan.gemm.in_place && i < slice.gates.size(); ++i) {
+        gates[i] = WeightsOf<T>(slice.gates[i], head);
+      }
+      const int64_t row = slice.gates[0].row;
+      const Slice<T> weights =
+          SliceOf<T>(slice, plan, head, {{gates, 0, row, row}, slice.k, units, false});
       float* const products = Products(plan) + head * batch_ * weights.Width();
       MultiplyRows(weights, slice, slice.offset + head * slice.k, step, products);
     }

@@ -39,6 +39,14 @@ GemmPlan PlanPacked(const Program& program, const ProgramSlice& slice, int parts
   return plan;
 }
 
+// Whether each row of all gates' weights lies in one run, one row as far from the next in all.
+bool LiesInRows(const ProgramSlice& slice) {
+  return slice.gates.size() <= kInPlaceGates &&
+         std::ranges::all_of(slice.gates, [&](const GateMatrix& gate) {
+           return gate.column == 1 && gate.row == slice.gates[0].row;
+         });
+}
+
 double CostOf(Operation op) {
   switch (op) {
     case Operation::kExp:
@@ -189,6 +197,10 @@ ProgramPlan PlanProgram(const Program& program, const CpuFacts& facts, int worke
         each.gemm = PlanGemm(slice.k, loop.width / heads, static_cast<int>(slice.gates.size()),
                              program.rows, WeightBytes(program, slice), static_cast<int>(parts),
                              plan.splits_batch && parts > 1, 2, facts, Panels::kOwn, by);
+        if (LiesInRows(slice) && ReadsInPlace(program.rows, program.steps, by)) {
+          plan.in_place_bytes += heads * each.gemm.packed_bytes;
+          each.gemm.ReadInPlace();
+        }
         take_rounded(each.gemm);
         each.packed = place(heads * each.gemm.packed_bytes);
         const GemmPlan& gemm = each.gemm;
@@ -229,11 +241,17 @@ ProgramPlan PlanProgram(const Program& program, const CpuFacts& facts, int worke
 }
 
 std::string Explain(const ProgramPlan& plan, const CpuFacts& facts) {
-  char text[512];
+  char text[512], in_place[128] = "";
+  if (plan.in_place_bytes > 0) {
+    std::snprintf(in_place, sizeof in_place,
+                  "%lld KiB of weights read where they lie, as so few rows and steps do not repay "
+                  "packing; ",
+                  static_cast<long long>(plan.in_place_bytes >> 10));
+  }
   std::snprintf(text, sizeof text,
-                "%lld KiB of packed weights %s %d worker%s; a core's L2 is %lld KiB, the L3 %lld "
+                "%s%lld KiB of packed weights %s %d worker%s; a core's L2 is %lld KiB, the L3 %lld "
                 "KiB: the weights stay in %s; the workers meet %lld times a step",
-                static_cast<long long>(plan.packed_bytes >> 10),
+                in_place, static_cast<long long>(plan.packed_bytes >> 10),
                 plan.splits_batch ? "for each of" : "over", plan.workers,
                 plan.workers == 1 ? "" : "s", static_cast<long long>(facts.l2_bytes >> 10),
                 static_cast<long long>(facts.l3_bytes >> 10), plan.residency.data(),

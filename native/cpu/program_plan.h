@@ -14,6 +14,8 @@
 namespace jp::cpu {
 
 inline constexpr int kBlockVectors = 16;  // of units and rows, in a register of a program
+inline constexpr int kInPlaceGates =
+    16;  // of a slice whose weights are read where they lie, at most
 
 struct SlicePlan {
   GemmPlan gemm;
@@ -81,6 +83,7 @@ struct ProgramPlan {
   int64_t rounded = 0, rounded_values = 0;  // where workers' rounded rows begin, of one worker
   Units units = Units::kWidened;            // what multiplies bfloat16
   int64_t bytes = 0, packed_bytes = 0, worker_bytes = 0;
+  int64_t in_place_bytes = 0;           // of weights that are read where they lie
   int64_t main_stages = 0, phases = 0;  // stages of a step with a meeting; phases of a group
   std::string_view residency;
 };

@@ -45,7 +45,7 @@ ProgramArrays Packed(const cpu::Isa& isa, const Program& p, ProgramArrays arrays
   return arrays;
 }
 
-int by_units = 0, by_rows = 0;
+int by_units = 0, by_rows = 0, in_place = 0, packing = 0;
 
 void RunOn(const cpu::Isa& isa, const Program& program, int workers, bool splits_batch,
            ProgramArrays& arrays) {
@@ -53,6 +53,8 @@ void RunOn(const cpu::Isa& isa, const Program& program, int workers, bool splits
   facts.units = units;
   const cpu::ProgramPlan plan = cpu::PlanProgram(program, facts, workers, splits_batch);
   if (workers > 1) ++(splits_batch ? by_rows : by_units);
+  in_place += plan.in_place_bytes > 0;
+  packing += plan.packed_bytes > 0 && program.packed_lanes == 0;
   std::vector<uint8_t> memory(plan.bytes + 63, 0xff);
   const auto address = reinterpret_cast<uintptr_t>(memory.data());
   std::vector<const void*> operands;
@@ -128,6 +130,7 @@ void TestRandomPrograms() {
     }
   }
   CHECK(by_units > 0 && by_rows > 0 && packed > 5, by_units, by_rows, packed);
+  CHECK(in_place > 20 && packing > 20, in_place, packing);
 }
 
 // Programs with one number changed are refused, or stay within their arrays: sanitizers look.
