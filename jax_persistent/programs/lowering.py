@@ -17,7 +17,7 @@ from jax.interpreters import mlir
 
 from jax_persistent import compat, notices
 from jax_persistent.backends import registry
-from jax_persistent.backends.base import Backend
+from jax_persistent.backends.base import ONE_STEP, Backend
 from jax_persistent.ffi import sharding
 from jax_persistent.ops.lowering import unreadable
 from jax_persistent.problem.packed import PackedKernel, unpack_p
@@ -37,7 +37,6 @@ from jax_persistent.programs.primitive import (
 from jax_persistent.programs.rows import Unfit
 from jax_persistent.programs.step import Step
 
-_FEW_STEPS = 2
 # Operands of a core that its call makes: of what is given in their place and a matrix behind all
 # operands, multiplied in this way.
 Products = tuple[tuple[int, tuple[tuple[str, Any], ...]], ...]
@@ -74,13 +73,8 @@ def why_plain(
     is_packed = not step.packable.isdisjoint(n for n, _ in packed)
     if choice == "native" or is_packed:
         return None
-    if steps < _FEW_STEPS:
-        return (
-            f"T = {steps}: a single step does not repay the packing of its matrices; "
-            "backend='native' would do it"
-        )
     if step.trains:
-        return None
+        return ONE_STEP if steps == 1 else None
     rows = sizes(step, operands)[1]
     avals = jaxprs.avals_of([step.row.jaxpr.invars[n] for n in step.matrices()])
     matrices = sum(a.size * a.dtype.itemsize for a in avals)

@@ -55,24 +55,31 @@ class ProductKernel {
     }
   }
 
-  // A few rows with the right matrix where it lies.
+  // A few rows at a time with the right matrix where it lies.
   void RunInPlace() const {
-    const float* in[kInPlaceRows];
-    for (int64_t r = 0; r < p_.rows; ++r) in[r] = left_ + r * p_.depth;
     const int64_t end = last_ * kWidth < p_.columns ? last_ * kWidth : p_.columns;
-    SumsInPlace sums;
     for (int64_t column = first_ * kWidth; column < end; column += kInPlaceColumns) {
       const int64_t here = end - column < kInPlaceColumns ? end - column : kInPlaceColumns;
-      const bool single = p_.rows == 1;
-      std::memset(sums.at, 0, (p_.rows + single) * sizeof sums.at[0]);
-      AddInPlace(ColumnsInPlace<float>{right_ + column, p_.depth, p_.columns, here}, in, p_.rows,
-                 single, Traversal::kForwards, call_.plan.prefetches, sums);
-      for (int64_t r = 0; r < p_.rows; ++r) {
-        float* const to = result_ + r * p_.columns + column;
-        for (int64_t c = 0; c < here; c += kLanes) {
-          const Vec sum = Load(sums.at[r] + c);
-          StorePart(to + c, single ? sum + Load(sums.at[1] + c) : sum, Lanes(here, c));
-        }
+      for (int64_t row = 0; row < p_.rows; row += kInPlaceRows) {
+        MultiplyInPlace(row, p_.rows - row < kInPlaceRows ? p_.rows - row : kInPlaceRows,
+                        {right_ + column, p_.depth, p_.columns, here}, column);
+      }
+    }
+  }
+
+  void MultiplyInPlace(int64_t row, int64_t rows, const ColumnsInPlace<float>& of,
+                       int64_t column) const {
+    const float* in[kInPlaceRows];
+    for (int64_t r = 0; r < rows; ++r) in[r] = left_ + (row + r) * p_.depth;
+    SumsInPlace sums;
+    const bool single = p_.rows == 1;
+    std::memset(sums.at, 0, (rows + single) * sizeof sums.at[0]);
+    AddInPlace(of, in, rows, single, Traversal::kForwards, call_.plan.prefetches, sums);
+    for (int64_t r = 0; r < rows; ++r) {
+      float* const to = result_ + (row + r) * p_.columns + column;
+      for (int64_t c = 0; c < of.columns; c += kLanes) {
+        const Vec sum = Load(sums.at[r] + c);
+        StorePart(to + c, single ? sum + Load(sums.at[1] + c) : sum, Lanes(of.columns, c));
       }
     }
   }

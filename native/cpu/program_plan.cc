@@ -3,7 +3,6 @@
 #include "native/cpu/program_plan.h"
 
 #include <algorithm>
-#include <cstdio>
 #include <numeric>
 
 #include "native/cpu/planning.h"
@@ -241,22 +240,21 @@ ProgramPlan PlanProgram(const Program& program, const CpuFacts& facts, int worke
 }
 
 std::string Explain(const ProgramPlan& plan, const CpuFacts& facts) {
-  char text[512], in_place[128] = "";
+  const auto kibibytes = [](int64_t bytes) { return std::to_string(bytes >> 10) + " KiB"; };
+  std::string text;
   if (plan.in_place_bytes > 0) {
-    std::snprintf(in_place, sizeof in_place,
-                  "%lld KiB of weights read where they lie, as so few rows and steps do not repay "
-                  "packing; ",
-                  static_cast<long long>(plan.in_place_bytes >> 10));
+    text = kibibytes(plan.in_place_bytes) +
+           " of weights read where they lie, as so few rows and steps do not repay packing";
   }
-  std::snprintf(text, sizeof text,
-                "%s%lld KiB of packed weights %s %d worker%s; a core's L2 is %lld KiB, the L3 %lld "
-                "KiB: the weights stay in %s; the workers meet %lld times a step",
-                in_place, static_cast<long long>(plan.packed_bytes >> 10),
-                plan.splits_batch ? "for each of" : "over", plan.workers,
-                plan.workers == 1 ? "" : "s", static_cast<long long>(facts.l2_bytes >> 10),
-                static_cast<long long>(facts.l3_bytes >> 10), plan.residency.data(),
-                static_cast<long long>(plan.meets ? plan.main_stages : 0));
-  return std::string(text) + MultipliedBy(plan.units);
+  if (plan.packed_bytes > 0 || text.empty()) {
+    text += (text.empty() ? "" : ", and ") + kibibytes(plan.packed_bytes) + " of packed weights";
+  }
+  text += plan.splits_batch ? " for each of " : " over ";
+  text += std::to_string(plan.workers) + (plan.workers == 1 ? " worker" : " workers");
+  text += "; a core's L2 is " + kibibytes(facts.l2_bytes) + ", the L3 " + kibibytes(facts.l3_bytes);
+  text += ": the weights stay in " + std::string(plan.residency) + "; the workers meet " +
+          std::to_string(plan.meets ? plan.main_stages : 0) + " times a step";
+  return text + MultipliedBy(plan.units);
 }
 
 }  // namespace jp::cpu
