@@ -203,12 +203,14 @@ GemmPlan PlanGemm(int64_t k, int64_t units, int gates, int64_t batch, int weight
   const int64_t fits =
       std::min<int64_t>(kBlockBytes / vector_bytes, kBlockRows * kMostBlockVectors / rows);
   plan.block_units = static_cast<int>(std::max<int64_t>(fits / step, 1) * step / gates);
-  if (panels == Panels::kCommon && ReadsInPlace(batch, uses, multiplied_by)) plan.ReadInPlace();
+  if (panels == Panels::kCommon && ReadsInPlace(batch, uses, multiplied_by, facts))
+    plan.ReadInPlace();
   return plan;
 }
 
-bool ReadsInPlace(int64_t batch, int64_t uses, Units multiplied_by) {
-  const bool few = batch <= kInPlaceRows && uses * CeilDiv(batch, 4) <= kInPlaceUses;
+bool ReadsInPlace(int64_t batch, int64_t uses, Units multiplied_by, const CpuFacts& facts) {
+  const bool few = batch <= MostInPlaceRows(facts.vector_lanes) &&
+                   (uses == 1 || uses * CeilDiv(batch, 4) <= kInPlaceUses);
   return few && multiplied_by != Units::kTiles;
 }
 

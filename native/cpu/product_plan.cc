@@ -14,11 +14,6 @@ namespace {
 // were slower for the gradient of a kernel over 2048 vectors, and level elsewhere.
 constexpr int64_t kPart = 512;
 
-// So many rows at most do not repay the packing of the right matrix. Measured with AVX2 and with
-// AVX-512, on one core and two, at 16 to 128 rows, [128, 512] to [1024, 4096]: up to here packing
-// took up to 2.6 times as long; on two cores it was the faster one from 24 and from 64 rows on.
-constexpr int64_t kFewRows = 16, kFewRowsOfWide = 48;
-
 }  // namespace
 
 ProductPlan PlanProduct(const Product& product, const CpuFacts& facts) {
@@ -34,8 +29,8 @@ ProductPlan PlanProduct(const Product& product, const CpuFacts& facts) {
   // A single row has sums of its own for odd rows of the matrix, from the first to the last.
   const int64_t part = product.rows == 1 ? product.depth : std::min(product.depth, kPart);
   const bool lies_in_rows = !product.left_transposed && !product.right_transposed;
-  const int64_t few = facts.vector_lanes < 16 ? kFewRows : kFewRowsOfWide;
-  const bool in_place = product.packed_lanes == 0 && lies_in_rows && product.rows <= few;
+  const bool in_place = product.packed_lanes == 0 && lies_in_rows &&
+                        ReadsInPlace(product.rows, 1, Units::kWidened, facts);
   const int64_t bytes = own * product.depth * width * static_cast<int64_t>(sizeof(float));
   return {.workers = workers,
           .panels = panels,

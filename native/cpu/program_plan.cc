@@ -196,7 +196,7 @@ ProgramPlan PlanProgram(const Program& program, const CpuFacts& facts, int worke
         each.gemm = PlanGemm(slice.k, loop.width / heads, static_cast<int>(slice.gates.size()),
                              program.rows, WeightBytes(program, slice), static_cast<int>(parts),
                              plan.splits_batch && parts > 1, 2, facts, Panels::kOwn, by);
-        if (LiesInRows(slice) && ReadsInPlace(program.rows, program.steps, by)) {
+        if (LiesInRows(slice) && ReadsInPlace(program.rows, program.steps, by, facts)) {
           plan.in_place_bytes += heads * each.gemm.packed_bytes;
           each.gemm.ReadInPlace();
         }

@@ -85,7 +85,8 @@ void CheckGemm(const GemmPlan& plan, const GemmPlan& again, const CpuFacts& fact
   const int64_t bytes = columns * plan.k * facts.vector_lanes * of.weight_bytes;
   CHECK(plan.slice_bytes == bytes, plan.slice_bytes, bytes);
   CHECK(plan.packed_k == plan.k || plan.packed_k == (plan.in_place ? 0 : 64), plan.packed_k);
-  CHECK(!plan.in_place || (plan.common_panels && of.batch <= jp::cpu::kInPlaceRows), of.batch);
+  CHECK(!plan.in_place || (plan.common_panels && of.batch <= jp::cpu::MostInPlaceRows(plan.lanes)),
+        of.batch);
   const int64_t all_panels = plan.common_panels ? jp::PanelCount(of.gates, of.hidden, plan.lanes)
                                                 : plan.panels * plan.slices;
   CHECK(plan.packed_bytes == all_panels * (bytes / plan.panels / plan.k * plan.packed_k),
@@ -292,10 +293,11 @@ void TestWeightsReadOnce() {
 }
 
 void TestWeightsInPlace() {
-  const auto in_place = [](int64_t batch, int64_t steps) {
-    const CpuPlan plan = PlansOf(Cell("lstm"), 200, batch, steps, 4, kDesktop).forward;
-    const bool says = Explain(plan, kDesktop).find("read where they lie") != std::string::npos;
-    CHECK(plan.recurrence.in_place == says, Explain(plan, kDesktop));
+  CpuFacts facts = kDesktop;
+  const auto in_place = [&](int64_t batch, int64_t steps) {
+    const CpuPlan plan = PlansOf(Cell("lstm"), 200, batch, steps, 4, facts).forward;
+    const bool says = Explain(plan, facts).find("read where they lie") != std::string::npos;
+    CHECK(plan.recurrence.in_place == says, Explain(plan, facts));
     CHECK(!says || plan.recurrence.packed_bytes == 0, plan.recurrence.packed_bytes);
     return says;
   };
@@ -303,6 +305,8 @@ void TestWeightsInPlace() {
   CHECK(in_place(1, 10) && in_place(4, 10) && !in_place(4, 11));
   CHECK(in_place(5, 5) && !in_place(5, 6) && in_place(16, 2) && !in_place(16, 3));
   CHECK(!in_place(17, 1));
+  facts.vector_lanes = 16;
+  CHECK(in_place(48, 1) && !in_place(49, 1) && in_place(20, 2) && !in_place(21, 2));
   // Each product by its own rows: those of the inputs are of all steps.
   const auto inputs = [](int64_t steps) {
     return PlansOf(Cell("gru"), 300, 4, steps, 4, kDesktop, 300).forward.inputs.in_place;
