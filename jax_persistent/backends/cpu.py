@@ -15,10 +15,14 @@ from jax_persistent.ffi import call
 from jax_persistent.ffi.registration import native_module
 from jax_persistent.problem import Arrays, Problem
 
-# For `slower_than_reference`; bytes of a gate's recurrent weights. Measured on one core of an AMD
-# EPYC with AVX-512, float32, T = 1 to 10, B = 1 to 128 and H = 64 to 1024: there the kernel takes
-# up to 1.5 times as long as the reference, elsewhere at most 1.2 times.
-_FEW_STEPS, _SOME_ROWS, _LARGE_BYTES = 2, range(17, 65), 512 << 10
+# For `slower_than_reference`; bytes of a gate's recurrent weights, and the rows of one and of two
+# steps: where fewer are not packed for, more repay it. Measured on one core of an AMD EPYC, float32,
+# T = 1 to 10, B = 1 to 128 and H = 64 to 1024: there the kernel takes up to 1.5 times as long as the
+# reference, elsewhere at most 1.2 times. With vectors of 16 lanes more rows read weights in place.
+_LARGE_BYTES = 512 << 10
+_SOME_ROWS = {1: range(17, 65), 2: range(17, 65)}
+_SOME_ROWS_OF_WIDE = {1: range(49, 65), 2: range(21, 65)}
+_WIDE = 16
 # For `slower_than_scan`; measured on one core of the same, an LSTM step of T = 1 to 15, B = 1 to 16
 # and H = 128 to 1024: there `lax.scan` takes 0.8 of the program's time, elsewhere 0.8 to 3.9 times
 # as long, 1.28 times in the geometric mean.
@@ -33,15 +37,13 @@ class CpuBackend(Backend):
     takes_weights_apart = True
 
     def slower_than_reference(self, problem: Problem) -> str | None:
-        """Packing does not pay off for one or two steps of some rows.
-
-        Fewer rows read the weights where they lie, more make packing a small part of the time.
-        """
+        """Packing does not pay off for one or two steps of some rows."""
         if any(map(is_symbolic_dim, (problem.steps, problem.batch, problem.hidden))):
             return None  # a program for many sizes is made for large ones
         weights = problem.hidden * problem.hidden * np.dtype(problem.dtype).itemsize
-        short = problem.steps <= _FEW_STEPS and problem.batch in _SOME_ROWS
-        if problem.packed_lanes or not short or weights <= _LARGE_BYTES:
+        is_wide = native_module().facts("cpu")["lanes"] >= _WIDE
+        rows = (_SOME_ROWS_OF_WIDE if is_wide else _SOME_ROWS).get(problem.steps, ())
+        if problem.packed_lanes or problem.batch not in rows or weights <= _LARGE_BYTES:
             return None
         return (
             f"T = {problem.steps} and B = {problem.batch} don't repay the packing of "

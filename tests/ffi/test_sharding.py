@@ -138,9 +138,9 @@ def test_wherever_operands_are_results_are_right(place):
 
 
 def test_a_kernel_is_chosen_for_the_rows_that_a_device_has():
-    """Two steps of 17 rows on each of eight devices don't repay packing; 136 rows on one do."""
+    """Two steps of 21 rows on each of eight devices don't repay packing; 168 rows on one do."""
     hidden = 384
-    x = np.ones((136, 2, FEATURES), np.float32)
+    x = np.ones((168, 2, FEATURES), np.float32)
     sizes = (FEATURES, 4 * hidden), (hidden, 4 * hidden)
     w, r = (np.full(size, 0.01, np.float32) for size in sizes)
     run = jax.jit(lambda x: jp.lstm(x, w, r)[0])

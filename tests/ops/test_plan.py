@@ -274,6 +274,6 @@ def test_a_few_steps_of_some_rows_run_as_the_reference() -> None:
     found = jp.plan("lstm", 512, 32, "float32", "cpu", 2)
     assert (found.backend, found.residency) == ("reference", None)
     assert "T = 2 and B = 32 don't repay the packing of 1024 KiB" in str(found)
-    for batch, steps in ((32, 3), (16, 2), (65, 1)):
+    for batch, steps in ((32, 3), (16, 2), (65, 1), (16, 1)):
         assert jp.plan("lstm", 512, batch, "float32", "cpu", steps).backend == "native"
     assert jp.plan("lstm", 512, 32, "float32", "sm_90", 2).backend == "native"
