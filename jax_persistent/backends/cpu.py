@@ -16,9 +16,10 @@ from jax_persistent.ffi.registration import native_module
 from jax_persistent.problem import Arrays, Problem
 
 # For `slower_than_reference`; bytes of a gate's recurrent weights, and the rows of one and of two
-# steps: where fewer are not packed for, more repay it. Measured on one core of an AMD EPYC, float32,
-# T = 1 to 10, B = 1 to 128 and H = 64 to 1024: there the kernel takes up to 1.5 times as long as the
-# reference, elsewhere at most 1.2 times. With vectors of 16 lanes more rows read weights in place.
+# steps: where fewer are not packed for, more repay it. Measured on one core of an AMD EPYC,
+# float32, T = 1 to 10, B = 1 to 128 and H = 64 to 1024: there the kernel takes up to 1.5 times as
+# long as the reference, elsewhere at most 1.2 times. With vectors of 16 lanes more rows read
+# weights in place.
 _LARGE_BYTES = 512 << 10
 _SOME_ROWS = {1: range(17, 65), 2: range(17, 65)}
 _SOME_ROWS_OF_WIDE = {1: range(49, 65), 2: range(21, 65)}

@@ -254,7 +254,7 @@ def test_the_cpu(cell: str, dtype: str, width: int) -> None:
 
 
 def test_a_cpu_keeps_no_weights_for_a_single_step() -> None:
-    two, one = (jp.plan("lstm", 256, 32, "float32", "cpu", steps) for steps in (2, 1))
+    two, one = (jp.plan("lstm", 256, 64, "float32", "cpu", steps) for steps in (2, 1))
     assert one.workers == two.workers
     assert "a single step" not in str(two)
     assert "a single step" in str(one)
