@@ -74,7 +74,7 @@ def measure(threads: int, caches: Mapping[str, int], seconds: float = 0.01) -> L
 def of_one_and_all() -> list[dict[str, Any]]:
     """Limits of one core and of all, as a results file has them; none without a compiler."""
     try:
-        found = [measure(cores, machine.caches(), 0.05) for cores in (1, os.cpu_count() or 1)]
+        found = [measure(cores, machine.caches(), 0.05) for cores in (1, len(os.sched_getaffinity(0)))]
     except RuntimeError:
         return []
     return [asdict(each) for each in found]

@@ -22,7 +22,7 @@ PICTURES = ROOT / "docs" / "pictures"
 
 GRID = "cpu-intel-xeon-model-207-2-threads-2026-11-25-grid.json"
 SCAN = "scan-amd-epyc-2-threads-2026-11-28.json"
-SHORT = "short-amd-epyc-1-thread-2026-11-26.json"
+SHORT = "short-amd-epyc-1-thread-2026-11-28.json"
 CELLS = {"lstm": "LSTM", "gru": "GRU", "elman": "Elman"}
 PEERS = {
     "jax_persistent": "jax_persistent",

@@ -15,12 +15,12 @@ struct ColumnsInPlace {
   int64_t columns;  // InPlaceColumns() at most
 };
 
-// Columns whose sums are made at once, and stay in the L1 cache until they are done. Fewer would
-// read less of each row of weights before the next, more would not stay there.
-inline constexpr int64_t kInPlaceColumns = 512, kMostInPlaceColumns = 2048;
+// Columns whose sums are made at once. Fewer would read less of each row of weights before the next,
+// more would not stay in the L1 cache until they are done: of up to 8 rows they take 16 KiB there.
+inline constexpr int64_t kInPlaceColumns = 512;      // of many rows
+inline constexpr int64_t kMostInPlaceColumns = 2048;  // of a single row, which has two sets
 static_assert(kInPlaceColumns % kLanes == 0);
 
-// The same of so many rows: of few, whose sums need less room, more. A single row has two sets.
 constexpr int64_t InPlaceColumns(int64_t rows) {
   const int64_t sets = rows < 2 ? 2 : rows < kInPlaceRows ? rows : kInPlaceRows;
   const int64_t fit = 2 * kMostInPlaceColumns / sets / kLanes * kLanes;

@@ -39,7 +39,7 @@ ProductPlan PlanProduct(const Product& product, const CpuFacts& facts) {
           .prefetches = Outgrows(bytes, facts),
           .packed = product.packed_lanes == 0 && !in_place ? own * part * width : 0,
           .transposed = product.left_transposed ? kChunkRows * RowStride(part) : 0,
-          .edge = product.columns % width == 0 ? 0 : kChunkRows * width};
+          .edge = in_place || product.columns % width == 0 ? 0 : kChunkRows * width};
 }
 
 }  // namespace jp::cpu

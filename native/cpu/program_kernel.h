@@ -83,8 +83,8 @@ class ProgramKernel : ProgramBlocks {
     }
   }
 
-  // A head's weights: packed or, with its gates' arrays, as they lie. Of several, a head is one
-  // worker's as a whole.
+  // A head's weights: packed or, with its gates' arrays, as they lie. Of several heads each is packed
+  // as a whole, by one worker.
   template <class T>
   Slice<T> SliceOf(const ProgramSlice& slice, const SlicePlan& plan, int64_t head,
                    const KernelView<T>& in_place = {}) const {
@@ -185,7 +185,7 @@ class ProgramKernel : ProgramBlocks {
       const bool mine =
           First(vectors) * kLanes < (head + 1) * units && head * units < Last(vectors) * kLanes;
       if (!mine) continue;
-      const void* gates[kInPlaceGates];
+      const void* gates[kInPlaceGates] = {};
       for (size_t i = 0; plan.gemm.in_place && i < slice.gates.size(); ++i) {
         gates[i] = WeightsOf<T>(slice.gates[i], head);
       }

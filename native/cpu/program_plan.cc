@@ -191,13 +191,14 @@ ProgramPlan PlanProgram(const Program& program, const CpuFacts& facts, int worke
           plan.worker_bytes += each.gemm.slice_bytes;
           continue;
         }
-        // A head is one worker's.
+        // Of several heads each is packed as a whole, by one worker.
         const int64_t heads = slice.heads, parts = heads > 1 ? 1 : plan.workers;
         each.gemm = PlanGemm(slice.k, loop.width / heads, static_cast<int>(slice.gates.size()),
                              program.rows, WeightBytes(program, slice), static_cast<int>(parts),
                              plan.splits_batch && parts > 1, 2, facts, Panels::kOwn, by);
         if (LiesInRows(slice) && ReadsInPlace(program.rows, program.steps, by, facts)) {
-          plan.in_place_bytes += heads * each.gemm.packed_bytes;
+          plan.in_place_bytes += static_cast<int64_t>(slice.gates.size()) * slice.k * loop.width *
+                                 WeightBytes(program, slice);
           each.gemm.ReadInPlace();
         }
         take_rounded(each.gemm);
@@ -235,22 +236,26 @@ ProgramPlan PlanProgram(const Program& program, const CpuFacts& facts, int worke
       place(static_cast<int64_t>(program.literals.size()) * facts.vector_lanes * kFloat);
   plan.bytes = used;
   const bool in_l2 = plan.worker_bytes <= facts.l2_bytes;
-  plan.residency = in_l2 ? "L2" : plan.packed_bytes <= facts.l3_bytes ? "L3" : "memory";
+  const bool in_l3 = facts.l3_bytes > 0 && plan.packed_bytes + plan.in_place_bytes <= facts.l3_bytes;
+  plan.residency = in_l2 ? "L2" : in_l3 ? "L3" : "memory";
   return plan;
 }
 
 std::string Explain(const ProgramPlan& plan, const CpuFacts& facts) {
-  const auto kibibytes = [](int64_t bytes) { return std::to_string(bytes >> 10) + " KiB"; };
+  const auto kibibytes = [](int64_t bytes) { return std::to_string((bytes + 1023) >> 10) + " KiB"; };
   std::string text;
-  if (plan.in_place_bytes > 0) {
-    text = kibibytes(plan.in_place_bytes) +
-           " of weights read where they lie, as so few rows and steps do not repay packing";
+  if (plan.packed_bytes > 0 || plan.in_place_bytes == 0) {
+    text = kibibytes(plan.packed_bytes) + " of packed weights";
   }
-  if (plan.packed_bytes > 0 || text.empty()) {
-    text += (text.empty() ? "" : ", and ") + kibibytes(plan.packed_bytes) + " of packed weights";
+  if (plan.in_place_bytes > 0) {
+    text += (text.empty() ? "" : " and ") + kibibytes(plan.in_place_bytes) + " of weights";
   }
   text += plan.splits_batch ? " for each of " : " over ";
   text += std::to_string(plan.workers) + (plan.workers == 1 ? " worker" : " workers");
+  if (plan.in_place_bytes > 0) {
+    text += plan.packed_bytes > 0 ? ", the latter" : ",";
+    text += " read where they lie: so few rows and steps do not repay packing";
+  }
   text += "; a core's L2 is " + kibibytes(facts.l2_bytes) + ", the L3 " + kibibytes(facts.l3_bytes);
   text += ": the weights stay in " + std::string(plan.residency) + "; the workers meet " +
           std::to_string(plan.meets ? plan.main_stages : 0) + " times a step";

@@ -71,7 +71,7 @@ def test_a_step_takes_what_is_slowest_in_it() -> None:
     step = scan_limits.Work(1000, 0, 0, 0, 0, 1)
     assert scan_limits.step_seconds(step, 1, one, one) == pytest.approx((1e-3, 1e-3))
     assert scan_limits.step_seconds(step, 1, one, two) == pytest.approx((5e-4, 5e-4))
-    # A meeting: half of it is hidden by half of the products; or one core does all.
+    # Half of the products hide a meeting, or a part of it; or one core does all.
     for meeting, least in ((1e-4, 5e-4), (4e-4, 6.5e-4), (1e-2, 1e-3)):
         meets = replace(two, meeting=meeting)
         assert scan_limits.step_seconds(step, 1, one, meets)[1] == pytest.approx(least)

@@ -28,7 +28,8 @@ std::vector<double> Drawn(int64_t count, int64_t seed) {
 
 void MultiplyOn(const Isa& isa, const Product& product, int threads, Buffer& left, Buffer& right,
                 Buffer& result) {
-  const jp::cpu::CpuFacts facts{threads, isa.lanes, isa.registers, 1 << 20, 32 << 20};
+  jp::cpu::CpuFacts facts{threads, isa.lanes, isa.registers, 1 << 20, 32 << 20};
+  facts.waking = 0;  // or the small products here would have one worker
   const jp::cpu::ProductPlan plan = PlanProduct(product, facts);
   Buffer memory(DType::kFloat32, plan.Bytes() / sizeof(float));  // of NaN
   const auto floats = [](Buffer& buffer) { return reinterpret_cast<float*>(buffer.data()); };
@@ -39,11 +40,12 @@ void MultiplyOn(const Isa& isa, const Product& product, int threads, Buffer& lef
   CHECK(memory.Intact(), isa.name, threads);
 }
 
-// Few rows, which read the right matrix where it lies, in one chunk and in several; a depth of
-// several parts, panels that are full and not, fewer than workers.
+// Few rows, which read the right matrix where it lies, in one chunk and in several, and in several
+// runs of columns; a depth of several parts, panels that are full and not, fewer than workers.
 constexpr int64_t kSizes[][3] = {{1, 2, 1},    {3, 4, 5},      {129, 34, 97},   {128, 64, 64},
                                  {5, 18, 300}, {260, 130, 31}, {1, 1100, 70},   {129, 1046, 97},
-                                 {2, 8, 64},   {17, 50, 1100}, {49, 1046, 100}, {48, 1046, 100}};
+                                 {2, 8, 64},   {17, 50, 1100}, {49, 1046, 100}, {48, 1046, 100}, {1, 6, 4500}, {3, 6, 1500},
+                                 {7, 6, 1300}};
 
 void TestProducts(const Isa& isa) {
   for (const auto& [rows, depth, columns] : kSizes) {

@@ -25,7 +25,15 @@ KERNEL = partial(jp.scan, backend="native")
 # Those of `steps.py` that multiply with plain matrices.
 MULTIPLIES = [name for name in CASES if name != "by_heads"]
 # I, H: a product with one panel, and with several that the gates cut in their middles.
-SIZES = {(4, 6): (5, 3), (10, 70): (2, 1), (33, 40): (1, 17)}  # T, B
+# T, B: matrices that are packed and that are read where they lie, in columns and rows in one part
+# and in several.
+SIZES = {
+    (4, 6): (11, 3),
+    (10, 70): (2, 1),
+    (33, 40): (1, 17),
+    (4, 36): (1, 41),
+    (6, 600): (2, 8),
+}
 
 
 def packed(weights: dict[str, Array]) -> dict[str, Any]:

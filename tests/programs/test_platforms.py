@@ -150,7 +150,7 @@ def test_devices_of_explain() -> None:
 
 
 def test_a_single_step_is_none_to_pack_for() -> None:
-    """Its matrices are read where they lie, but for a gradient; unless that is asked for."""
+    """It reads its matrices where they lie; for a gradient it is a program only if asked for."""
     R = jnp.eye(H)
 
     def is_program(length: int, backend: str | None, differentiated: bool) -> bool:
