@@ -74,7 +74,8 @@ def measure(threads: int, caches: Mapping[str, int], seconds: float = 0.01) -> L
 def of_one_and_all() -> list[dict[str, Any]]:
     """Limits of one core and of all, as a results file has them; none without a compiler."""
     try:
-        found = [measure(cores, machine.caches(), 0.05) for cores in (1, len(os.sched_getaffinity(0)))]
+        all_cores = len(os.sched_getaffinity(0))
+        found = [measure(cores, machine.caches(), 0.05) for cores in (1, all_cores)]
     except RuntimeError:
         return []
     return [asdict(each) for each in found]

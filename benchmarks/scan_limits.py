@@ -9,9 +9,9 @@ the caches, and then its operations on vectors: multiply-adds, divisions and sto
 slowest kind counts, as a core does several at once. The other is what one row has to wait for: its
 products, the longest chain of its operations, and the meetings of cores, which half of the products
 can hide, as they are of a core's own features. Cores share the rows, or the features, or one does
-all: the fastest counts. Exponential functions are polynomials; those of sigmoid and tanh have a division. The products of xs
-and of the weights' gradients run at full speed. Nothing else takes time: no call, no instruction
-that finds its operands, no memory.
+all: the fastest counts. Exponential functions are polynomials; those of sigmoid and tanh have a
+division. The products of xs and of the weights' gradients run at full speed. Nothing else takes
+time: no call, no instruction that finds its operands, no memory.
 """
 
 from __future__ import annotations
