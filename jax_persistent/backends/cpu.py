@@ -16,10 +16,10 @@ from jax_persistent.ffi.registration import native_module
 from jax_persistent.problem import Arrays, Problem
 
 # For `slower_than_reference`; bytes of a gate's recurrent weights, and the rows of one and of two
-# steps: fewer rows read the weights where they lie, more repay packing. Measured on one core of an AMD EPYC,
-# float32, T = 1 to 10, B = 1 to 128 and H = 64 to 1024: there the kernel takes up to 1.5 times as
-# long as the reference, elsewhere at most 1.2 times. With vectors of 16 lanes more rows read
-# weights in place.
+# steps: fewer rows read the weights where they lie, more repay packing. Measured on one core of an
+# AMD EPYC, float32, T = 1 to 10, B = 1 to 128 and H = 64 to 1024: there the kernel takes up to 1.5
+# times as long as the reference, elsewhere at most 1.2 times. With vectors of 16 lanes more rows
+# read weights where they lie.
 _LARGE_BYTES = 512 << 10
 _SOME_ROWS = {1: range(17, 65), 2: range(17, 65)}
 _SOME_ROWS_OF_WIDE = {1: range(49, 65), 2: range(21, 65)}
@@ -56,8 +56,8 @@ class CpuBackend(Backend):
         if (steps, rows) != (1, 1) or matrices < _LARGE_BYTES:
             return None
         return (
-            f"T = 1, B = 1: XLA reads {matrices >> 10} KiB of matrices faster; backend='native' would "
-            "read them where they lie, jax_persistent.pack packs them before"
+            f"T = 1, B = 1: XLA reads {matrices >> 10} KiB of matrices faster; backend='native' "
+            "would read them where they lie, jax_persistent.pack packs them before"
         )
 
     def call(self, problem: Problem, arrays: Arrays) -> Arrays:

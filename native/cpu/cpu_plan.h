@@ -143,10 +143,10 @@ inline constexpr int kBlockRows = 32;         // batch rows that are taken at on
 inline constexpr int kChunkRows = 128;  // batch rows of a chunk, at most, if several steps
 
 inline constexpr int kInPlaceRows = 16;  // that are multiplied at once with weights in place
-// Up to so many rows, weights that are used once are not worth packing: 48 with vectors of 16 lanes,
-// 16 with narrower ones. Measured with AVX-512 and AVX2, on one core and two, at 16 to 128 rows,
-// [128, 512] to [1024, 4096]: up to here packing took up to 2.6 times as long; on two cores packing
-// was faster from 64 and from 32 rows on.
+// Up to so many rows, weights that are used once are not worth packing: 48 with vectors of 16
+// lanes, 16 with narrower ones. Measured with AVX-512 and AVX2, on one core and two, at 16 to 128
+// rows, [128, 512] to [1024, 4096]: up to here packing took up to 2.6 times as long; on two cores
+// packing was faster from 64 and from 32 rows on.
 [[gnu::always_inline]] constexpr int MostInPlaceRows(int lanes) { return lanes < 16 ? 16 : 48; }
 
 inline constexpr int kWidenedRows = 12;  // with as many, bfloat16 weights are widened beforehand

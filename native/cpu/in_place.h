@@ -15,9 +15,10 @@ struct ColumnsInPlace {
   int64_t columns;  // InPlaceColumns() at most
 };
 
-// Columns whose sums are made at once. Fewer would read less of each row of weights before the next,
-// more would not stay in the L1 cache until they are done: of up to 8 rows they take 16 KiB there.
-inline constexpr int64_t kInPlaceColumns = 512;      // of many rows
+// Columns whose sums are made at once. Fewer would read less of each row of weights before the
+// next, more would not stay in the L1 cache until they are done: of up to 8 rows they take 16 KiB
+// there.
+inline constexpr int64_t kInPlaceColumns = 512;       // of many rows
 inline constexpr int64_t kMostInPlaceColumns = 2048;  // of a single row, which has two sets
 static_assert(kInPlaceColumns % kLanes == 0);
 

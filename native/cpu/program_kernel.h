@@ -83,8 +83,8 @@ class ProgramKernel : ProgramBlocks {
     }
   }
 
-  // A head's weights: packed or, with its gates' arrays, as they lie. Of several heads each is packed
-  // as a whole, by one worker.
+  // A head's weights: packed or, with its gates' arrays, as they lie. Of several heads each is
+  // packed as a whole, by one worker.
   template <class T>
   Slice<T> SliceOf(const ProgramSlice& slice, const SlicePlan& plan, int64_t head,
                    const KernelView<T>& in_place = {}) const {

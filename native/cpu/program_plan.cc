@@ -236,13 +236,16 @@ ProgramPlan PlanProgram(const Program& program, const CpuFacts& facts, int worke
       place(static_cast<int64_t>(program.literals.size()) * facts.vector_lanes * kFloat);
   plan.bytes = used;
   const bool in_l2 = plan.worker_bytes <= facts.l2_bytes;
-  const bool in_l3 = facts.l3_bytes > 0 && plan.packed_bytes + plan.in_place_bytes <= facts.l3_bytes;
+  const bool in_l3 =
+      facts.l3_bytes > 0 && plan.packed_bytes + plan.in_place_bytes <= facts.l3_bytes;
   plan.residency = in_l2 ? "L2" : in_l3 ? "L3" : "memory";
   return plan;
 }
 
 std::string Explain(const ProgramPlan& plan, const CpuFacts& facts) {
-  const auto kibibytes = [](int64_t bytes) { return std::to_string((bytes + 1023) >> 10) + " KiB"; };
+  const auto kibibytes = [](int64_t bytes) {
+    return std::to_string((bytes + 1023) >> 10) + " KiB";
+  };
   std::string text;
   if (plan.packed_bytes > 0 || plan.in_place_bytes == 0) {
     text = kibibytes(plan.packed_bytes) + " of packed weights";

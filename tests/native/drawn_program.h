@@ -25,7 +25,8 @@ class Drawn {
   bool Maybe() { return Any(0, 1) == 1; }
 
   Program Draw() {
-    // Few steps of few rows read weights where they lie; after more, rounded results differ too much.
+    // Few steps of few rows read weights where they lie; after more, rounded results differ too
+    // much.
     steps = Any(1, 5), groups = Any(1, 2), rows = Maybe() ? Any(1, 5) : Any(11, 24);
     for (int64_t i = Any(1, 2); i > 0; --i) {
       carries_.push_back({Any(1, 40), Any(0, 2)});

@@ -44,8 +44,8 @@ void MultiplyOn(const Isa& isa, const Product& product, int threads, Buffer& lef
 // runs of columns; a depth of several parts, panels that are full and not, fewer than workers.
 constexpr int64_t kSizes[][3] = {{1, 2, 1},    {3, 4, 5},      {129, 34, 97},   {128, 64, 64},
                                  {5, 18, 300}, {260, 130, 31}, {1, 1100, 70},   {129, 1046, 97},
-                                 {2, 8, 64},   {17, 50, 1100}, {49, 1046, 100}, {48, 1046, 100}, {1, 6, 4500}, {3, 6, 1500},
-                                 {7, 6, 1300}};
+                                 {2, 8, 64},   {17, 50, 1100}, {49, 1046, 100}, {48, 1046, 100},
+                                 {1, 6, 4500}, {3, 6, 1500},   {7, 6, 1300}};
 
 void TestProducts(const Isa& isa) {
   for (const auto& [rows, depth, columns] : kSizes) {
