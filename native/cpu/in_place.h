@@ -28,13 +28,15 @@ constexpr int64_t InPlaceColumns(int64_t rows) {
   return fit < kInPlaceColumns ? kInPlaceColumns : fit;
 }
 
-// Those sums: of each row and, behind a single row, its second set.
+// Those sums: of each row and, behind a single row, its second set. Rows a power of two apart would
+// share sets of the L1 cache: there is a line between them.
 struct SumsInPlace {
-  explicit SumsInPlace(int64_t rows) : stride(InPlaceColumns(rows)) {}
+  explicit SumsInPlace(int64_t rows) : stride(InPlaceColumns(rows) + kLine) {}
   float* Row(int64_t r) { return at + r * stride; }
 
+  static constexpr int64_t kLine = kLineBytes / sizeof(float);
   const int64_t stride;
-  alignas(64) float at[kInPlaceRows * kInPlaceColumns];
+  alignas(64) float at[kInPlaceRows * (kInPlaceColumns + kLine)];
 };
 static_assert(2 * kMostInPlaceColumns <= kInPlaceRows * kInPlaceColumns);
 
