@@ -12,33 +12,19 @@ template <class T>
 struct ColumnsInPlace {
   const T* at;
   int64_t rows, stride;
-  int64_t columns;  // InPlaceColumns() at most
+  int64_t columns;  // kInPlaceColumns at most
 };
 
-// Columns whose sums are made at once. Fewer would read less of each row of weights before the
-// next, more would not stay in the L1 cache until they are done: of up to 8 rows they take 16 KiB
-// there.
-inline constexpr int64_t kInPlaceColumns = 512;       // of many rows
-inline constexpr int64_t kMostInPlaceColumns = 2048;  // of a single row, which has two sets
+// Columns whose sums are made at once, and stay in the L1 cache until they are done. Fewer would
+// read less of each row of weights before the next, more would not stay there: with 1024 for four
+// rows and 2048 for one, steps of four rows took up to 1.7 times as long in some processes.
+inline constexpr int64_t kInPlaceColumns = 512;
 static_assert(kInPlaceColumns % kLanes == 0);
 
-constexpr int64_t InPlaceColumns(int64_t rows) {
-  const int64_t sets = rows < 2 ? 2 : rows < kInPlaceRows ? rows : kInPlaceRows;
-  const int64_t fit = 2 * kMostInPlaceColumns / sets / kLanes * kLanes;
-  return fit < kInPlaceColumns ? kInPlaceColumns : fit;
-}
-
-// Those sums: of each row and, behind a single row, its second set. Rows a power of two apart would
-// share sets of the L1 cache: there is a line between them.
+// Those sums: of each row and, behind a single row, its second set.
 struct SumsInPlace {
-  explicit SumsInPlace(int64_t rows) : stride(InPlaceColumns(rows) + kLine) {}
-  float* Row(int64_t r) { return at + r * stride; }
-
-  static constexpr int64_t kLine = kLineBytes / sizeof(float);
-  const int64_t stride;
-  alignas(64) float at[kInPlaceRows * (kInPlaceColumns + kLine)];
+  alignas(64) float at[kInPlaceRows][kInPlaceColumns];
 };
-static_assert(2 * kMostInPlaceColumns <= kInPlaceRows * kInPlaceColumns);
 
 // Rows that share a load of the weights; more take K in parts, which stay in the L2 cache for them.
 inline constexpr int kInPlaceTile = 4;
@@ -91,17 +77,16 @@ struct PairFactors {
   }
 };
 
-// Adds kCount rows of a vector of weights to the sums from column c on, those of a row `row` behind
-// the one before. `weights` is in the first pair of rows, the next pair `step` values further.
-// `load` reads weights.
+// Adds kCount rows of a vector of weights to the sums from column c on. `weights` is in the first
+// pair of rows, the next pair `step` values further. `load` reads weights.
 template <bool kSingleRow, bool kPadded, int M, int kCount, class T, class Read>
 [[gnu::always_inline]] static inline void AddVector(const PairFactors<M, kCount>& x,
                                                     const T* weights, int64_t stride, int64_t step,
-                                                    float* sums, int64_t row, int64_t c,
+                                                    float (*sums)[kInPlaceColumns], int64_t c,
                                                     const Read& load) {
   Vec sum[M];
   JP_UNROLL
-  for (int m = 0; m < M; ++m) sum[m] = Load(sums + m * row + c);
+  for (int m = 0; m < M; ++m) sum[m] = Load(sums[m] + c);
   JP_UNROLL
   for (int j = 0; j < kCount / 2; ++j) {
     const VecU low = (VecU)load(weights + j * step) >> 16;
@@ -110,17 +95,18 @@ template <bool kSingleRow, bool kPadded, int M, int kCount, class T, class Read>
     for (int m = 0; m < M; ++m) sum[m] = DotPairs(sum[m], x.at[j][m], both);
   }
   JP_UNROLL
-  for (int m = 0; m < M; ++m) Store(sums + m * row + c, sum[m]);
+  for (int m = 0; m < M; ++m) Store(sums[m] + c, sum[m]);
 }
 
 template <bool kSingleRow, bool kPadded, int M, int kCount, class T, class Read>
 [[gnu::always_inline]] static inline void AddVector(const Factors<M, kCount>& x, const T* weights,
-                                                    int64_t stride, int64_t step, float* sums,
-                                                    int64_t row, int64_t c, const Read& load) {
+                                                    int64_t stride, int64_t step,
+                                                    float (*sums)[kInPlaceColumns], int64_t c,
+                                                    const Read& load) {
   Vec sum[M], second = {};
   JP_UNROLL
-  for (int m = 0; m < M; ++m) sum[m] = Load(sums + m * row + c);
-  if constexpr (kSingleRow) second = Load(sums + row + c);
+  for (int m = 0; m < M; ++m) sum[m] = Load(sums[m] + c);
+  if constexpr (kSingleRow) second = Load(sums[1] + c);
   JP_UNROLL
   for (int j = 0; j < kCount; j += 2) {
     const Vec even = load(weights + j / 2 * step);
@@ -133,14 +119,14 @@ template <bool kSingleRow, bool kPadded, int M, int kCount, class T, class Read>
     }
   }
   JP_UNROLL
-  for (int m = 0; m < M; ++m) Store(sums + m * row + c, sum[m]);
-  if constexpr (kSingleRow) Store(sums + row + c, second);
+  for (int m = 0; m < M; ++m) Store(sums[m] + c, sum[m]);
+  if constexpr (kSingleRow) Store(sums[1] + c, second);
 }
 
 // Adds kCount rows of weights from k on, an even number of them; if kPadded, the last is padding.
 template <int M, bool kSingleRow, int kCount, bool kPadded, class Rows, class T>
 static void AddRowsInPlace(const ColumnsInPlace<T>& of, Rows in, int64_t k, InPlaceTurn turn,
-                           bool prefetches, float* sums, int64_t row) {
+                           bool prefetches, float (*sums)[kInPlaceColumns]) {
   const auto x = [&] {
     if constexpr (sizeof(*in[0]) == sizeof(float)) {
       return Factors<M, kCount>(in, k, turn);
@@ -159,12 +145,12 @@ static void AddRowsInPlace(const ColumnsInPlace<T>& of, Rows in, int64_t k, InPl
         PrefetchLine<false>(reinterpret_cast<const char*>(soon + i * of.stride + c));
       }
     }
-    AddVector<kSingleRow, kPadded>(x, weights + c, of.stride, step, sums, row, c,
+    AddVector<kSingleRow, kPadded>(x, weights + c, of.stride, step, sums, c,
                                    [](const T* p) { return Load(p); });
   }
   if (c < of.columns) {
     const int n = static_cast<int>(of.columns - c);
-    AddVector<kSingleRow, kPadded>(x, weights + c, of.stride, step, sums, row, c,
+    AddVector<kSingleRow, kPadded>(x, weights + c, of.stride, step, sums, c,
                                    [n](const T* p) { return LoadPart(p, n); });
   }
 }
@@ -172,24 +158,24 @@ static void AddRowsInPlace(const ColumnsInPlace<T>& of, Rows in, int64_t k, InPl
 // Adds the products of M rows with the rows of weights from `begin` on, from either end.
 template <int M, bool kSingleRow, class Rows, class T>
 static void AddInPlace(const ColumnsInPlace<T>& of, Rows in, InPlaceTurn turn, bool prefetches,
-                       int64_t begin, int64_t count, float* sums, int64_t row) {
+                       int64_t begin, int64_t count, float (*sums)[kInPlaceColumns]) {
   constexpr int kCount = InPlaceK(M);
   const int64_t whole = begin + count / kCount * kCount, even = begin + count / 2 * 2;
   const auto blocks = [&] {
     for (int64_t i = begin; i < whole; i += kCount) {
       const int64_t k = turn.forwards ? i : begin + whole - kCount - i;
-      AddRowsInPlace<M, kSingleRow, kCount, false>(of, in, k, turn, prefetches, sums, row);
+      AddRowsInPlace<M, kSingleRow, kCount, false>(of, in, k, turn, prefetches, sums);
     }
   };
   const auto padded = [&] {
     if (even == begin + count) return;
-    AddRowsInPlace<M, kSingleRow, 2, true>(of, in, even, turn, prefetches, sums, row);
+    AddRowsInPlace<M, kSingleRow, 2, true>(of, in, even, turn, prefetches, sums);
   };
   if (turn.forwards) blocks();
   if (!turn.forwards) padded();
   for (int64_t i = whole; i < even; i += 2) {
     const int64_t k = turn.forwards ? i : whole + even - 2 - i;
-    AddRowsInPlace<M, kSingleRow, 2, false>(of, in, k, turn, prefetches, sums, row);
+    AddRowsInPlace<M, kSingleRow, 2, false>(of, in, k, turn, prefetches, sums);
   }
   if (turn.forwards) padded();
   if (!turn.forwards) blocks();
@@ -199,15 +185,15 @@ static void AddInPlace(const ColumnsInPlace<T>& of, Rows in, InPlaceTurn turn, b
 template <class Rows, class T>
 static void AddTileInPlace(const ColumnsInPlace<T>& of, Rows in, int64_t rows, bool single_row,
                            InPlaceTurn turn, bool prefetches, int64_t begin, int64_t count,
-                           float* sums, int64_t row) {
+                           float (*sums)[kInPlaceColumns]) {
   if constexpr (sizeof(*in[0]) == sizeof(float)) {
-    if (single_row) return AddInPlace<1, true>(of, in, turn, prefetches, begin, count, sums, row);
+    if (single_row) return AddInPlace<1, true>(of, in, turn, prefetches, begin, count, sums);
   }
   switch (rows) {
-    case 1: return AddInPlace<1, false>(of, in, turn, prefetches, begin, count, sums, row);
-    case 2: return AddInPlace<2, false>(of, in, turn, prefetches, begin, count, sums, row);
-    case 3: return AddInPlace<3, false>(of, in, turn, prefetches, begin, count, sums, row);
-    case 4: return AddInPlace<4, false>(of, in, turn, prefetches, begin, count, sums, row);
+    case 1: return AddInPlace<1, false>(of, in, turn, prefetches, begin, count, sums);
+    case 2: return AddInPlace<2, false>(of, in, turn, prefetches, begin, count, sums);
+    case 3: return AddInPlace<3, false>(of, in, turn, prefetches, begin, count, sums);
+    case 4: return AddInPlace<4, false>(of, in, turn, prefetches, begin, count, sums);
   }
 }
 
@@ -225,7 +211,7 @@ static void AddInPlace(const ColumnsInPlace<T>& of, Rows in, int64_t rows, bool 
     for (int64_t tile = 0; tile < tiles; ++tile) {
       const int64_t first = tile * rows / tiles, here = (tile + 1) * rows / tiles - first;
       AddTileInPlace(of, in + first, here, single_row, turn, prefetches, begin, count,
-                     sums.Row(first), sums.stride);
+                     sums.at + first);
     }
   }
 }

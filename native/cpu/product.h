@@ -58,9 +58,8 @@ class ProductKernel {
   // A few rows at a time with the right matrix where it lies.
   void RunInPlace() const {
     const int64_t end = last_ * kWidth < p_.columns ? last_ * kWidth : p_.columns;
-    const int64_t most = InPlaceColumns(p_.rows);
-    for (int64_t column = first_ * kWidth; column < end; column += most) {
-      const int64_t here = end - column < most ? end - column : most;
+    for (int64_t column = first_ * kWidth; column < end; column += kInPlaceColumns) {
+      const int64_t here = end - column < kInPlaceColumns ? end - column : kInPlaceColumns;
       for (int64_t row = 0; row < p_.rows; row += kInPlaceRows) {
         MultiplyInPlace(row, p_.rows - row < kInPlaceRows ? p_.rows - row : kInPlaceRows,
                         {right_ + column, p_.depth, p_.columns, here}, column);
@@ -72,15 +71,15 @@ class ProductKernel {
                        int64_t column) const {
     const float* in[kInPlaceRows];
     for (int64_t r = 0; r < rows; ++r) in[r] = left_ + (row + r) * p_.depth;
-    SumsInPlace sums(p_.rows);
+    SumsInPlace sums;
     const bool single = p_.rows == 1;
-    std::memset(sums.at, 0, (rows + single) * sums.stride * sizeof(float));
+    std::memset(sums.at, 0, (rows + single) * sizeof sums.at[0]);
     AddInPlace(of, in, rows, single, Traversal::kForwards, call_.plan.prefetches, sums);
     for (int64_t r = 0; r < rows; ++r) {
       float* const to = result_ + (row + r) * p_.columns + column;
       for (int64_t c = 0; c < of.columns; c += kLanes) {
-        const Vec sum = Load(sums.Row(r) + c);
-        StorePart(to + c, single ? sum + Load(sums.Row(1) + c) : sum, Lanes(of.columns, c));
+        const Vec sum = Load(sums.at[r] + c);
+        StorePart(to + c, single ? sum + Load(sums.at[1] + c) : sum, Lanes(of.columns, c));
       }
     }
   }

@@ -321,10 +321,9 @@ struct Slice {
   void MultiplyAllInPlace(Rows in, int64_t rows, bool single_row, Accumulator accumulator,
                           float* out, Traversal traversal) const {
     const int64_t end = last * kLanes < kernel.units ? last * kLanes : kernel.units;
-    const int64_t most = InPlaceColumns(rows);
     for (int64_t gate = 0; gate < plan.gates; ++gate) {
-      for (int64_t unit = first * kLanes; unit < end; unit += most) {
-        const int64_t columns = end - unit < most ? end - unit : most;
+      for (int64_t unit = first * kLanes; unit < end; unit += kInPlaceColumns) {
+        const int64_t columns = end - unit < kInPlaceColumns ? end - unit : kInPlaceColumns;
         const ColumnsInPlace<T> of = {kernel.weights.Gate(gate) + unit, kernel.rows,
                                       kernel.weights.stride, columns};
         const int64_t begin = ((unit / kLanes - first) * plan.gates + gate) * kLanes;
@@ -342,20 +341,20 @@ struct Slice {
   template <class Rows>
   void MultiplyInPlace(const ColumnsInPlace<T>& of, Rows in, int64_t rows, bool single_row,
                        Accumulator accumulator, float* out, Traversal traversal) const {
-    SumsInPlace sums(rows);
+    SumsInPlace sums;
     for (int64_t r = 0; r < rows; ++r) {
       const float* from =
           accumulator.at == nullptr ? nullptr : accumulator.at + r * accumulator.stride;
       for (int64_t c = 0; c < of.columns; c += kLanes) {
-        Store(sums.Row(r) + c, from == nullptr ? Vec{} : Load(from + c * plan.gates));
-        if (single_row) Store(sums.Row(1) + c, Vec{});
+        Store(sums.at[r] + c, from == nullptr ? Vec{} : Load(from + c * plan.gates));
+        if (single_row) Store(sums.at[1] + c, Vec{});
       }
     }
     AddInPlace(of, in, rows, single_row, traversal, plan.prefetches, sums);
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t c = 0; c < of.columns; c += kLanes) {
-        const Vec sum = Load(sums.Row(r) + c);
-        Store(out + r * Width() + c * plan.gates, single_row ? sum + Load(sums.Row(1) + c) : sum);
+        const Vec sum = Load(sums.at[r] + c);
+        Store(out + r * Width() + c * plan.gates, single_row ? sum + Load(sums.at[1] + c) : sum);
       }
     }
   }
