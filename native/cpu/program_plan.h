@@ -14,8 +14,7 @@
 namespace jp::cpu {
 
 inline constexpr int kBlockVectors = 16;  // of units and rows, in a register of a program
-inline constexpr int kInPlaceGates =
-    16;  // of a slice whose weights are read where they lie, at most
+inline constexpr int kInPlaceGates = 16;  // at most, of a slice whose weights are read in place
 
 struct SlicePlan {
   GemmPlan gemm;
